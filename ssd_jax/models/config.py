@@ -1,0 +1,162 @@
+"""Static descriptions of the models: what `config.json` says, checked once."""
+
+import dataclasses
+import json
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message is one sentence for the user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VQConfig:
+    """A convolutional vector-quantised image tokenizer (VQGAN shape, arXiv 2012.09841).
+
+    Attributes:
+        channels: width of the first resolution level.
+        multipliers: width of each level as a multiple of `channels`; each level after the first halves the grid.
+        blocks: ResNet blocks per level in the encoder; the decoder has one more, as in VQGAN.
+        patch: space-to-depth factor of the stem. 1 is the published models' plain convolution.
+        groups: groups of every GroupNorm.
+        codebook_size: number of codes, V.
+        code_dim: width of a code vector.
+        normalised: look codes up by cosine similarity (LlamaGen, Janus) instead of Euclidean distance.
+    """
+
+    channels: int = 64
+    multipliers: tuple[int, ...] = (1, 2)
+    blocks: int = 1
+    patch: int = 4
+    groups: int = 16
+    codebook_size: int = 1024
+    code_dim: int = 8
+    normalised: bool = True
+
+    @property
+    def stride(self) -> int:
+        """Pixels per code along each axis."""
+        return self.patch * 2 ** (len(self.multipliers) - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A Llama-style decoder over one sequence of text ids and visual ids.
+
+    Attributes:
+        vocab_size: rows of the embedding table: text, special and visual ids.
+        visual_offset: id of visual code 0; code c is id `visual_offset + c`.
+        visual_size: number of visual codes, V; the output head has only these rows.
+        layers, width, mlp_width, heads, kv_heads, head_dim: L, D, F, N, K, H.
+        rope_theta: base of the rotary position embedding (half-split pairs).
+        norm_eps: epsilon of every RMSNorm.
+        qk_norm: RMS-normalise queries and keys per head before the rotation.
+        rows, cols: the default image grid, R and C.
+        pad_id, unk_id, bos_id, boi_id: special ids: padding, unknown word, begin of text, begin of image.
+        cfg_scale: default classifier-free-guidance scale.
+        top_k: default top-k of the sampler; 0 keeps all codes.
+    """
+
+    vocab_size: int
+    visual_offset: int
+    visual_size: int
+    layers: int = 6
+    width: int = 256
+    mlp_width: int = 704
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 64
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    qk_norm: bool = True
+    rows: int = 16
+    cols: int = 16
+    pad_id: int = 0
+    unk_id: int = 1
+    bos_id: int = 2
+    boi_id: int = 3
+    cfg_scale: float = 3.0
+    top_k: int = 0
+
+    def __post_init__(self):
+        if self.heads % self.kv_heads:
+            raise ConfigError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads}).")
+        if self.head_dim % 2:
+            raise ConfigError(f"head_dim ({self.head_dim}) must be even for the rotary embedding.")
+        if self.visual_offset + self.visual_size > self.vocab_size:
+            raise ConfigError(
+                f"visual ids {self.visual_offset}..{self.visual_offset + self.visual_size - 1} "
+                f"do not fit a vocabulary of {self.vocab_size}."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadsConfig:
+    """Draft heads: one per offset, `horizontal` = 1..k_h to the right, `vertical` = 1..k_v rows down.
+
+    Source: Spatially Speculative Decoding, arXiv 2606.20543 (k_h = 5, k_v = 1 as published).
+    """
+
+    horizontal: int = 5
+    vertical: int = 2
+
+    @property
+    def offsets(self) -> tuple[tuple[int, int], ...]:
+        """(rows down, columns right) of every head, in the order of the stacked parameters."""
+        right = tuple((0, d) for d in range(1, self.horizontal + 1))
+        down = tuple((d, 0) for d in range(1, self.vertical + 1))
+        return right + down
+
+
+Config = typing.TypeVar("Config", VQConfig, ModelConfig, HeadsConfig)
+
+
+def from_dict(kind: type[Config], values: object, where: str) -> Config:
+    """Builds a config from parsed JSON; raises `ConfigError` that names the key at fault."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: expected an object with the fields of {kind.__name__}.")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ConfigError(f"{where}: unknown field {unknown[0]!r}; valid fields are {', '.join(fields)}.")
+    out = {}
+    for name, field in fields.items():
+        if name not in values:
+            if field.default is dataclasses.MISSING:
+                raise ConfigError(f"{where}: field {name!r} is missing.")
+            continue
+        out[name] = _checked(values[name], field, f"{where}: field {name!r}")
+    return kind(**out)
+
+
+def _checked(value: object, field: dataclasses.Field, where: str) -> object:
+    if field.type is bool and isinstance(value, bool):
+        return value
+    if field.type is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if field.type is int and isinstance(value, int) and not isinstance(value, bool):
+        if value < 0 or (value == 0 and field.name not in _MAY_BE_ZERO):
+            raise ConfigError(f"{where} must be positive, not {value}.")
+        return value
+    if field.name == "multipliers" and isinstance(value, list | tuple) and value:
+        if all(isinstance(v, int) and v > 0 for v in value):
+            return tuple(value)
+    raise ConfigError(f"{where} has the wrong type: {value!r}.")
+
+
+_MAY_BE_ZERO = {"pad_id", "unk_id", "bos_id", "boi_id", "visual_offset", "top_k", "horizontal", "vertical"}
+
+
+def read_json(path: Path) -> dict:
+    """Parses a JSON object; raises `ConfigError` with the path when it is absent or malformed."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} is not readable JSON: {error}.") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a JSON object.")
+    return values

@@ -1,0 +1,1 @@
+"""Everything needed to train the models: data, losses and loops."""

@@ -1,0 +1,107 @@
+"""The training loop that all stages share: resume, step, log, checkpoint, look."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ssd_jax.checkpoint import Checkpoints
+from ssd_jax.training.metrics import MetricLog, draw_curve
+from ssd_jax.training.step import Loss, TrainState, init_state, make_optimizer, make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a stage adds to the loop.
+
+    Attributes:
+        name: "tokenizer", "backbone" or "heads"; the folder of its checkpoints and logs.
+        init: key -> params.
+        loss: the loss function (see `step.Loss`).
+        batch: step number -> batch of host arrays; a pure function of the step, so that resuming is exact.
+        evaluate: params -> {"heldout": ..., ...}; called at every checkpoint and at the end.
+        sample: params -> uint8 picture [height, width, 3]; called at every checkpoint and at the end.
+    """
+
+    name: str
+    init: Callable[[jax.Array], Any]
+    loss: Loss
+    batch: Callable[[int], Any]
+    evaluate: Callable[[Any], dict[str, float]]
+    sample: Callable[[Any], np.ndarray]
+
+
+def fit(task: Task, config: Any, seed: int, workdir: Path) -> Any:
+    """Trains a stage to `config.steps` and returns its parameters.
+
+    Starts from the newest checkpoint under `workdir/<name>`. A run killed at any moment and started again ends with the
+    weights of an uninterrupted one: batches and keys depend on (seed, step) alone and a checkpoint is whole or absent.
+    """
+    folder = workdir / task.name
+    optimizer = make_optimizer(config)
+    fresh = jax.jit(lambda key: init_state(task.init(key), optimizer))
+    checkpoints = Checkpoints(folder / "state")
+    start = checkpoints.latest() or 0
+    if start:
+        state = checkpoints.restore(start, jax.eval_shape(fresh, jax.random.key(seed)))
+    else:
+        state = fresh(jax.random.key(seed))
+    log = MetricLog(folder / "metrics.jsonl", start)
+    update = make_step(task.loss, optimizer, seed)
+    sums: dict[str, float] = {}
+    seconds = time.perf_counter()
+    with tqdm(total=config.steps, initial=start, desc=task.name, unit="step", dynamic_ncols=True) as bar:
+        for step in range(start, config.steps):
+            state, metrics = update(state, task.batch(step))
+            # One step behind nothing: reading the metrics waits for the step, so the rate below is honest.
+            for key, value in jax.device_get(metrics).items():
+                sums[key] = sums.get(key, 0.0) + float(value)
+            done = step + 1
+            bar.update()
+            if done % config.log_every == 0:
+                now = time.perf_counter()
+                rate = config.log_every * config.batch / (now - seconds)
+                values = {key: value / config.log_every for key, value in sums.items()}
+                log.write(done, {**values, "images_per_second": rate})
+                bar.set_postfix(loss=f"{values['loss']:.4f}", images_s=f"{rate:.1f}")
+                sums, seconds = {}, now
+            if done % config.save_every == 0 or done == config.steps:
+                checkpoints.save(done, state)
+                _look(task, state, log, folder, done)
+                sums, seconds = {}, time.perf_counter()
+    checkpoints.close()
+    return state.params
+
+
+def _look(task: Task, state: TrainState, log: MetricLog, folder: Path, step: int) -> None:
+    """Held-out numbers, a picture and the curve: what one wants to see of a running training."""
+    log.write(step, task.evaluate(state.params))
+    save_png(task.sample(state.params), folder / f"sample_{step:06d}.png")
+    draw_curve(log.path, folder / "loss.png", task.name)
+
+
+def save_png(pixels: np.ndarray, path: Path) -> None:
+    """Writes uint8 [height, width, 3] as a PNG under a temporary name, then renames it."""
+    temporary = path.with_name(path.stem + ".tmp.png")
+    Image.fromarray(pixels).save(temporary)
+    temporary.replace(path)
+
+
+def restore_params(task: Task, config: Any, seed: int, workdir: Path) -> Any | None:
+    """Parameters of a finished stage, or None when it has not reached `config.steps` yet."""
+    checkpoints = Checkpoints(workdir / task.name / "state")
+    try:
+        if checkpoints.latest() != config.steps:
+            return None
+        fresh = jax.eval_shape(
+            lambda key: init_state(task.init(key), make_optimizer(config)), jax.random.key(seed)
+        )
+        return checkpoints.restore(config.steps, fresh).params
+    finally:
+        checkpoints.close()

