@@ -35,6 +35,6 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     optimizer = dict(warmup=50, decay=0.3, clip=1.0, weight_decay=0.01, b2=0.99, log_every=20, eval_images=256)
     config.tokenizer = ConfigDict(
-        dict(optimizer, steps=1100, batch=24, lr=2e-3, save_every=220, gradient_weight=0.5, usage_weight=0.5)
+        dict(optimizer, steps=1000, batch=24, lr=2e-3, save_every=200, gradient_weight=0.5, usage_weight=0.5)
     )
     return config

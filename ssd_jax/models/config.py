@@ -6,9 +6,11 @@ import typing
 from collections.abc import Mapping
 from pathlib import Path
 
+from ssd_jax.errors import UserError
 
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message is one sentence for the user."""
+
+class ConfigError(UserError):
+    """A configuration that cannot be used."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ssd_jax.models.config import VQConfig
 
-TEMPERATURE = 0.05
+TEMPERATURE = 0.01
 """Of the soft assignment in the usage term, in units of cosine similarity."""
 
 

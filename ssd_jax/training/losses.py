@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 Metrics = dict[str, jax.Array]
 
-ENOUGH_USAGE = 0.75
+ENOUGH_USAGE = 0.7
 """Above this the usage term is silent: two fifths of the pixels are white and should share few codes."""
 
 

@@ -1,0 +1,50 @@
+"""The key/value cache: explicit, functional, one array per layer.
+
+Time is axis 2, so that attention's two products have their batch axes (row, head) in front and read the cache as it
+lies; with time in axis 1 the CPU backend transposes the whole cache in every pass.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class KVCache:
+    """Keys and values of every layer.
+
+    Attributes:
+        keys: L arrays [B, K, T, H], rotated.
+        values: L arrays [B, K, T, H].
+    """
+
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+
+    @property
+    def length(self) -> int:
+        """T, the number of slots."""
+        return self.keys[0].shape[2]
+
+
+def empty(layers: int, batch: int, kv_heads: int, length: int, head_dim: int, dtype: jnp.dtype) -> KVCache:
+    """A cache of zeros; `length` must include the window's slack, because writes past the end are dropped."""
+    shape = (batch, kv_heads, length, head_dim)
+    return KVCache(
+        keys=tuple(jnp.zeros(shape, dtype) for _ in range(layers)),
+        values=tuple(jnp.zeros(shape, dtype) for _ in range(layers)),
+    )
+
+
+def write(layer: jax.Array, window: jax.Array, slots: jax.Array) -> jax.Array:
+    """Puts a window into one layer's keys or values; slots outside the cache are dropped.
+
+    Always written before it is attended to: attending first makes XLA copy the whole cache in every pass.
+
+    Args:
+        layer: [B, K, T, H].
+        window: [B, W, K, H].
+        slots: int32 [B, W]; rows of the batch may be at different places.
+    """
+    rows = jnp.arange(layer.shape[0], dtype=jnp.int32)[:, None]
+    return layer.at[rows, :, slots].set(window.astype(layer.dtype), mode="drop")

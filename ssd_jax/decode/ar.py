@@ -1,0 +1,61 @@
+"""Plain autoregressive decoding: one token per pass. The oracle of every exactness test."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ssd_jax.cache import KVCache
+from ssd_jax.decode.state import Decoded, Functions
+from ssd_jax.layout import Grid
+from ssd_jax.sampling import choose
+
+
+@dataclasses.dataclass(frozen=True)
+class AR:
+    """Ancestral sampling by Gumbel-max, token i = argmax(log p_i + g_i); R*C passes, the prefill included."""
+
+    @property
+    def slack(self) -> int:
+        """Cache slots needed beyond the sequence."""
+        return 0
+
+
+def decode_ar(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid) -> Decoded:
+    """Draws the whole grid.
+
+    Args:
+        functions: the model.
+        cache: after the prefill.
+        hidden: [G, 1, D], the prefill's last hidden state, which predicts token 0.
+        grid: R and C.
+    """
+
+    def draw(hidden: jax.Array, position: jax.Array) -> jax.Array:
+        """The token at `position` of every image, int32 [B, 1]."""
+        log_p = functions.log_p(hidden)
+        positions = jnp.broadcast_to(position, (log_p.shape[0], 1)).astype(jnp.int32)
+        with jax.named_scope("sampling"):
+            return choose(log_p, functions.noise(positions))
+
+    def body(state: tuple) -> tuple:
+        position, token, tokens, cache = state
+        positions = jnp.broadcast_to(position - 1, token.shape)
+        hidden, cache = functions.verify(cache, token, positions)
+        token = draw(hidden, position)
+        tokens = lax.dynamic_update_slice(tokens, token, (0, position))
+        return position + 1, token, tokens, cache
+
+    token = draw(hidden, jnp.int32(0))
+    tokens = jnp.zeros((token.shape[0], grid.size), jnp.int32).at[:, :1].set(token)
+    state = (jnp.int32(1), token, tokens, cache)
+    position, _, tokens, cache = lax.while_loop(partial(_unfinished, grid.size), body, state)
+    passes = jnp.broadcast_to(position, tokens.shape[:1])
+    trace = jnp.broadcast_to(jnp.arange(1, grid.size + 1, dtype=jnp.int32), tokens.shape)
+    return Decoded(tokens, passes, trace, cache)
+
+
+def _unfinished(size: int, state: tuple) -> jax.Array:
+    return state[0] < size

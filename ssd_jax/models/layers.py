@@ -1,0 +1,126 @@
+"""The transformer's parts. Parameters carry logical axis names; shardings are derived from them."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssd_jax import cache
+from ssd_jax.models.config import ModelConfig
+
+MASKED = -1e30
+"""A finite score for what may not be seen: a row of the softmax never becomes NaN."""
+
+LayerCache = tuple[jax.Array, jax.Array]
+
+
+def parameter(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], scale: float) -> jax.Array:
+    """A normal-initialised parameter with logical axis names; `scale` is its standard deviation."""
+    init = nn.with_logical_partitioning(nn.initializers.normal(scale), axes)
+    return module.param(name, init, shape)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation over the last axis, computed in float32 (arXiv 1910.07467)."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("norm",)), (x.shape[-1],))
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        return (y * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+def rotary_angles(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines of the rotary embedding, float32 [B, W, 1, H/2] each (arXiv 2104.09864)."""
+    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Rotates [B, W, heads, H] by half-split pairs (x_j, x_{j+H/2})."""
+    cos, sin = angles
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions, over a cache or over the window itself."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        angles: tuple[jax.Array, jax.Array],
+        mask: jax.Array,
+        slots: jax.Array | None,
+        layer: LayerCache | None,
+    ) -> tuple[jax.Array, LayerCache | None]:
+        """x [B, W, D], mask bool [B, W, T] -> ([B, W, D], the layer's cache with the window written in)."""
+        c = self.config
+        D, N, K, H = c.width, c.heads, c.kv_heads, c.head_dim
+        scale = D**-0.5
+        wq = parameter(self, "q", (D, N, H), ("embed", "heads", "head_dim"), scale)
+        wk = parameter(self, "k", (D, K, H), ("embed", "kv_heads", "head_dim"), scale)
+        wv = parameter(self, "v", (D, K, H), ("embed", "kv_heads", "head_dim"), scale)
+        wo = parameter(self, "o", (N, H, D), ("heads", "head_dim", "embed"), (N * H * 2 * c.layers) ** -0.5)
+        q = jnp.einsum("bwd,dnh->bwnh", x, wq)
+        k = jnp.einsum("bwd,dkh->bwkh", x, wk)
+        v = jnp.einsum("bwd,dkh->bwkh", x, wv)
+        if c.qk_norm:
+            q = RMSNorm(c.norm_eps, name="q_norm")(q)
+            k = RMSNorm(c.norm_eps, name="k_norm")(k)
+        q, k = rotate(q, angles), rotate(k, angles)
+        if layer is None:
+            keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        else:
+            keys, values = layer = cache.write(layer[0], k, slots), cache.write(layer[1], v, slots)
+        return jnp.einsum("bwnh,nhd->bwd", attend(q, keys, values, mask), wo), layer
+
+
+def attend(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Masked softmax attention: q [B, W, N, H], keys and values [B, K, T, H], mask [B, W, T] -> [B, W, N, H]."""
+    B, W, N, H = q.shape
+    K = keys.shape[1]
+    # Query heads of one key/value head and the window form the rows of one matrix product.
+    rows = q.reshape(B, W, K, N // K, H).transpose(0, 2, 3, 1, 4) * H**-0.5
+    scores = jnp.einsum("bkgwh,bkth->bkgwt", rows, keys, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, MASKED), axis=-1).astype(values.dtype)
+    out = jnp.einsum("bkgwt,bkth->bkgwh", weights, values)
+    return out.transpose(0, 3, 1, 2, 4).reshape(B, W, N, H)
+
+
+class MLP(nn.Module):
+    """SwiGLU (arXiv 2002.05202)."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        D, F = c.width, c.mlp_width
+        gate = parameter(self, "gate", (D, F), ("embed", "mlp"), D**-0.5)
+        up = parameter(self, "up", (D, F), ("embed", "mlp"), D**-0.5)
+        down = parameter(self, "down", (F, D), ("mlp", "embed"), (F * 2 * c.layers) ** -0.5)
+        return (nn.silu(x @ gate) * (x @ up)) @ down
+
+
+class Block(nn.Module):
+    """Pre-norm attention and mlp with residual connections."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x, angles, mask, slots, layer):
+        c = self.config
+        with jax.named_scope("attention"):
+            y, layer = Attention(c, name="attention")(
+                RMSNorm(c.norm_eps, name="attention_norm")(x), angles, mask, slots, layer
+            )
+            x = x + y
+        with jax.named_scope("mlp"):
+            return x + MLP(c, name="mlp")(RMSNorm(c.norm_eps, name="mlp_norm")(x)), layer

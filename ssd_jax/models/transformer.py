@@ -1,0 +1,77 @@
+"""The backbone: a Llama-style decoder whose output head has only the visual rows."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssd_jax.cache import KVCache
+from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.layers import Block, RMSNorm, parameter, rotary_angles
+
+
+class Transformer(nn.Module):
+    """ids -> hidden states -> visual logits.
+
+    `hidden` is the last block's output before the final norm (h in the papers), which is what draft heads predict;
+    `logits` applies the final norm and the visual head to any such state.
+    """
+
+    config: ModelConfig
+
+    def setup(self):
+        c = self.config
+        self.embedding = parameter(self, "embedding", (c.vocab_size, c.width), ("vocab", "embed"), c.width**-0.5)
+        self.blocks = [Block(c, name=f"block_{index}") for index in range(c.layers)]
+        self.final_norm = RMSNorm(c.norm_eps)
+        self.visual_head = parameter(
+            self, "visual_head", (c.width, c.visual_size), ("embed", "visual"), c.width**-0.5
+        )
+
+    def embed(self, ids: jax.Array) -> jax.Array:
+        """Input embeddings [..., D] of ids int32 [...]."""
+        return self.embedding[ids]
+
+    def embed_codes(self, codes: jax.Array) -> jax.Array:
+        """Input embeddings [..., D] of codebook ids int32 [...]."""
+        return self.embedding[codes + self.config.visual_offset]
+
+    def hidden(
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        mask: jax.Array,
+        slots: jax.Array | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Runs the blocks over a window.
+
+        Args:
+            x: input embeddings [B, W, D].
+            positions: rotary positions, int32 [B, W].
+            mask: bool [B, W, T]; T is the cache length, or W without a cache.
+            slots: cache slots to write, int32 [B, W]; needed with a cache.
+            cache: keys and values so far, or None to attend within the window alone.
+        Returns:
+            hidden states before the final norm [B, W, D], and the cache with the window written in.
+        """
+        angles = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
+        keys, values = [], []
+        for index, block in enumerate(self.blocks):
+            layer = None if cache is None else (cache.keys[index], cache.values[index])
+            x, layer = block(x, angles, mask, slots, layer)
+            if layer is not None:
+                keys.append(layer[0])
+                values.append(layer[1])
+        return x, None if cache is None else KVCache(tuple(keys), tuple(values))
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Visual logits, float32 [..., V]."""
+        with jax.named_scope("visual_head"):
+            return jnp.matmul(self.final_norm(hidden), self.visual_head, preferred_element_type=jnp.float32)
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """Causal logits of whole sequences, ids int32 [B, W] -> float32 [B, W, V]; touches every parameter."""
+        B, W = ids.shape
+        positions = jnp.broadcast_to(jnp.arange(W, dtype=jnp.int32), (B, W))
+        mask = jnp.broadcast_to(jnp.tri(W, dtype=bool), (B, W, W))
+        return self.logits(self.hidden(self.embed(ids), positions, mask)[0])

@@ -1,0 +1,100 @@
+"""From logits to tokens: the distribution p of every position, and the noise that chooses from it.
+
+Noise is keyed by (seed, image, position), never by the step of a batch, so a token's draw does not depend on what else
+is decoded beside it or on how many tokens a pass handles.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class Sampler:
+    """The knobs of p, all traced scalars: changing one compiles nothing.
+
+    Attributes:
+        cfg_scale: float32, classifier-free-guidance scale s in u + s * (c - u); not used without guided rows.
+        temperature: float32 >= 0; 0 takes the most likely code.
+        top_k: int32 >= 1, keep the k most likely codes (ties kept); V or more keeps all.
+        top_p: float32 in (0, 1], keep the smallest set of most likely codes whose mass reaches it; 1 keeps all.
+    """
+
+    cfg_scale: jax.Array
+    temperature: jax.Array
+    top_k: jax.Array
+    top_p: jax.Array
+
+
+def image_keys(seeds: jax.Array, numbers: jax.Array) -> jax.Array:
+    """Key of every image, [B]: its prompt's seed and its occurrence number among equal prompts of the call."""
+    return jax.vmap(lambda seed, number: jax.random.fold_in(jax.random.key(seed), number))(seeds, numbers)
+
+
+def gumbel_noise(keys: jax.Array, positions: jax.Array, vocabulary: int) -> jax.Array:
+    """g_i of every window position, float32 [B, W, V]; keys [B], positions int32 [B, W]."""
+
+    def one(key: jax.Array, position: jax.Array) -> jax.Array:
+        return jax.random.gumbel(jax.random.fold_in(key, position), (vocabulary,), jnp.float32)
+
+    return jax.vmap(jax.vmap(one, in_axes=(None, 0)))(keys, positions)
+
+
+def choose(log_p: jax.Array, noise: jax.Array) -> jax.Array:
+    """argmax(log p + g), the Gumbel-max draw from p; int32 [...], the lowest id wins a tie."""
+    return jnp.argmax(log_p + noise, axis=-1).astype(jnp.int32)
+
+
+def guide(logits: jax.Array, cfg_scale: jax.Array, guided: bool) -> jax.Array:
+    """u + s * (c - u) of [2B, W, V] (conditional rows first), or the logits themselves when `guided` is False."""
+    if not guided:
+        return logits
+    conditional, unconditional = jnp.split(logits, 2)
+    return unconditional + cfg_scale * (conditional - unconditional)
+
+
+def log_probabilities(logits: jax.Array, sampler: Sampler) -> jax.Array:
+    """log p, float32 [..., V]: temperature, then top-k, then top-p, then softmax; -inf for what is cut off."""
+    logits = logits.astype(jnp.float32)
+    scaled = logits / jnp.where(sampler.temperature > 0, sampler.temperature, 1.0)
+    # Real branches: a filter that is off costs nothing.
+    scaled = jax.lax.cond(
+        sampler.top_k < logits.shape[-1],
+        lambda x: jnp.where(_ordered(x) >= _kth_largest(_ordered(x), sampler.top_k), x, -jnp.inf),
+        lambda x: x,
+        scaled,
+    )
+    scaled = jax.lax.cond(sampler.top_p < 1.0, lambda x: _nucleus(x, sampler.top_p), lambda x: x, scaled)
+    log_p = jax.nn.log_softmax(scaled, axis=-1)
+    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    greedy = jnp.where(ids == jnp.argmax(logits, axis=-1, keepdims=True), 0.0, -jnp.inf)
+    return jnp.where(sampler.temperature > 0, log_p, greedy)
+
+
+def _nucleus(logits: jax.Array, top_p: jax.Array) -> jax.Array:
+    """Cuts logits below the largest threshold whose upper set holds at least `top_p` of the mass."""
+    p = jax.nn.softmax(logits, axis=-1)
+    bits = _ordered(p)
+    threshold = _search(lambda t: jnp.sum(jnp.where(bits >= t, p, 0.0), axis=-1, keepdims=True) >= top_p, p.shape)
+    return jnp.where(bits >= threshold, logits, -jnp.inf)
+
+
+def _kth_largest(bits: jax.Array, k: jax.Array) -> jax.Array:
+    """The k-th largest of ordered bits along the last axis, [..., 1], without a sort."""
+    return _search(lambda t: jnp.sum(bits >= t, axis=-1, keepdims=True, dtype=jnp.int32) >= k, bits.shape)
+
+
+def _ordered(x: jax.Array) -> jax.Array:
+    """float32 to uint32 in the same order."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
+
+
+def _search(holds, shape: tuple[int, ...]) -> jax.Array:
+    """The largest uint32 for which the monotone predicate holds, bit by bit from the top; [..., 1]."""
+
+    def body(step: jax.Array, found: jax.Array) -> jax.Array:
+        candidate = found | (jnp.uint32(1) << (31 - step).astype(jnp.uint32))
+        return jnp.where(holds(candidate), candidate, found)
+
+    return jax.lax.fori_loop(0, 32, body, jnp.zeros((*shape[:-1], 1), jnp.uint32))

@@ -1,0 +1,136 @@
+"""Stage "backbone": train the transformer on caption -> image tokens."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssd_jax.layout import Grid, prompt_starts, rotary_positions
+from ssd_jax.masks import causal
+from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.transformer import Transformer
+from ssd_jax.prompts import Prompts, pad_left
+from ssd_jax.shapes import bucket
+from ssd_jax.training.emoji import EmojiData
+from ssd_jax.training.loop import Task
+from ssd_jax.training.losses import token_nll
+
+
+def image_hidden(
+    model: Transformer, params: Any, prompt_ids: jax.Array, prompt_mask: jax.Array, codes: jax.Array
+) -> jax.Array:
+    """Teacher-forced h_i of every image token in one forward pass, before the final norm.
+
+    prompt_ids int32 [B, S] padded on the left, prompt_mask bool [B, S], codes int32 [B, R*C] -> [B, R*C, D].
+    """
+    S, P = prompt_ids.shape[1], codes.shape[1]
+    x = jnp.concatenate(
+        [
+            model.apply(params, prompt_ids, method="embed"),
+            model.apply(params, codes[:, :-1], method="embed_codes"),
+        ],
+        axis=1,
+    )
+    W = S + P - 1
+    slots = jnp.broadcast_to(jnp.arange(W, dtype=jnp.int32), (codes.shape[0], W))
+    starts = prompt_starts(prompt_mask)
+    hidden, _ = model.apply(params, x, rotary_positions(slots, starts), causal(slots, starts, W), method="hidden")
+    return hidden[:, S - 1 :]
+
+
+class CaptionedCodes:
+    """Pictures as codes with their captions as ids; hands out batches as a pure function of (seed, step).
+
+    Args:
+        data: the pictures' captions, splits and weights.
+        codes: int32 [N, R*C], the pictures as the tokenizer sees them.
+        prompts: caption -> ids.
+        config: `batch`, `caption_drop`, `style_drop` and `word_drop`.
+        pad_id, unk_id: special ids.
+    """
+
+    def __init__(
+        self, data: EmojiData, codes: np.ndarray, prompts: Prompts, config: Any, pad_id: int, unk_id: int
+    ):
+        self.data, self.codes, self.config = data, codes, config
+        self.pad_id, self.unk_id = pad_id, unk_id
+        self.captions = [prompts.frame(text) for text in data.captions]
+        self.names = [prompts.frame(text) for text in data.names]
+        self.empty = prompts.frame("")
+        self.length = bucket(max(map(len, self.captions)))
+        self.train = data.indices("train")
+        self.chance = data.weights[self.train] / data.weights[self.train].sum()
+
+    def batch(self, seed: int, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Prompt ids, prompt mask and codes of a training batch.
+
+        Captions are sometimes dropped (for classifier-free guidance), sometimes lose their style word (so that a plain
+        "red apple" is a prompt too), and sometimes a word is replaced by the unknown word.
+        """
+        rng = np.random.default_rng([seed, step])
+        picked = rng.choice(self.train, self.config.batch, p=self.chance)
+        frames = []
+        for index in picked:
+            frame = list((self.names if rng.random() < self.config.style_drop else self.captions)[index])
+            for place in range(1, len(frame) - 1):
+                if rng.random() < self.config.word_drop:
+                    frame[place] = self.unk_id
+            frames.append(self.empty if rng.random() < self.config.caption_drop else frame)
+        return *pad_left(frames, self.pad_id, self.length), self.codes[picked]
+
+    def split(self, split: str, limit: int) -> np.ndarray:
+        """At most `limit` pictures of a split, evenly spread."""
+        indices = self.data.indices(split)
+        return indices[np.linspace(0, len(indices) - 1, min(limit, len(indices))).astype(int)]
+
+    def given(self, indices: np.ndarray, captions_of: np.ndarray | None = None):
+        """Full captions and codes of the pictures; `captions_of` tells other pictures' captions instead."""
+        frames = [self.captions[i] for i in (indices if captions_of is None else captions_of)]
+        return *pad_left(frames, self.pad_id, self.length), self.codes[indices]
+
+
+def mean_nll(nll, params: Any, source: CaptionedCodes, indices: np.ndarray, batch: int, captions_of=None) -> np.ndarray:
+    """NLL per token of every picture, float64 [M], with the jitted `nll(params, ids, mask, codes) -> [B, P]`."""
+    out = []
+    for start in range(0, len(indices), batch):
+        part = indices[start : start + batch]
+        other = None if captions_of is None else captions_of[start : start + batch]
+        padded = np.resize(part, batch)  # one shape, one compilation; repeats are cut off again
+        values = nll(params, *source.given(padded, None if other is None else np.resize(other, batch)))
+        out.append(np.asarray(values, np.float64).mean(axis=1)[: len(part)])
+    return np.concatenate(out)
+
+
+def backbone_task(model_config: ModelConfig, config: Any, seed: int, source: CaptionedCodes, draw) -> Task:
+    """The backbone's part of the loop.
+
+    Args:
+        model_config: what to train.
+        config: the stage's config.
+        seed: decides batches together with the step.
+        source: captions and codes.
+        draw: params -> picture [height, width, 3], samples of the current model.
+    """
+    model = Transformer(model_config)
+    grid = Grid(model_config.rows, model_config.cols)
+    heldout = source.split("combination", config.eval_images)
+
+    def nll(params: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array) -> jax.Array:
+        logits = model.apply(params, image_hidden(model, params, ids, mask, codes), method="logits")
+        return token_nll(logits, codes)
+
+    def loss(params: Any, batch: tuple, key: jax.Array):
+        del key
+        return nll(params, *batch).mean(), {}
+
+    jitted = jax.jit(nll)
+
+    def evaluate(params: Any) -> dict[str, float]:
+        return {"heldout": float(mean_nll(jitted, params, source, heldout, config.batch).mean())}
+
+    def init(key: jax.Array) -> Any:
+        return nn.unbox(model.init(key, jnp.zeros((1, grid.size), jnp.int32)))
+
+    return Task("backbone", init, loss, lambda step: source.batch(seed, step), evaluate, draw)
