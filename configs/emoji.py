@@ -19,6 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.workdir = "runs/emoji"  # checkpoints, logs, pictures; the finished model in <workdir>/export
     config.data = "data/emoji"  # built from installed packages if absent
     config.styles = ("twemoji", "noto")
+    config.weights = "emoji"  # what sample.py loads with this config: the bundled checkpoint, or a folder
     config.limit = 0  # draw only so many emoji; 0 = all
 
     config.vq = ConfigDict(
@@ -33,8 +34,53 @@ def get_config(variant: str = "") -> ConfigDict:
             normalised=True,
         )
     )
-    optimizer = dict(warmup=50, decay=0.3, clip=1.0, weight_decay=0.01, b2=0.99, log_every=20, eval_images=256)
-    config.tokenizer = ConfigDict(
-        dict(optimizer, steps=1000, batch=24, lr=2e-3, save_every=200, gradient_weight=0.5, usage_weight=0.5)
+    config.model = ConfigDict(
+        dict(layers=6, width=256, mlp_width=704, heads=4, kv_heads=2, head_dim=64, rope_theta=10_000.0, qk_norm=True)
     )
+    config.model.cfg_scale = 3.0
+    config.heads_model = ConfigDict(dict(horizontal=5, vertical=2))
+
+    optimizer = dict(warmup=50, decay=0.3, clip=1.0, weight_decay=0.01, b2=0.99, log_every=20, eval_images=256)
+    captions = dict(caption_drop=0.1, style_drop=0.2, word_drop=0.02)
+    config.tokenizer = ConfigDict(
+        dict(optimizer, steps=1100, batch=24, lr=3e-3, save_every=220, continuous_steps=220, gradient_weight=0.5)
+    )
+    config.backbone = ConfigDict(
+        dict(optimizer, **captions, steps=1500, batch=32, lr=2e-3, weight_decay=0.05, save_every=250)
+    )
+    config.heads = ConfigDict(dict(optimizer, **captions, steps=400, batch=16, lr=1e-3, save_every=100))
+    # What is drawn while the backbone trains, to be looked at.
+    config.sample_prompts = (
+        "red apple, twemoji",
+        "red apple, noto",
+        "grinning face, twemoji",
+        "grinning face, noto",
+        "dog face, twemoji",
+        "sunflower, noto",
+        "automobile, twemoji",
+        "house with garden, twemoji",
+        "flag of japan, noto",
+        "thumbs up dark skin tone, twemoji",
+        "green heart, noto",
+        "pizza, twemoji",
+        "octopus, noto",
+        "musical note, twemoji",
+        "hot beverage, noto",
+        "rocket, twemoji",
+    )
+    if variant == "tiny":
+        _shrink(config)
     return config
+
+
+def _shrink(config: ConfigDict) -> None:
+    """All three stages in under a minute on two CPU cores: the same road, no useful pictures."""
+    config.workdir = "runs/emoji-tiny"
+    config.data = "data/emoji-tiny"
+    config.limit = 60
+    config.vq.update(channels=16, groups=4, codebook_size=64)
+    config.model.update(layers=2, width=32, mlp_width=64, heads=2, kv_heads=1, head_dim=16)
+    config.sample_prompts = config.sample_prompts[:4]
+    for stage in (config.tokenizer, config.backbone, config.heads):
+        stage.update(steps=12, batch=4, warmup=2, save_every=4, log_every=4, eval_images=8)
+    config.tokenizer.continuous_steps = 4

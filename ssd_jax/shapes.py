@@ -1,10 +1,10 @@
 """The dimension letters, once. Every einsum and every shape comment in this package uses them.
 
-    B  batch rows (the classifier-free-guidance rows included; "images" when they are not)
-    S  prompt tokens            T  cache length             W  window: positions per verifier pass
-    D  model width              F  mlp width                V  visual vocabulary (codebook size)
-    N  query heads              K  key/value heads          H  head width
-    L  layers                   R  grid rows                C  grid columns
+B  batch rows (the classifier-free-guidance rows included; "images" when they are not)
+S  prompt tokens            T  cache length             W  window: positions per verifier pass
+D  model width              F  mlp width                V  visual vocabulary (codebook size)
+N  query heads              K  key/value heads          H  head width
+L  layers                   R  grid rows                C  grid columns
 """
 
 PROMPT_BUCKET = 16

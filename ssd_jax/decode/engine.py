@@ -14,7 +14,7 @@ from ssd_jax.layout import Grid, prompt_starts, rotary_positions
 from ssd_jax.masks import causal
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.transformer import Transformer
-from ssd_jax.sampling import Sampler, gumbel_noise, guide, log_probabilities
+from ssd_jax.sampling import Sampler, guide, gumbel_noise, log_probabilities
 
 LOOPS = {AR: decode_ar}
 """Which loop runs a decoder, by the decoder's type."""

@@ -130,7 +130,10 @@ def from_dict(kind: type[Config], values: object, where: str) -> Config:
                 raise ConfigError(f"{where}: field {name!r} is missing.")
             continue
         out[name] = _checked(values[name], field, f"{where}: field {name!r}")
-    return kind(**out)
+    try:
+        return kind(**out)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _checked(value: object, field: dataclasses.Field, where: str) -> object:

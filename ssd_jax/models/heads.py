@@ -35,18 +35,16 @@ class DraftHeads(nn.Module):
         Returns:
             [O, ..., D], O = len(which).
         """
-        O, D = len(self.config.offsets), self.width
+        offsets, D = len(self.config.offsets), self.width
 
         def matrix(name, rows, init):
-            return self.param(name, nn.with_logical_partitioning(init, ("offset", None, None)), (O, rows, D))
+            return self.param(name, nn.with_logical_partitioning(init, ("offset", None, None)), (offsets, rows, D))
 
         w0 = matrix("w0", 2 * D, _copy_hidden)
         gate = matrix("gate", D, nn.initializers.normal(D**-0.5))
         up = matrix("up", D, nn.initializers.normal(D**-0.5))
         down = matrix("down", D, nn.initializers.zeros)
-        scale = self.param(
-            "norm", nn.with_logical_partitioning(nn.initializers.ones, ("offset", "norm")), (O, D)
-        )
+        scale = self.param("norm", nn.with_logical_partitioning(nn.initializers.ones, ("offset", "norm")), (offsets, D))
         if which is not None:
             w0, gate, up, down, scale = (p[jnp.array(which)] for p in (w0, gate, up, down, scale))
         y = jnp.einsum("...z,ozd->o...d", jnp.concatenate([hidden, embeddings], axis=-1), w0)

@@ -1,10 +1,14 @@
 """The backbone: a Llama-style decoder whose output head has only the visual rows."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from ssd_jax.cache import KVCache
+from ssd_jax.layout import prompt_starts, rotary_positions
+from ssd_jax.masks import causal
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.layers import Block, RMSNorm, parameter, rotary_angles
 
@@ -23,9 +27,7 @@ class Transformer(nn.Module):
         self.embedding = parameter(self, "embedding", (c.vocab_size, c.width), ("vocab", "embed"), c.width**-0.5)
         self.blocks = [Block(c, name=f"block_{index}") for index in range(c.layers)]
         self.final_norm = RMSNorm(c.norm_eps)
-        self.visual_head = parameter(
-            self, "visual_head", (c.width, c.visual_size), ("embed", "visual"), c.width**-0.5
-        )
+        self.visual_head = parameter(self, "visual_head", (c.width, c.visual_size), ("embed", "visual"), c.width**-0.5)
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """Input embeddings [..., D] of ids int32 [...]."""
@@ -75,3 +77,25 @@ class Transformer(nn.Module):
         positions = jnp.broadcast_to(jnp.arange(W, dtype=jnp.int32), (B, W))
         mask = jnp.broadcast_to(jnp.tri(W, dtype=bool), (B, W, W))
         return self.logits(self.hidden(self.embed(ids), positions, mask)[0])
+
+
+def image_hidden(
+    model: Transformer, params: Any, prompt_ids: jax.Array, prompt_mask: jax.Array, codes: jax.Array
+) -> jax.Array:
+    """Teacher-forced h_i of every image token in one forward pass, before the final norm.
+
+    prompt_ids int32 [B, S] padded on the left, prompt_mask bool [B, S], codes int32 [B, R*C] -> [B, R*C, D].
+    """
+    S, P = prompt_ids.shape[1], codes.shape[1]
+    x = jnp.concatenate(
+        [
+            model.apply(params, prompt_ids, method="embed"),
+            model.apply(params, codes[:, :-1], method="embed_codes"),
+        ],
+        axis=1,
+    )
+    W = S + P - 1
+    slots = jnp.broadcast_to(jnp.arange(W, dtype=jnp.int32), (codes.shape[0], W))
+    starts = prompt_starts(prompt_mask)
+    hidden, _ = model.apply(params, x, rotary_positions(slots, starts), causal(slots, starts, W), method="hidden")
+    return hidden[:, S - 1 :]

@@ -10,9 +10,6 @@ import jax.numpy as jnp
 
 from ssd_jax.models.config import VQConfig
 
-TEMPERATURE = 0.01
-"""Of the soft assignment in the usage term, in units of cosine similarity."""
-
 
 def _conv(features: int, size: int, name: str) -> nn.Conv:
     return nn.Conv(features, (size, size), padding="SAME", name=name)
@@ -81,7 +78,7 @@ class Encoder(nn.Module):
                 x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
                 x = nn.Conv(x.shape[-1], (3, 3), (2, 2), "VALID", name=f"down_{level}_downsample")(x)
         x = Middle(config, name="mid")(x)
-        return nn.silu(_norm(config, "norm_out")(x))
+        return _norm(config, "norm_out")(x)
 
 
 class Decoder(nn.Module):
@@ -96,7 +93,9 @@ class Decoder(nn.Module):
         x = Middle(config, name="mid")(x)
         for level in reversed(range(len(config.multipliers))):
             for block in range(config.blocks + 1):
-                x = ResnetBlock(config, config.channels * config.multipliers[level], name=f"up_{level}_block_{block}")(x)
+                x = ResnetBlock(config, config.channels * config.multipliers[level], name=f"up_{level}_block_{block}")(
+                    x
+                )
             if level:
                 x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
                 x = _conv(x.shape[-1], 3, f"up_{level}_upsample")(x)
@@ -132,32 +131,33 @@ class VQModel(nn.Module):
         # argmin |z - c|^2 without the term that is the same for every code.
         return jnp.argmax(jnp.einsum("brcd,vd->brcv", z, codes) - 0.5 * (codes**2).sum(-1), axis=-1).astype(jnp.int32)
 
+    def latents_and_codes(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Latents before quantisation and the codes they are given."""
+        z = self.latents(images)
+        return z, self.lookup(z)
+
     def encode(self, images: jax.Array) -> jax.Array:
         """Images to codes."""
-        return self.lookup(self.latents(images))
+        return self.latents_and_codes(images)[1]
 
     def decode(self, codes: jax.Array) -> jax.Array:
         """Codes to images in [-1, 1] (not clipped)."""
         return self.decoder(self.code_vectors()[codes])
 
-    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        """Images -> (reconstruction, codes, scalar terms "codebook", "commitment", "usage"); straight-through gradient.
+    def __call__(self, images: jax.Array, quantised: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        """Images -> (reconstruction, codes, scalar terms "codebook" and "commitment"); straight-through gradient.
 
-        "usage" is the entropy of the mean soft assignment over its maximum: 1 when the batch spreads evenly over all
-        codes. Without it a small batch collapses onto a dozen codes.
-        Sources: VQ-VAE, arXiv 1711.00937, equation 3; entropy term: arXiv 2310.05737, section 3.
+        `quantised` is 1, or 0 while the decoder still sees the latents themselves: an encoder that is quantised from
+        the first step keeps its latents in a corner of the sphere.
+        Source: VQ-VAE, arXiv 1711.00937, equation 3.
         """
-        z = self.latents(images)
-        codes = self.lookup(z)
+        z, codes = self.latents_and_codes(images)
         chosen = self.code_vectors()[codes]
-        soft = jax.nn.softmax(jnp.einsum("brcd,vd->brcv", z, self.code_vectors()) / TEMPERATURE, axis=-1)
-        mean = soft.mean(axis=(0, 1, 2))
         terms = {
             "codebook": jnp.mean(jnp.sum((chosen - jax.lax.stop_gradient(z)) ** 2, axis=-1)),
-            "commitment": jnp.mean(jnp.sum((z - jax.lax.stop_gradient(chosen)) ** 2, axis=-1)),
-            "usage": -jnp.sum(mean * jnp.log(mean + 1e-12)) / jnp.log(float(mean.size)),
+            "commitment": quantised * jnp.mean(jnp.sum((z - jax.lax.stop_gradient(chosen)) ** 2, axis=-1)),
         }
-        return self.decoder(z + jax.lax.stop_gradient(chosen - z)), codes, terms
+        return self.decoder(z + quantised * jax.lax.stop_gradient(chosen - z)), codes, terms
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -6,38 +6,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from optax.contrib import MuonDimensionNumbers
 
-from ssd_jax.layout import Grid, prompt_starts, rotary_positions
-from ssd_jax.masks import causal
+from ssd_jax.layout import Grid
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.models.transformer import Transformer
+from ssd_jax.models.transformer import Transformer, image_hidden
 from ssd_jax.prompts import Prompts, pad_left
 from ssd_jax.shapes import bucket
 from ssd_jax.training.emoji import EmojiData
 from ssd_jax.training.loop import Task
 from ssd_jax.training.losses import token_nll
-
-
-def image_hidden(
-    model: Transformer, params: Any, prompt_ids: jax.Array, prompt_mask: jax.Array, codes: jax.Array
-) -> jax.Array:
-    """Teacher-forced h_i of every image token in one forward pass, before the final norm.
-
-    prompt_ids int32 [B, S] padded on the left, prompt_mask bool [B, S], codes int32 [B, R*C] -> [B, R*C, D].
-    """
-    S, P = prompt_ids.shape[1], codes.shape[1]
-    x = jnp.concatenate(
-        [
-            model.apply(params, prompt_ids, method="embed"),
-            model.apply(params, codes[:, :-1], method="embed_codes"),
-        ],
-        axis=1,
-    )
-    W = S + P - 1
-    slots = jnp.broadcast_to(jnp.arange(W, dtype=jnp.int32), (codes.shape[0], W))
-    starts = prompt_starts(prompt_mask)
-    hidden, _ = model.apply(params, x, rotary_positions(slots, starts), causal(slots, starts, W), method="hidden")
-    return hidden[:, S - 1 :]
 
 
 class CaptionedCodes:
@@ -51,9 +29,7 @@ class CaptionedCodes:
         pad_id, unk_id: special ids.
     """
 
-    def __init__(
-        self, data: EmojiData, codes: np.ndarray, prompts: Prompts, config: Any, pad_id: int, unk_id: int
-    ):
+    def __init__(self, data: EmojiData, codes: np.ndarray, prompts: Prompts, config: Any, pad_id: int, unk_id: int):
         self.data, self.codes, self.config = data, codes, config
         self.pad_id, self.unk_id = pad_id, unk_id
         self.captions = [prompts.frame(text) for text in data.captions]
@@ -133,4 +109,17 @@ def backbone_task(model_config: ModelConfig, config: Any, seed: int, source: Cap
     def init(key: jax.Array) -> Any:
         return nn.unbox(model.init(key, jnp.zeros((1, grid.size), jnp.int32)))
 
-    return Task("backbone", init, loss, lambda step: source.batch(seed, step), evaluate, draw)
+    return Task("backbone", init, loss, lambda step: source.batch(seed, step), evaluate, draw, block_matrices)
+
+
+MATRICES = {
+    **dict.fromkeys("qkv", MuonDimensionNumbers(0, (1, 2))),
+    "o": MuonDimensionNumbers((0, 1), 2),
+    **dict.fromkeys(("gate", "up", "down"), MuonDimensionNumbers(0, 1)),
+}
+"""Input and output axes of the blocks' matrices, by parameter name."""
+
+
+def block_matrices(params: Any) -> Any:
+    """What Muon trains: the matrices inside the blocks, not embedding, output head and norms."""
+    return jax.tree.map_with_path(lambda path, _: MATRICES.get(path[-1].key), params)

@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ssd_jax.checkpoint import Checkpoints
+from ssd_jax.files import replacing
 from ssd_jax.training.metrics import MetricLog, draw_curve
 from ssd_jax.training.step import Loss, TrainState, init_state, make_optimizer, make_step
 
@@ -26,7 +27,9 @@ class Task:
         loss: the loss function (see `step.Loss`).
         batch: step number -> batch of host arrays; a pure function of the step, so that resuming is exact.
         evaluate: params -> {"heldout": ..., ...}; called at every checkpoint and at the end.
-        sample: params -> uint8 picture [height, width, 3]; called at every checkpoint and at the end.
+        sample: params -> uint8 picture [height, width, 3]; called at every checkpoint. None: nothing to look at.
+        matrices: which parameters Muon trains (see `step.make_optimizer`); None: AdamW trains all.
+        revise: what is done to the parameters after an update (see `step.make_step`).
     """
 
     name: str
@@ -34,7 +37,9 @@ class Task:
     loss: Loss
     batch: Callable[[int], Any]
     evaluate: Callable[[Any], dict[str, float]]
-    sample: Callable[[Any], np.ndarray]
+    sample: Callable[[Any], np.ndarray] | None = None
+    matrices: Callable[[Any], Any] | None = None
+    revise: Callable[[Any, Any, jax.Array], Any] | None = None
 
 
 def fit(task: Task, config: Any, seed: int, workdir: Path) -> Any:
@@ -44,7 +49,7 @@ def fit(task: Task, config: Any, seed: int, workdir: Path) -> Any:
     weights of an uninterrupted one: batches and keys depend on (seed, step) alone and a checkpoint is whole or absent.
     """
     folder = workdir / task.name
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, task.matrices)
     fresh = jax.jit(lambda key: init_state(task.init(key), optimizer))
     checkpoints = Checkpoints(folder / "state")
     start = checkpoints.latest() or 0
@@ -53,13 +58,13 @@ def fit(task: Task, config: Any, seed: int, workdir: Path) -> Any:
     else:
         state = fresh(jax.random.key(seed))
     log = MetricLog(folder / "metrics.jsonl", start)
-    update = make_step(task.loss, optimizer, seed)
+    update = make_step(task.loss, optimizer, seed, task.revise)
     sums: dict[str, float] = {}
     seconds = time.perf_counter()
     with tqdm(total=config.steps, initial=start, desc=task.name, unit="step", dynamic_ncols=True) as bar:
         for step in range(start, config.steps):
             state, metrics = update(state, task.batch(step))
-            # One step behind nothing: reading the metrics waits for the step, so the rate below is honest.
+            # Reading the metrics waits for the step, so the rate below is honest.
             for key, value in jax.device_get(metrics).items():
                 sums[key] = sums.get(key, 0.0) + float(value)
             done = step + 1
@@ -82,26 +87,7 @@ def fit(task: Task, config: Any, seed: int, workdir: Path) -> Any:
 def _look(task: Task, state: TrainState, log: MetricLog, folder: Path, step: int) -> None:
     """Held-out numbers, a picture and the curve: what one wants to see of a running training."""
     log.write(step, task.evaluate(state.params))
-    save_png(task.sample(state.params), folder / f"sample_{step:06d}.png")
+    if task.sample is not None:
+        with replacing(folder / f"sample_{step:06d}.png") as temporary:
+            Image.fromarray(task.sample(state.params)).save(temporary)
     draw_curve(log.path, folder / "loss.png", task.name)
-
-
-def save_png(pixels: np.ndarray, path: Path) -> None:
-    """Writes uint8 [height, width, 3] as a PNG under a temporary name, then renames it."""
-    temporary = path.with_name(path.stem + ".tmp.png")
-    Image.fromarray(pixels).save(temporary)
-    temporary.replace(path)
-
-
-def restore_params(task: Task, config: Any, seed: int, workdir: Path) -> Any | None:
-    """Parameters of a finished stage, or None when it has not reached `config.steps` yet."""
-    checkpoints = Checkpoints(workdir / task.name / "state")
-    try:
-        if checkpoints.latest() != config.steps:
-            return None
-        fresh = jax.eval_shape(
-            lambda key: init_state(task.init(key), make_optimizer(config)), jax.random.key(seed)
-        )
-        return checkpoints.restore(config.steps, fresh).params
-    finally:
-        checkpoints.close()

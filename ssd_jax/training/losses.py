@@ -5,12 +5,9 @@ import jax.numpy as jnp
 
 Metrics = dict[str, jax.Array]
 
-ENOUGH_USAGE = 0.7
-"""Above this the usage term is silent: two fifths of the pixels are white and should share few codes."""
-
 
 def tokenizer_loss(
-    images: jax.Array, rebuilt: jax.Array, terms: Metrics, gradient_weight: float, usage_weight: float
+    images: jax.Array, rebuilt: jax.Array, terms: Metrics, gradient_weight: float
 ) -> tuple[jax.Array, Metrics]:
     """L1 on pixels, L1 on pixel differences (edges), and the quantisation terms of `VQModel`.
 
@@ -20,7 +17,6 @@ def tokenizer_loss(
     pixel = jnp.mean(jnp.abs(error))
     edges = jnp.mean(jnp.abs(jnp.diff(error, axis=1))) + jnp.mean(jnp.abs(jnp.diff(error, axis=2)))
     loss = pixel + gradient_weight * edges + terms["codebook"] + 0.25 * terms["commitment"]
-    loss += usage_weight * jnp.maximum(0.0, ENOUGH_USAGE - terms["usage"])
     return loss, {"l1": pixel, "psnr": psnr(images, rebuilt).mean(), **terms}
 
 

@@ -1,8 +1,9 @@
 """The record of a run: one JSON line per logged step, and the curve drawn from it."""
 
 import json
-import os
 from pathlib import Path
+
+from ssd_jax.files import replacing
 
 
 class MetricLog:
@@ -10,11 +11,9 @@ class MetricLog:
 
     def __init__(self, path: Path, resume_at: int):
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_log(path) if line["step"] <= resume_at]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Adds one line; it is on disk when this returns."""
@@ -51,6 +50,5 @@ def draw_curve(log: Path, picture: Path, title: str) -> None:
     if lines:
         axes.legend()
     axes.grid(alpha=0.3)
-    temporary = picture.with_name(picture.stem + ".tmp.png")
-    figure.savefig(temporary, dpi=120)
-    os.replace(temporary, picture)
+    with replacing(picture) as temporary:
+        figure.savefig(temporary, dpi=120)

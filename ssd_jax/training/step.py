@@ -35,26 +35,43 @@ def schedule(peak: float, steps: int, warmup: int, decay: float) -> optax.Schedu
     return optax.join_schedules(parts, [warmup, steps - decay_steps])
 
 
-def make_optimizer(config: Any) -> optax.GradientTransformation:
-    """Clipped AdamW on the schedule of a stage's config (`lr`, `steps`, `warmup`, `decay`, `clip`, `weight_decay`)."""
+def make_optimizer(config: Any, matrices: Callable[[Any], Any] | None = None) -> optax.GradientTransformation:
+    """Clipped AdamW, or Muon for the matrices and AdamW for the rest, on the schedule of a stage's config.
+
+    Args:
+        config: `lr`, `steps`, `warmup`, `decay`, `clip`, `weight_decay`, `b2`.
+        matrices: params -> a pytree of `optax.contrib.MuonDimensionNumbers`, None for what AdamW should train. Muon's
+            updates are scaled to AdamW's usual size (arXiv 2502.16982, equation 4), so one learning rate serves both.
+    """
     rate = schedule(config.lr, config.steps, config.warmup, config.decay)
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip),
-        # Vectors (norm scales, biases) are not decayed.
-        optax.adamw(
+
+    def decayed(params: Any) -> Any:
+        return jax.tree.map(lambda p: p.ndim > 1, params)  # not norm scales and biases
+
+    if matrices is None:
+        rule = optax.adamw(rate, b2=config.b2, weight_decay=config.weight_decay, mask=decayed)
+    else:
+        rule = optax.contrib.muon(
             rate,
-            b1=0.9,
-            b2=config.b2,
             weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
-        ),
-    )
+            weight_decay_mask=decayed,
+            adam_b2=config.b2,
+            consistent_rms=0.2,
+            muon_weight_dimension_numbers=matrices,
+        )
+    return optax.chain(optax.clip_by_global_norm(config.clip), rule)
 
 
-def make_step(loss: Loss, optimizer: optax.GradientTransformation, seed: int) -> Callable:
+def make_step(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    revise: Callable[[Any, Any, jax.Array], Any] | None = None,
+) -> Callable:
     """Returns the jitted `(state, batch) -> (state, metrics)`; the state is donated.
 
     The key of a step depends on `seed` and the step's number alone, so a resumed run draws what it would have drawn.
+    `revise` (params, batch, key) -> params changes parameters after the update by other means than the gradient.
     """
 
     @jax.jit(donate_argnums=0)
@@ -63,6 +80,8 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, seed: int) ->
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        if revise is not None:
+            params = revise(params, batch, key)
         metrics = {"loss": value, "grad_norm": optax.global_norm(grads), **metrics}
         return TrainState(state.step + 1, params, opt_state), metrics
 

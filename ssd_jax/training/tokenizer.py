@@ -1,21 +1,33 @@
-"""Stage "tokenizer": train the VQ model on pictures."""
+"""Stage "tokenizer": train the VQ model on pictures.
 
-from functools import partial
+The stage's parameters are {"params": the model's, "usage": float32 [V]}, the running share of latents per code.
+"""
+
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from optax.contrib import MuonDimensionNumbers
 
 from ssd_jax.models.config import VQConfig
 from ssd_jax.models.vq import VQModel, to_float, to_uint8
 from ssd_jax.training.emoji import EmojiData
-from ssd_jax.training.losses import psnr, tokenizer_loss
 from ssd_jax.training.loop import Task
+from ssd_jax.training.losses import psnr, tokenizer_loss
 from ssd_jax.viz import grid
 
 SHIFT = 8
 """Pixels by which a training picture may move, so that codes do not tie themselves to the centred layout."""
+
+MEMORY = 0.95
+"""Decay per step of the running usage of a code."""
+
+DEAD = 0.05
+"""A code used less than this share of an even spread is moved to where codes are missing."""
+
+FRESH = 0.25
+"""What a new or moved code is credited with: about thirty steps to be found by some latent."""
 
 
 def tokenizer_task(vq: VQConfig, config: Any, seed: int, data: EmojiData) -> Task:
@@ -23,7 +35,7 @@ def tokenizer_task(vq: VQConfig, config: Any, seed: int, data: EmojiData) -> Tas
 
     Args:
         vq: what to train.
-        config: the stage's config (`batch`, `eval_images`, `gradient_weight`, and the optimizer's fields).
+        config: the stage's config: `batch`, `eval_images`, `gradient_weight`, `continuous_steps`, the optimizer's.
         seed: decides batches and augmentation together with the step.
         data: pictures; those of the held-out identities are only evaluated on.
     """
@@ -32,21 +44,38 @@ def tokenizer_task(vq: VQConfig, config: Any, seed: int, data: EmojiData) -> Tas
     chance = data.weights[train] / data.weights[train].sum()
     picked = heldout[np.linspace(0, len(heldout) - 1, min(config.eval_images, len(heldout))).astype(int)]
 
-    def loss(params: Any, batch: jax.Array, key: jax.Array):
+    def loss(params: Any, batch: tuple[jax.Array, jax.Array], key: jax.Array):
         del key
-        images = to_float(batch)
-        rebuilt, codes, terms = model.apply(params, images)
-        value, metrics = tokenizer_loss(images, rebuilt, terms, config.gradient_weight, config.usage_weight)
+        images = to_float(batch[0])
+        rebuilt, codes, terms = model.apply({"params": params["params"]}, images, batch[1])
+        value, metrics = tokenizer_loss(images, rebuilt, terms, config.gradient_weight)
         used = jnp.zeros(vq.codebook_size, bool).at[codes.reshape(-1)].set(True)
-        return value, {**metrics, "codes_in_batch": used.sum()}
+        return value, {**metrics, "codes_in_batch": used.sum(), "codes_alive": (params["usage"] > DEAD).sum()}
 
-    def batch(step: int) -> np.ndarray:
+    def revise(params: Any, batch: tuple[jax.Array, jax.Array], key: jax.Array) -> Any:
+        """Moves dead codes onto latents of the batch that the codebook serves badly (k-means++ seeding)."""
+        some = to_float(batch[0][: max(1, config.batch // 4)])
+        z, codes = model.apply({"params": params["params"]}, some, method="latents_and_codes")
+        codebook = params["params"]["codebook"]
+        counts = jnp.zeros(vq.codebook_size).at[codes.reshape(-1)].add(1.0) * vq.codebook_size / codes.size
+        usage = MEMORY * params["usage"] + (1.0 - MEMORY) * counts
+        z = z.reshape(-1, vq.code_dim)
+        error = jnp.sum(
+            (z - model.apply({"params": params["params"]}, method="code_vectors")[codes.reshape(-1)]) ** 2, -1
+        )
+        picked = jax.random.categorical(key, jnp.log(error + 1e-12), shape=(vq.codebook_size,))
+        dead = usage < DEAD
+        codebook = jnp.where(dead[:, None], z[picked], codebook)
+        return {"params": {**params["params"], "codebook": codebook}, "usage": jnp.where(dead, FRESH, usage)}
+
+    def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng([seed, step])
-        return augment(np.asarray(data.images[rng.choice(train, config.batch, p=chance)]), rng)
+        images = augment(np.asarray(data.images[rng.choice(train, config.batch, p=chance)]), rng)
+        return images, np.float32(step >= config.continuous_steps)
 
-    @partial(jax.jit, donate_argnums=())
+    @jax.jit
     def rebuild(params: Any, images: jax.Array):
-        images = to_float(images)
+        params, images = {"params": params["params"]}, to_float(images)
         codes = model.apply(params, images, method="encode")
         rebuilt = model.apply(params, codes, method="decode")
         return rebuilt, codes, psnr(images, rebuilt), jnp.abs(images - rebuilt).mean()
@@ -68,9 +97,21 @@ def tokenizer_task(vq: VQConfig, config: Any, seed: int, data: EmojiData) -> Tas
         return grid([*images[:8], *rebuilt[:8], *images[8:], *rebuilt[8:]], columns=8)
 
     def init(key: jax.Array) -> Any:
-        return model.init(key, jnp.zeros((1, *data.images.shape[1:])))
+        params = model.init(key, jnp.zeros((1, *data.images.shape[1:])), 1.0)["params"]
+        return {"params": params, "usage": jnp.full(vq.codebook_size, FRESH)}
 
-    return Task("tokenizer", init, loss, batch, evaluate, sample)
+    return Task("tokenizer", init, loss, batch, evaluate, sample, conv_matrices, revise)
+
+
+def conv_matrices(params: Any) -> Any:
+    """What Muon trains: every convolution and projection as a matrix from all its inputs to its outputs."""
+
+    def axes(path: tuple, leaf: Any) -> MuonDimensionNumbers | None:
+        if path[-1].key != "kernel":
+            return None
+        return MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+
+    return jax.tree.map_with_path(axes, params)
 
 
 def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:

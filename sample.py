@@ -1,0 +1,151 @@
+"""Draws pictures for prompts: python sample.py --prompt="red apple, twemoji" --prompt="octopus, noto" --out=outputs
+
+Without arguments it draws a few prompts with the model that comes with the package.
+"""
+
+import argparse
+import json
+import os
+import runpy
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+import ssd_jax
+from ssd_jax import entry
+from ssd_jax.errors import UserError
+from ssd_jax.files import replacing
+from ssd_jax.viz import grid
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Reads the command line; argparse itself ends with exit code 2 on a malformed one."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
+    parser.add_argument("--prompts_file", type=Path, metavar="FILE", help="one prompt per line")
+    parser.add_argument("--num_images", type=int, default=1, metavar="N", help="pictures per prompt (default 1)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same pictures (default 0)")
+    parser.add_argument("--out", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
+    parser.add_argument("--decoder", default="ar", metavar="NAME", help=f"{', '.join(ssd_jax.PRESETS)} (default ar)")
+    parser.add_argument("--cfg_scale", type=float, metavar="S", help="guidance; default: the model's own; 1 is none")
+    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="default 1; 0 is greedy")
+    parser.add_argument("--top_k", type=int, metavar="K", help="default: the model's own; 0 keeps all codes")
+    parser.add_argument("--top_p", type=float, metavar="P", help="default: off")
+    parser.add_argument("--negative_prompt", metavar="TEXT", help="what guidance leads away from")
+    parser.add_argument("--max_batch", type=int, default=16, metavar="N", help="pictures drawn at once (default 16)")
+    parser.add_argument("--config", default="configs/emoji.py", metavar="FILE", help="which model (default: emoji)")
+    parser.add_argument("--weights", metavar="DIR", help="checkpoint folder; default: the config's own")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    args = parse(sys.argv[1:])
+    config = read_config(args.config)
+    prompts = read_prompts(args, list(config.sample_prompts))
+    pipe = ssd_jax.load(args.weights or config.weights)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pipe.warn_unknown(prompts)
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    options = dict(
+        decoder=args.decoder,
+        num_images=args.num_images,
+        seed=args.seed,
+        cfg_scale=args.cfg_scale,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        negative_prompt=args.negative_prompt,
+        max_batch=args.max_batch,
+    )
+    writable(args.out)
+    out = pipe.generate(prompts, **options)
+    save(args, options, pipe, out)
+
+
+def read_config(spec: str):
+    """The configuration of "configs/emoji.py" or "configs/emoji.py:variant"; a bare name such as "emoji" works too."""
+    name, _, variant = spec.partition(":")
+    for path in (Path(name), CONFIGS / Path(name).name, CONFIGS / f"{name}.py"):
+        if path.is_file() and path.suffix == ".py":
+            try:
+                return runpy.run_path(str(path))["get_config"](variant)
+            except (KeyError, ValueError) as error:
+                raise UserError(f"{path} gives no configuration: {error}.") from None
+    valid = ", ".join(f"configs/{path.name}" for path in sorted(CONFIGS.glob("[!_]*.py")))
+    raise UserError(f"Unknown config {spec!r}; choose one of {valid}.")
+
+
+def read_prompts(args: argparse.Namespace, default: list[str]) -> list[str]:
+    """Prompts of the command line, then of the file; the config's own if there are none."""
+    prompts = [text.strip() for text in args.prompt or []]
+    if args.prompts_file is not None:
+        try:
+            lines = args.prompts_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"The prompts file {args.prompts_file} cannot be read: {error}.") from None
+        found = [line.strip() for line in lines if line.strip()]
+        if not found:
+            raise UserError(f"The prompts file {args.prompts_file} has no prompts in it.")
+        prompts += found
+    return prompts or default
+
+
+def writable(folder: Path) -> None:
+    """Raises before any work is done if pictures could not be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be written to: {error.strerror}.") from None
+
+
+def save(args: argparse.Namespace, options: dict, pipe: ssd_jax.Pipeline, out: ssd_jax.Output) -> None:
+    """Writes the pictures, the grid and what is needed to make them again; prints a line for each."""
+    records = []
+    batches = -(-len(out.images) // args.max_batch)
+    for index, image in enumerate(out.images):
+        name = f"{index:03d}.png"
+        with replacing(args.out / name) as temporary:
+            image.save(temporary)
+        records.append(
+            {
+                "file": name,
+                "prompt": out.prompts[index],
+                "seed": out.seeds[index],
+                "number": out.numbers[index],
+                "passes": int(out.passes[index]),
+            }
+        )
+        print(
+            f"{args.out / name}  {out.passes[index]} passes  {out.seconds / len(out.images):.2f} s  "
+            f"(compiled in {out.compile_seconds:.1f} s)  {out.prompts[index]}"
+        )
+    columns = min(8, int(np.ceil(np.sqrt(len(out.images)))) if len(out.images) > 3 else len(out.images))
+    with replacing(args.out / "grid.png") as temporary:
+        from PIL import Image
+
+        Image.fromarray(grid([np.asarray(image) for image in out.images], columns)).save(temporary)
+    sidecar = {
+        "options": options,
+        "model": {"weights": str(pipe.folder), "fingerprint": pipe.fingerprint()},
+        "versions": {"ssd_jax": ssd_jax.__version__},
+        "seconds": out.seconds,
+        "compile_seconds": out.compile_seconds,
+        "batches": batches,
+        "images": records,
+    }
+    with replacing(args.out / "images.json") as temporary:
+        temporary.write_text(json.dumps(sidecar, indent=2) + os.linesep, encoding="utf-8")
+    print(f"{args.out / 'grid.png'} shows all of them; {args.out / 'images.json'} tells how they were made.")
+
+
+if __name__ == "__main__":
+    entry.run(main)

@@ -1,0 +1,44 @@
+"""What the entry points share: the compilation cache, and how a user's mistake is reported."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from ssd_jax.errors import UserError
+
+CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+
+
+def compilation_cache() -> None:
+    """Keeps compiled programs on disk, so that a second start is fast.
+
+    They lie in ~/.cache/ssd_jax (under $XDG_CACHE_HOME if that is set). JAX_COMPILATION_CACHE_DIR names another folder;
+    set to the empty string it turns the cache off.
+    """
+    folder = os.environ.get(CACHE_VARIABLE)
+    if folder is None:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = str(Path(base) / "ssd_jax" / "xla")
+    if not folder:
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs an entry point; a `UserError` becomes one sentence on standard error and exit code 2."""
+    # orbax and absl tell of every file they touch; warnings are enough for people.
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    compilation_cache()
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

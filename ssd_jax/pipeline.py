@@ -1,0 +1,299 @@
+"""What users hold: a loaded model that turns prompts into pictures."""
+
+import dataclasses
+import time
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from ssd_jax.decode.engine import decode, make_cache
+from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder
+from ssd_jax.errors import UserError
+from ssd_jax.layout import Grid
+from ssd_jax.models.config import ModelConfig, VQConfig
+from ssd_jax.models.transformer import Transformer, image_hidden
+from ssd_jax.models.vq import VQModel, to_float, to_uint8
+from ssd_jax.prompts import Prompts, pad_left, read_tokenizer
+from ssd_jax.sampling import Sampler, image_keys
+from ssd_jax.weights.load import fingerprint, read_config, read_tensors
+
+BUNDLED = Path(__file__).parent / "assets"
+"""Checkpoints that come with the package, by folder name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What `Pipeline.generate` returns; B images, prompt by prompt.
+
+    Attributes:
+        images: B pictures.
+        tokens: int32 [B, R, C], codebook ids.
+        passes: int32 [B], verifier passes, prefill included.
+        trace: int32 [B, R, C], the pass in which each token became final.
+        seconds: wall-clock of the decode (all batches), compilation and VQ decoder excluded.
+        compile_seconds: time spent compiling for this call; 0 when nothing had to be.
+        prompts: the prompt of every image.
+        seeds: the seed of every image.
+        numbers: occurrence number of every image among equal prompts of the call; (seed, number) keys its noise.
+    """
+
+    images: list[Image.Image]
+    tokens: np.ndarray
+    passes: np.ndarray
+    trace: np.ndarray
+    seconds: float
+    compile_seconds: float
+    prompts: list[str]
+    seeds: list[int]
+    numbers: list[int]
+
+
+class Pipeline:
+    """A backbone, its VQ tokenizer and its prompts. Made by `load`.
+
+    Attributes:
+        folder: where the checkpoint lies.
+        config, vq_config: what config.json says.
+        params: the backbone's parameters.
+    """
+
+    def __init__(self, folder: Path, config: ModelConfig, vq_config: VQConfig, params: Any, dtype: jnp.dtype):
+        self.folder, self.config, self.vq_config = folder, config, vq_config
+        self.params, self._dtype = params, dtype
+        self._vq_params: Any = None
+        self._prompts: Prompts | None = None
+        self._programs: dict[Any, Any] = {}
+
+    # -- prompts to pictures
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        decoder: str | Decoder = "ar",
+        num_images: int = 1,
+        seed: int | Sequence[int] = 0,
+        cfg_scale: float | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        negative_prompt: str | None = None,
+        max_batch: int | None = None,
+    ) -> Output:
+        """Draws `num_images` pictures of every prompt.
+
+        Args:
+            prompts: one or more texts.
+            decoder: a preset's name or a decoder dataclass.
+            num_images: pictures per prompt.
+            seed: one for all prompts, or one for each. The picture of (prompt, seed) does not depend on what else is in
+                the call; equal prompts are numbered in order of appearance and differ.
+            cfg_scale: classifier-free guidance; None is the model's own default, 1 turns it off and halves the work.
+            temperature: 0 takes the most likely code everywhere.
+            top_k, top_p: keep the k most likely codes, or the most likely ones up to this mass; None is the model's
+                default (top_k) or off (top_p). top_k 0 is off.
+            negative_prompt: what the guidance leads away from; None is the empty prompt.
+            max_batch: at most so many pictures at once; None decodes all together.
+        Raises:
+            UserError: a value out of range, an unknown decoder, a missing file.
+        """
+        texts, seeds, numbers = _images(prompts, num_images, seed)
+        decoder = find_decoder(decoder)
+        scale = self.config.cfg_scale if cfg_scale is None else float(cfg_scale)
+        sampler = self._sampler(scale, temperature, top_k, top_p)
+        guided = scale != 1.0
+        if max_batch is not None and max_batch < 1:
+            raise UserError(f"max_batch must be at least 1, not {max_batch}.")
+        frames = [self.prompts.frame(text) for text in texts]
+        negative = self.prompts.frame(negative_prompt or "")
+        size = min(len(texts), max_batch or len(texts))
+        parts, seconds, compile_seconds = [], 0.0, 0.0
+        for start in range(0, len(texts), size):
+            part = [min(index, len(texts) - 1) for index in range(start, start + size)]  # a short last batch is filled
+            rows = [frames[index] for index in part] + ([negative] * size if guided else [])
+            keys = image_keys(jnp.array([seeds[i] for i in part], jnp.uint32), jnp.array([numbers[i] for i in part]))
+            decoded, taken, compiling = self._decode(rows, keys, sampler, decoder, guided)
+            count = min(size, len(texts) - start)
+            parts.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:count], decoded))
+            seconds, compile_seconds = seconds + taken, compile_seconds + compiling
+        tokens, passes, trace = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        shape = (-1, self.config.rows, self.config.cols)
+        tokens = tokens.reshape(shape)
+        images = [Image.fromarray(pixels) for pixels in self.decode(tokens)]
+        return Output(images, tokens, passes, trace.reshape(shape), seconds, compile_seconds, texts, seeds, numbers)
+
+    def decoders(self) -> list[str]:
+        """Names of the presets this checkpoint can run."""
+        return list(PRESETS)
+
+    def fingerprint(self) -> str:
+        """Identifies the backbone's file (see `weights.load.fingerprint`)."""
+        return fingerprint(self.folder / "model.safetensors")
+
+    def _sampler(self, scale: float, temperature: float, top_k: int | None, top_p: float | None) -> Sampler:
+        if temperature < 0:
+            raise UserError(f"temperature must not be negative, but is {temperature}.")
+        top_k = self.config.top_k if top_k is None else top_k
+        if top_k < 0:
+            raise UserError(f"top_k must not be negative, but is {top_k}.")
+        if top_p is not None and not 0 < top_p <= 1:
+            raise UserError(f"top_p must be above 0 and at most 1, but is {top_p}.")
+        return Sampler(
+            cfg_scale=jnp.float32(scale),
+            temperature=jnp.float32(temperature),
+            top_k=jnp.int32(top_k or self.config.visual_size),
+            top_p=jnp.float32(1.0 if top_p is None else top_p),
+        )
+
+    def _decode(self, frames: list, keys: jax.Array, sampler: Sampler, decoder: Decoder, guided: bool):
+        """Runs the compiled program of these shapes; returns ((tokens, passes, trace), seconds, compile seconds)."""
+        ids, mask = pad_left(frames, self.config.pad_id)
+        grid = Grid(self.config.rows, self.config.cols)
+        cache = make_cache(self.config, decoder, grid, len(frames), ids.shape[1], self._dtype)
+        arguments = (self.params, cache, ids, mask, keys, sampler)
+        shapes = (ids.shape, decoder, guided)
+        compiling = 0.0
+        if shapes not in self._programs:
+            start = time.perf_counter()
+            lowered = decode.lower(*arguments, config=self.config, decoder=decoder, grid=grid, guided=guided)
+            self._programs[shapes] = lowered.compile()
+            compiling = time.perf_counter() - start
+        start = time.perf_counter()
+        out = jax.block_until_ready(self._programs[shapes](*arguments))
+        return (out.tokens, out.passes, out.trace), time.perf_counter() - start, compiling
+
+    # -- teacher forcing, pixels
+
+    def visual_logits(
+        self,
+        prompt_ids: np.ndarray,
+        codes: np.ndarray,
+        grid: tuple[int, int] | None = None,
+        prompt_mask: np.ndarray | None = None,
+    ) -> jax.Array:
+        """The logits that predict each code from the prompt and all earlier codes.
+
+        Args:
+            prompt_ids: int32 [B, S], taken verbatim.
+            codes: int32 [B, R*C].
+            grid: (R, C); None is the model's own.
+            prompt_mask: bool [B, S], False on (left) padding; None is all True.
+        Returns:
+            float32 [B, R*C, V].
+        """
+        rows, cols = grid or (self.config.rows, self.config.cols)
+        prompt_ids, codes = jnp.asarray(prompt_ids, jnp.int32), jnp.asarray(codes, jnp.int32)
+        if codes.shape[1] != rows * cols:
+            raise UserError(f"A grid of {rows} x {cols} has {rows * cols} codes, not {codes.shape[1]}.")
+        mask = jnp.ones(prompt_ids.shape, bool) if prompt_mask is None else jnp.asarray(prompt_mask, bool)
+        return _visual_logits(self.params, prompt_ids, mask, codes, config=self.config)
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Pictures uint8 [B, H, W, 3] to codes int32 [B, R, C]."""
+        images = np.asarray(images)
+        stride = self.vq_config.stride
+        if images.ndim != 4 or images.shape[3] != 3 or images.shape[1] % stride or images.shape[2] % stride:
+            raise UserError(f"Pictures must be [B, H, W, 3] with H and W multiples of {stride}, not {images.shape}.")
+        return np.asarray(_to_codes(self.vq_params, images, config=self.vq_config))
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Codes int32 [B, R, C] to pictures uint8 [B, H, W, 3]."""
+        codes = np.asarray(codes, np.int32)
+        if codes.ndim != 3 or codes.min() < 0 or codes.max() >= self.vq_config.codebook_size:
+            raise UserError(f"Codes must be [B, R, C] with values in 0..{self.vq_config.codebook_size - 1}.")
+        return np.asarray(_to_pixels(self.vq_params, codes, config=self.vq_config))
+
+    # -- parts that are read when they are first needed
+
+    @property
+    def prompts(self) -> Prompts:
+        """Text to ids; read on first use, so a folder without tokenizer.json loads."""
+        if self._prompts is None:
+            self._prompts = Prompts(read_tokenizer(self.folder), self.config)
+        return self._prompts
+
+    @property
+    def vq_params(self) -> Any:
+        """The VQ tokenizer's parameters; read on first use, so a folder without vq.safetensors loads."""
+        if self._vq_params is None:
+            image = jnp.zeros((1, 2 * self.vq_config.stride, 2 * self.vq_config.stride, 3))
+            abstract = jax.eval_shape(lambda: VQModel(self.vq_config).init(jax.random.key(0), image, 1.0))
+            self._vq_params = read_tensors(self.folder / "vq.safetensors", abstract, jnp.float32)
+        return self._vq_params
+
+    def warn_unknown(self, prompts: Sequence[str]) -> None:
+        """Warns of words that the backbone never saw; it draws them as the unknown word."""
+        for word in dict.fromkeys(word for text in prompts for word in self.prompts.unknown(text)):
+            warnings.warn(f"the model does not know the word {word!r}", stacklevel=2)
+
+
+def load(source: str | Path = "emoji", dtype: Any = None) -> Pipeline:
+    """Loads a checkpoint.
+
+    Args:
+        source: the name of a bundled checkpoint ("emoji"), or a folder.
+        dtype: of the backbone's parameters and cache; None is float32 on CPU, bfloat16 elsewhere.
+    Raises:
+        UserError: no such checkpoint, or files in it that are damaged or do not fit together.
+    """
+    folder = Path(source)
+    if not folder.is_dir() and (BUNDLED / str(source)).is_dir() and folder.name == str(source):
+        folder = BUNDLED / folder.name
+    if not folder.is_dir():
+        bundled = ", ".join(sorted(path.name for path in BUNDLED.iterdir())) if BUNDLED.is_dir() else "none"
+        raise UserError(f"There is no checkpoint folder {str(source)!r}; bundled checkpoints: {bundled}.")
+    if dtype is None:
+        dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    config, vq_config = read_config(folder)
+    ids = jnp.zeros((1, 1), jnp.int32)
+    abstract = jax.eval_shape(lambda: nn.unbox(Transformer(config).init(jax.random.key(0), ids)))
+    return Pipeline(folder, config, vq_config, read_tensors(folder / "model.safetensors", abstract, dtype), dtype)
+
+
+def _images(
+    prompts: Sequence[str], num_images: int, seed: int | Sequence[int]
+) -> tuple[list[str], list[int], list[int]]:
+    """Prompt, seed and occurrence number of every image of a call."""
+    if isinstance(prompts, str):
+        raise UserError("prompts must be a list of texts, not a single text.")
+    if not prompts:
+        raise UserError("There are no prompts.")
+    if num_images < 1:
+        raise UserError(f"num_images must be at least 1, not {num_images}.")
+    seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+    if len(seeds) != len(prompts):
+        raise UserError(f"There are {len(seeds)} seeds for {len(prompts)} prompts.")
+    for value in seeds:
+        if not 0 <= value < 2**32:
+            raise UserError(f"A seed must be between 0 and {2**32 - 1}, not {value}.")
+    pairs = [pair for pair in zip(prompts, seeds, strict=True) for _ in range(num_images)]
+    seen: Counter = Counter()
+    numbers = []
+    for pair in pairs:
+        numbers.append(seen[pair])
+        seen[pair] += 1
+    return [text for text, _ in pairs], [value for _, value in pairs], numbers
+
+
+@partial(jax.jit, static_argnames="config")
+def _visual_logits(params: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array, *, config: ModelConfig) -> jax.Array:
+    model = Transformer(config)
+    return model.apply(params, image_hidden(model, params, ids, mask, codes), method="logits")
+
+
+@partial(jax.jit, static_argnames="config")
+def _to_codes(params: Any, images: jax.Array, *, config: VQConfig) -> jax.Array:
+    return VQModel(config).apply(params, to_float(images), method="encode")
+
+
+@partial(jax.jit, static_argnames="config")
+def _to_pixels(params: Any, codes: jax.Array, *, config: VQConfig) -> jax.Array:
+    return to_uint8(VQModel(config).apply(params, codes, method="decode"))

@@ -1,0 +1,125 @@
+"""Stage "heads": train the draft heads on the frozen backbone (arXiv 2606.20543)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssd_jax.layout import Grid
+from ssd_jax.models.config import HeadsConfig, ModelConfig
+from ssd_jax.models.heads import DraftHeads
+from ssd_jax.models.transformer import Transformer, image_hidden
+from ssd_jax.prompts import pad_left
+from ssd_jax.sampling import Sampler, guide, log_probabilities
+from ssd_jax.training.backbone import CaptionedCodes
+from ssd_jax.training.loop import Task
+from ssd_jax.training.losses import head_loss
+
+
+def targets_of(hidden: jax.Array, grid: Grid, offsets: tuple) -> tuple[jax.Array, np.ndarray]:
+    """Hidden states at every offset: [B, R*C, D] -> ([O, B, R*C, D], validity bool [O, 1, R*C])."""
+    where, valid = grid.targets(offsets)
+    return jnp.stack([hidden[:, places] for places in where]), valid[:, None]
+
+
+def heads_task(
+    model_config: ModelConfig,
+    heads_config: HeadsConfig,
+    backbone: Any,
+    config: Any,
+    seed: int,
+    source: CaptionedCodes,
+) -> Task:
+    """The heads' part of the loop; `backbone` are the frozen parameters."""
+    model = Transformer(model_config)
+    heads = DraftHeads(heads_config, model_config.width, model_config.norm_eps)
+    grid = Grid(model_config.rows, model_config.cols)
+    heldout = source.split("combination", config.eval_images)
+
+    def per_offset(params: Any, frozen: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array) -> jax.Array:
+        hidden = jax.lax.stop_gradient(image_hidden(model, frozen, ids, mask, codes))
+        embeddings = model.apply(frozen, codes, method="embed_codes")
+        target, valid = targets_of(hidden, grid, heads_config.offsets)
+        return head_loss(heads.apply(params, hidden, embeddings), target, valid)
+
+    def loss(params: Any, batch: tuple, key: jax.Array):
+        del key
+        values = per_offset(params, backbone, *batch)
+        names = [offset_name(offset) for offset in heads_config.offsets]
+        return values.mean(), {f"smooth_l1_{name}": value for name, value in zip(names, values, strict=True)}
+
+    jitted = jax.jit(per_offset)
+
+    def evaluate(params: Any) -> dict[str, float]:
+        return {"heldout": float(smooth_l1(jitted, params, backbone, source, heldout, config.batch).mean())}
+
+    def init(key: jax.Array) -> Any:
+        x = jnp.zeros((1, model_config.width))
+        return nn.unbox(heads.init(key, x, x))
+
+    return Task("heads", init, loss, lambda step: source.batch(seed, step), evaluate)
+
+
+def offset_name(offset: tuple[int, int]) -> str:
+    """ "right+2", "down+1"."""
+    down, right = offset
+    return f"down+{down}" if down else f"right+{right}"
+
+
+def smooth_l1(
+    jitted, params: Any, backbone: Any, source: CaptionedCodes, indices: np.ndarray, batch: int
+) -> np.ndarray:
+    """Mean Smooth L1 of every offset over whole batches of pictures, float64 [O]."""
+    parts = [indices[start : start + batch] for start in range(0, len(indices), batch)]
+    parts = [part for part in parts if len(part) == batch] or [np.resize(indices, batch)]
+    values = [np.asarray(jitted(params, backbone, *source.given(part)), np.float64) for part in parts]
+    return np.mean(values, axis=0)
+
+
+def overlaps(
+    model_config: ModelConfig,
+    heads_config: HeadsConfig,
+    params: Any,
+    backbone: Any,
+    source: CaptionedCodes,
+    indices: np.ndarray,
+    sampler: Sampler,
+    batch: int = 8,
+) -> np.ndarray:
+    """Mean overlap sum_v min(p, q) of every offset, float64 [O]: the chance that a draft from q is kept.
+
+    p is the verifier's distribution at the target under `sampler` (guidance included), q the head's; both are
+    teacher-forced.
+    """
+    model = Transformer(model_config)
+    heads = DraftHeads(heads_config, model_config.width, model_config.norm_eps)
+    grid = Grid(model_config.rows, model_config.cols)
+    where, valid = grid.targets(heads_config.offsets)
+
+    @jax.jit
+    def overlap(params: Any, frozen: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array) -> jax.Array:
+        codes = jnp.tile(codes, (2, 1))
+        hidden = image_hidden(model, frozen, ids, mask, codes)
+        embeddings = model.apply(frozen, codes, method="embed_codes")
+
+        def distribution(states: jax.Array) -> jax.Array:
+            logits = guide(model.apply(frozen, states, method="logits"), sampler.cfg_scale, True)
+            return jnp.exp(log_probabilities(logits, sampler))
+
+        p = distribution(hidden)
+        out = []
+        for index, (places, good) in enumerate(zip(where, valid, strict=True)):
+            q = distribution(heads.apply(params, hidden, embeddings, which=(index,))[0])
+            shared = jnp.minimum(p[:, places], q).sum(-1)
+            out.append((shared * good).sum() / (good.sum() * shared.shape[0]))
+        return jnp.stack(out)
+
+    values = []
+    for start in range(0, len(indices) - batch + 1, batch):
+        ids, mask, codes = source.given(indices[start : start + batch])
+        empty_ids, empty_mask = pad_left([source.empty] * batch, source.pad_id, source.length)
+        both = np.concatenate([ids, empty_ids]), np.concatenate([mask, empty_mask])
+        values.append(np.asarray(overlap(params, backbone, *both, codes), np.float64))
+    return np.mean(values, axis=0)

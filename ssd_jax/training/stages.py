@@ -1,0 +1,201 @@
+"""The three stages of the bundled model, one after the other, and the folder they leave behind.
+
+`<workdir>/export` becomes a complete checkpoint: config.json, vq.safetensors, model.safetensors, heads.safetensors and
+tokenizer.json. Every stage starts from what the earlier ones exported, so what is trained on is what users get.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from ssd_jax.decode.ar import AR
+from ssd_jax.decode.engine import decode, make_cache
+from ssd_jax.errors import UserError
+from ssd_jax.files import replacing
+from ssd_jax.layout import Grid
+from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict
+from ssd_jax.models.transformer import Transformer
+from ssd_jax.models.vq import VQModel, to_float, to_uint8
+from ssd_jax.prompts import SPECIALS, Prompts, pad_left, read_tokenizer, word_tokenizer
+from ssd_jax.sampling import Sampler, image_keys
+from ssd_jax.training import emoji
+from ssd_jax.training.backbone import CaptionedCodes, backbone_task
+from ssd_jax.training.heads import heads_task
+from ssd_jax.training.loop import fit
+from ssd_jax.training.tokenizer import tokenizer_task
+from ssd_jax.viz import grid as picture_grid
+from ssd_jax.weights.export import heads_metadata, write_config, write_tensors
+from ssd_jax.weights.load import fingerprint, read_tensors
+
+STAGES = ("tokenizer", "backbone", "heads")
+EXPORT_DTYPE = jnp.bfloat16
+
+
+def run(config: Any) -> Path:
+    """Trains the stages that `config.stage` names ("all" or one of `STAGES`); returns the export folder.
+
+    Raises:
+        UserError: an unknown stage, data or packages that are missing, an earlier stage that has not been exported.
+    """
+    if config.stage != "all" and config.stage not in STAGES:
+        raise UserError(f"Unknown stage {config.stage!r}; choose one of all, {', '.join(STAGES)}.")
+    wanted = STAGES if config.stage == "all" else (config.stage,)
+    workdir = Path(config.workdir)
+    (workdir / "export").mkdir(parents=True, exist_ok=True)
+    data = open_data(config)
+    if "tokenizer" in wanted:
+        task = tokenizer_task(_vq_config(config), config.tokenizer, config.seed, data)
+        params = fit(task, config.tokenizer, config.seed, workdir)
+        write_tensors(workdir / "export" / "vq.safetensors", {"params": params["params"]}, EXPORT_DTYPE)
+    if "backbone" in wanted or "heads" in wanted:
+        trained = Trained.read(config, data)
+        if "backbone" in wanted:
+            _train_backbone(config, trained, workdir)
+        if "heads" in wanted:
+            _train_heads(config, trained, workdir)
+    return workdir / "export"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What the stages after the tokenizer share.
+
+    Attributes:
+        vq, model: the models' configurations.
+        vq_params: the exported tokenizer.
+        data: pictures and captions.
+        codes: int32 [N, R*C], the pictures as the exported tokenizer sees them.
+        prompts: caption -> ids.
+        export: the export folder.
+    """
+
+    vq: VQConfig
+    model: ModelConfig
+    vq_params: Any
+    data: emoji.EmojiData
+    codes: np.ndarray
+    prompts: Prompts
+    export: Path
+
+    @classmethod
+    def read(cls, config: Any, data: emoji.EmojiData) -> "Trained":
+        """Reads the exported tokenizer, and encodes the pictures once."""
+        export = Path(config.workdir) / "export"
+        path = needed(export / "vq.safetensors", "tokenizer")
+        vq = _vq_config(config)
+        vq_params = read_tensors(path, abstract_vq(vq), jnp.float32)
+        tokenizer = word_tokenizer(data.captions[i] for i in data.indices("train"))
+        words = tokenizer.get_vocab_size()
+        sizes = dict(vocab_size=words + vq.codebook_size, visual_offset=words, visual_size=vq.codebook_size)
+        rows = data.images.shape[1] // vq.stride
+        values = {**config.model.to_dict(), **sizes, "rows": rows, "cols": rows}
+        values |= {f"{name.strip('<>')}_id": index for index, name in enumerate(SPECIALS)}
+        model = from_dict(ModelConfig, values, "config.model")
+        write_config(export, model, vq)
+        with replacing(export / "tokenizer.json") as temporary:
+            tokenizer.save(str(temporary))
+        codes = encode_pictures(vq, vq_params, data, Path(config.workdir) / f"codes-{fingerprint(path)[:12]}.npy")
+        return cls(vq, model, vq_params, data, codes, Prompts(read_tokenizer(export), model), export)
+
+    def captioned(self, stage: Any) -> CaptionedCodes:
+        """Batches for a stage's config."""
+        return CaptionedCodes(self.data, self.codes, self.prompts, stage, self.model.pad_id, self.model.unk_id)
+
+    def backbone(self) -> Any:
+        """The exported backbone's parameters, float32."""
+        return read_tensors(
+            needed(self.export / "model.safetensors", "backbone"), abstract_backbone(self.model), "float32"
+        )
+
+
+def _train_backbone(config: Any, trained: Trained, workdir: Path) -> None:
+    draw = painter(trained, list(config.sample_prompts))
+    task = backbone_task(trained.model, config.backbone, config.seed, trained.captioned(config.backbone), draw)
+    params = fit(task, config.backbone, config.seed, workdir)
+    write_tensors(trained.export / "model.safetensors", params, EXPORT_DTYPE)
+
+
+def _train_heads(config: Any, trained: Trained, workdir: Path) -> None:
+    backbone = trained.backbone()
+    heads = from_dict(HeadsConfig, config.heads_model.to_dict(), "config.heads_model")
+    source = trained.captioned(config.heads)
+    task = heads_task(trained.model, heads, backbone, config.heads, config.seed, source)
+    params = fit(task, config.heads, config.seed, workdir)
+    metadata = heads_metadata(heads, trained.export / "model.safetensors")
+    write_tensors(trained.export / "heads.safetensors", params, EXPORT_DTYPE, metadata)
+
+
+def open_data(config: Any) -> emoji.EmojiData:
+    """The pictures under `config.data`, drawn from the installed packages if they are not there yet."""
+    folder = Path(config.data)
+    if not (folder / "index.json").exists():
+        try:
+            emoji.build(folder, styles=tuple(config.styles), limit=config.limit or None)
+        except (ImportError, FileExistsError) as error:
+            raise UserError(str(error)) from None
+    return emoji.load(folder)
+
+
+def encode_pictures(vq: VQConfig, params: Any, data: emoji.EmojiData, path: Path, batch: int = 64) -> np.ndarray:
+    """Codes of all pictures, int32 [N, R*C]; kept in `path`, because they depend on the tokenizer alone."""
+    if path.exists():
+        return np.load(path, allow_pickle=False)
+    encode = jax.jit(lambda params, images: VQModel(vq).apply(params, to_float(images), method="encode"))
+    codes = []
+    for start in tqdm(range(0, len(data), batch), desc="pictures to codes", dynamic_ncols=True):
+        images = np.asarray(data.images[start : start + batch])
+        full = np.resize(images, (batch, *images.shape[1:]))
+        codes.append(np.asarray(encode(params, full)).reshape(batch, -1)[: len(images)])
+    codes = np.concatenate(codes)
+    with replacing(path) as temporary:
+        np.save(temporary, codes)
+    return codes
+
+
+def painter(trained: Trained, texts: list[str]):
+    """Returns params -> a sheet of pictures of `texts`, one each, drawn with `ar` at the model's default guidance."""
+    model, decoder = trained.model, AR()
+    grid = Grid(model.rows, model.cols)
+    ids, mask = pad_left(
+        [trained.prompts.frame(text) for text in texts] + [trained.prompts.frame("")] * len(texts), model.pad_id
+    )
+    keys = image_keys(jnp.zeros(len(texts), jnp.uint32), jnp.zeros(len(texts), jnp.uint32))
+    sampler = Sampler(jnp.float32(model.cfg_scale), jnp.float32(1.0), jnp.int32(model.visual_size), jnp.float32(1.0))
+    to_pixels = jax.jit(lambda params, codes: to_uint8(VQModel(trained.vq).apply(params, codes, method="decode")))
+
+    def draw(params: Any) -> np.ndarray:
+        cache = make_cache(model, decoder, grid, 2 * len(texts), ids.shape[1], jnp.float32)
+        out = decode(params, cache, ids, mask, keys, sampler, config=model, decoder=decoder, grid=grid, guided=True)
+        pixels = to_pixels(trained.vq_params, out.tokens.reshape(-1, grid.rows, grid.cols))
+        return picture_grid(list(np.asarray(pixels)), columns=8)
+
+    return draw
+
+
+def abstract_vq(vq: VQConfig) -> Any:
+    """Shapes of the tokenizer's parameters."""
+    image = jnp.zeros((1, vq.stride * 2, vq.stride * 2, 3))
+    return jax.eval_shape(lambda: VQModel(vq).init(jax.random.key(0), image, 1.0))
+
+
+def abstract_backbone(model: ModelConfig) -> Any:
+    """Shapes of the backbone's parameters."""
+    ids = jnp.zeros((1, 1), jnp.int32)
+    return jax.eval_shape(lambda: nn.unbox(Transformer(model).init(jax.random.key(0), ids)))
+
+
+def needed(path: Path, stage: str) -> Path:
+    """The path, or a `UserError` that says which stage makes it."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist yet; run the stage {stage!r} first.")
+    return path
+
+
+def _vq_config(config: Any) -> VQConfig:
+    return from_dict(VQConfig, config.vq.to_dict(), "config.vq")

@@ -1,0 +1,1 @@
+"""Checkpoint folders: config.json and safetensors files, read, checked and written; no pickle."""

@@ -1,0 +1,51 @@
+"""Writing a checkpoint folder. A file appears whole or not at all: it is written under another name, then renamed."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from safetensors.numpy import save_file
+
+from ssd_jax.files import replacing
+from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
+from ssd_jax.weights.load import CONFIG_NAME, FINGERPRINT_KEY, FORMAT, HEADS_KEY, fingerprint
+from ssd_jax.weights.mapping import flatten
+
+
+def write_tensors(
+    path: Path, params: Mapping[str, Any], dtype: DTypeLike, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes parameters as one safetensors file; makes the folder if absent.
+
+    Args:
+        path: the file, replaced if it exists.
+        params: nested dict of unboxed arrays, with or without the leading "params".
+        dtype: what floating-point tensors are stored as; integers keep their own dtype.
+        metadata: text to put into the file's header.
+    """
+    tensors = {}
+    for name, leaf in flatten(params).items():
+        stored = dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
+        # safetensors copies memory as it lies, so anything but C order would be stored scrambled.
+        tensors[name] = np.asarray(leaf, dtype=stored, order="C")
+    with replacing(Path(path)) as temporary:
+        mode = temporary.stat().st_mode
+        save_file(tensors, temporary, metadata=None if metadata is None else dict(metadata))
+        temporary.chmod(mode)  # safetensors leaves its files unreadable to others
+
+
+def write_config(folder: Path, model: ModelConfig, vq: VQConfig) -> None:
+    """Writes `config.json` of a checkpoint folder; equal configs give equal bytes."""
+    sections = {"format": FORMAT, "model": dataclasses.asdict(model), "vq": dataclasses.asdict(vq)}
+    with replacing(Path(folder) / CONFIG_NAME) as temporary:
+        temporary.write_text(json.dumps(sections, indent=2) + "\n", encoding="utf-8")
+
+
+def heads_metadata(config: HeadsConfig, backbone_path: Path) -> dict[str, str]:
+    """The metadata of a heads file: its config and the fingerprint of the backbone file it was trained on."""
+    return {HEADS_KEY: json.dumps(dataclasses.asdict(config)), FINGERPRINT_KEY: fingerprint(backbone_path)}
