@@ -12,13 +12,15 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import jax
 import numpy as np
+from PIL import Image
 
 import ssd_jax
 from ssd_jax import entry
 from ssd_jax.errors import UserError
 from ssd_jax.files import replacing
-from ssd_jax.viz import grid
+from ssd_jax.viz import columns_for, grid
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -110,7 +112,6 @@ def writable(folder: Path) -> None:
 def save(args: argparse.Namespace, options: dict, pipe: ssd_jax.Pipeline, out: ssd_jax.Output) -> None:
     """Writes the pictures, the grid and what is needed to make them again; prints a line for each."""
     records = []
-    batches = -(-len(out.images) // args.max_batch)
     for index, image in enumerate(out.images):
         name = f"{index:03d}.png"
         with replacing(args.out / name) as temporary:
@@ -128,18 +129,15 @@ def save(args: argparse.Namespace, options: dict, pipe: ssd_jax.Pipeline, out: s
             f"{args.out / name}  {out.passes[index]} passes  {out.seconds / len(out.images):.2f} s  "
             f"(compiled in {out.compile_seconds:.1f} s)  {out.prompts[index]}"
         )
-    columns = min(8, int(np.ceil(np.sqrt(len(out.images)))) if len(out.images) > 3 else len(out.images))
     with replacing(args.out / "grid.png") as temporary:
-        from PIL import Image
-
-        Image.fromarray(grid([np.asarray(image) for image in out.images], columns)).save(temporary)
+        pixels = [np.asarray(image) for image in out.images]
+        Image.fromarray(grid(pixels, columns_for(len(pixels)), out.prompts)).save(temporary)
     sidecar = {
         "options": options,
         "model": {"weights": str(pipe.folder), "fingerprint": pipe.fingerprint()},
-        "versions": {"ssd_jax": ssd_jax.__version__},
+        "versions": {"ssd_jax": ssd_jax.__version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind},
         "seconds": out.seconds,
         "compile_seconds": out.compile_seconds,
-        "batches": batches,
         "images": records,
     }
     with replacing(args.out / "images.json") as temporary:

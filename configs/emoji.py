@@ -35,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
         )
     )
     config.model = ConfigDict(
-        dict(layers=6, width=256, mlp_width=704, heads=4, kv_heads=2, head_dim=64, rope_theta=10_000.0, qk_norm=True)
+        dict(layers=6, width=256, mlp_width=704, heads=2, kv_heads=1, head_dim=128, rope_theta=10_000.0, qk_norm=True)
     )
     config.model.cfg_scale = 3.0
     config.heads_model = ConfigDict(dict(horizontal=5, vertical=2))
@@ -46,9 +46,10 @@ def get_config(variant: str = "") -> ConfigDict:
         dict(optimizer, steps=1100, batch=24, lr=3e-3, save_every=220, continuous_steps=220, gradient_weight=0.5)
     )
     config.backbone = ConfigDict(
-        dict(optimizer, **captions, steps=1500, batch=32, lr=2e-3, weight_decay=0.05, save_every=250)
+        dict(optimizer, **captions, steps=1800, batch=24, lr=3e-3, weight_decay=0.05, save_every=200)
     )
-    config.heads = ConfigDict(dict(optimizer, **captions, steps=400, batch=16, lr=1e-3, save_every=100))
+    config.heads = ConfigDict(dict(optimizer, **captions, steps=400, batch=16, lr=2e-3, save_every=100))
+    config.report_images = 400  # per split, in <workdir>/report.md
     # What is drawn while the backbone trains, to be looked at.
     config.sample_prompts = (
         "red apple, twemoji",
@@ -56,7 +57,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "grinning face, twemoji",
         "grinning face, noto",
         "dog face, twemoji",
-        "sunflower, noto",
+        "tulip, noto",
         "automobile, twemoji",
         "house with garden, twemoji",
         "flag of japan, noto",
@@ -84,3 +85,4 @@ def _shrink(config: ConfigDict) -> None:
     for stage in (config.tokenizer, config.backbone, config.heads):
         stage.update(steps=12, batch=4, warmup=2, save_every=4, log_every=4, eval_images=8)
     config.tokenizer.continuous_steps = 4
+    config.report_images = 8

@@ -1,5 +1,6 @@
 """Stage "backbone": train the transformer on caption -> image tokens."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -79,7 +80,14 @@ def mean_nll(nll, params: Any, source: CaptionedCodes, indices: np.ndarray, batc
     return np.concatenate(out)
 
 
-def backbone_task(model_config: ModelConfig, config: Any, seed: int, source: CaptionedCodes, draw) -> Task:
+def backbone_task(
+    model_config: ModelConfig,
+    config: Any,
+    seed: int,
+    source: CaptionedCodes,
+    code_vectors: np.ndarray,
+    draw: Callable[[Any], np.ndarray],
+) -> Task:
     """The backbone's part of the loop.
 
     Args:
@@ -87,6 +95,7 @@ def backbone_task(model_config: ModelConfig, config: Any, seed: int, source: Cap
         config: the stage's config.
         seed: decides batches together with the step.
         source: captions and codes.
+        code_vectors: float32 [V, code_dim], the tokenizer's codebook, from which the visual rows start.
         draw: params -> picture [height, width, 3], samples of the current model.
     """
     model = Transformer(model_config)
@@ -107,9 +116,23 @@ def backbone_task(model_config: ModelConfig, config: Any, seed: int, source: Cap
         return {"heldout": float(mean_nll(jitted, params, source, heldout, config.batch).mean())}
 
     def init(key: jax.Array) -> Any:
-        return nn.unbox(model.init(key, jnp.zeros((1, grid.size), jnp.int32)))
+        params = nn.unbox(model.init(key, jnp.zeros((1, grid.size), jnp.int32)))["params"]
+        return {"params": _codes_alike(params, jax.random.fold_in(key, 1), code_vectors, model_config)}
 
     return Task("backbone", init, loss, lambda step: source.batch(seed, step), evaluate, draw, block_matrices)
+
+
+def _codes_alike(params: dict, key: jax.Array, code_vectors: np.ndarray, config: ModelConfig) -> dict:
+    """Mixes a projection of the code vectors into embedding and head, so that similar codes start out similar."""
+    V, code_dim = code_vectors.shape
+    centred = code_vectors - code_vectors.mean(axis=0)
+    centred = centred / np.sqrt((centred**2).sum(axis=1).mean())
+    into, out = (jax.random.normal(k, (code_dim, config.width)) * config.width**-0.5 for k in jax.random.split(key))
+    first, last = config.visual_offset, config.visual_offset + V
+    share = 0.5**0.5
+    embedding = params["embedding"].at[first:last].multiply(share).at[first:last].add(share * (centred @ into))
+    head = share * params["visual_head"] + share * (centred @ out).T
+    return {**params, "embedding": embedding, "visual_head": head}
 
 
 MATRICES = {

@@ -1,11 +1,13 @@
 """Stage "heads": train the draft heads on the frozen backbone (arXiv 2606.20543)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from optax.contrib import MuonDimensionNumbers
 
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
@@ -24,6 +26,27 @@ def targets_of(hidden: jax.Array, grid: Grid, offsets: tuple) -> tuple[jax.Array
     return jnp.stack([hidden[:, places] for places in where]), valid[:, None]
 
 
+def per_offset_loss(model_config: ModelConfig, heads_config: HeadsConfig) -> Callable:
+    """Returns (heads' params, backbone, prompt ids, prompt mask, codes) -> Smooth L1 of every offset, [O]."""
+    model = Transformer(model_config)
+    heads = DraftHeads(heads_config, model_config.width, model_config.norm_eps)
+    grid = Grid(model_config.rows, model_config.cols)
+
+    def values(params: Any, frozen: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array) -> jax.Array:
+        hidden = jax.lax.stop_gradient(image_hidden(model, frozen, ids, mask, codes))
+        embeddings = model.apply(frozen, codes, method="embed_codes")
+        target, valid = targets_of(hidden, grid, heads_config.offsets)
+        return head_loss(heads.apply(params, hidden, embeddings), target, valid)
+
+    return values
+
+
+def initial_heads(model_config: ModelConfig, heads_config: HeadsConfig, key: jax.Array) -> Any:
+    """Parameters of untrained heads, which copy the hidden state of their source."""
+    x = jnp.zeros((1, model_config.width))
+    return nn.unbox(DraftHeads(heads_config, model_config.width, model_config.norm_eps).init(key, x, x))
+
+
 def heads_task(
     model_config: ModelConfig,
     heads_config: HeadsConfig,
@@ -33,33 +56,29 @@ def heads_task(
     source: CaptionedCodes,
 ) -> Task:
     """The heads' part of the loop; `backbone` are the frozen parameters."""
-    model = Transformer(model_config)
-    heads = DraftHeads(heads_config, model_config.width, model_config.norm_eps)
-    grid = Grid(model_config.rows, model_config.cols)
+    values = per_offset_loss(model_config, heads_config)
     heldout = source.split("combination", config.eval_images)
-
-    def per_offset(params: Any, frozen: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array) -> jax.Array:
-        hidden = jax.lax.stop_gradient(image_hidden(model, frozen, ids, mask, codes))
-        embeddings = model.apply(frozen, codes, method="embed_codes")
-        target, valid = targets_of(hidden, grid, heads_config.offsets)
-        return head_loss(heads.apply(params, hidden, embeddings), target, valid)
 
     def loss(params: Any, batch: tuple, key: jax.Array):
         del key
-        values = per_offset(params, backbone, *batch)
+        each = values(params, backbone, *batch)
         names = [offset_name(offset) for offset in heads_config.offsets]
-        return values.mean(), {f"smooth_l1_{name}": value for name, value in zip(names, values, strict=True)}
+        return each.mean(), {f"smooth_l1_{name}": value for name, value in zip(names, each, strict=True)}
 
-    jitted = jax.jit(per_offset)
+    jitted = jax.jit(values)
 
     def evaluate(params: Any) -> dict[str, float]:
         return {"heldout": float(smooth_l1(jitted, params, backbone, source, heldout, config.batch).mean())}
 
     def init(key: jax.Array) -> Any:
-        x = jnp.zeros((1, model_config.width))
-        return nn.unbox(heads.init(key, x, x))
+        return initial_heads(model_config, heads_config, key)
 
-    return Task("heads", init, loss, lambda step: source.batch(seed, step), evaluate)
+    return Task("heads", init, loss, lambda step: source.batch(seed, step), evaluate, matrices=head_matrices)
+
+
+def head_matrices(params: Any) -> Any:
+    """What Muon trains: the stacked matrices, one per offset."""
+    return jax.tree.map(lambda p: MuonDimensionNumbers(1, 2) if p.ndim == 3 else None, params)
 
 
 def offset_name(offset: tuple[int, int]) -> str:
@@ -86,7 +105,7 @@ def overlaps(
     source: CaptionedCodes,
     indices: np.ndarray,
     sampler: Sampler,
-    batch: int = 8,
+    batch: int,
 ) -> np.ndarray:
     """Mean overlap sum_v min(p, q) of every offset, float64 [O]: the chance that a draft from q is kept.
 

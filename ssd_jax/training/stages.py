@@ -28,6 +28,7 @@ from ssd_jax.training import emoji
 from ssd_jax.training.backbone import CaptionedCodes, backbone_task
 from ssd_jax.training.heads import heads_task
 from ssd_jax.training.loop import fit
+from ssd_jax.training.report import heads_report, nll_report, training_minutes, vq_report, write_report
 from ssd_jax.training.tokenizer import tokenizer_task
 from ssd_jax.viz import grid as picture_grid
 from ssd_jax.weights.export import heads_metadata, write_config, write_tensors
@@ -116,7 +117,9 @@ class Trained:
 
 def _train_backbone(config: Any, trained: Trained, workdir: Path) -> None:
     draw = painter(trained, list(config.sample_prompts))
-    task = backbone_task(trained.model, config.backbone, config.seed, trained.captioned(config.backbone), draw)
+    vectors = np.asarray(VQModel(trained.vq).apply(trained.vq_params, method="code_vectors"))
+    source = trained.captioned(config.backbone)
+    task = backbone_task(trained.model, config.backbone, config.seed, source, vectors, draw)
     params = fit(task, config.backbone, config.seed, workdir)
     write_tensors(trained.export / "model.safetensors", params, EXPORT_DTYPE)
 
@@ -128,7 +131,17 @@ def _train_heads(config: Any, trained: Trained, workdir: Path) -> None:
     task = heads_task(trained.model, heads, backbone, config.heads, config.seed, source)
     params = fit(task, config.heads, config.seed, workdir)
     metadata = heads_metadata(heads, trained.export / "model.safetensors")
-    write_tensors(trained.export / "heads.safetensors", params, EXPORT_DTYPE, metadata)
+    path = trained.export / "heads.safetensors"
+    write_tensors(path, params, EXPORT_DTYPE, metadata)
+    params = read_tensors(path, jax.eval_shape(lambda: params), jnp.float32)
+    limit, batch = config.report_images, config.heads.batch
+    write_report(
+        workdir / "report",
+        nll_report(trained.model, backbone, source, limit, batch),
+        vq_report(trained.vq, trained.vq_params, source, limit, batch),
+        heads_report(trained.model, heads, params, backbone, source, limit, batch),
+        training_minutes(workdir, config),
+    )
 
 
 def open_data(config: Any) -> emoji.EmojiData:

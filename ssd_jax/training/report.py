@@ -1,0 +1,132 @@
+"""What a finished training is worth, in numbers: the tables of docs/emoji-model.md."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssd_jax.files import replacing
+from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
+from ssd_jax.models.transformer import Transformer, image_hidden
+from ssd_jax.models.vq import VQModel, to_float, to_uint8
+from ssd_jax.sampling import Sampler
+from ssd_jax.training.backbone import CaptionedCodes, mean_nll
+from ssd_jax.training.emoji import SPLITS
+from ssd_jax.training.heads import initial_heads, offset_name, overlaps, per_offset_loss, smooth_l1
+from ssd_jax.training.losses import psnr, token_nll
+from ssd_jax.training.metrics import read_log
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A mean with the half width of its 95 % interval over `count` pictures."""
+
+    mean: float
+    half: float
+    count: int
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Measured":
+        """From one value per picture."""
+        half = 1.96 * float(np.std(values, ddof=1)) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
+        return cls(float(np.mean(values)), half, len(values))
+
+
+def nll_report(model: ModelConfig, params: Any, source: CaptionedCodes, limit: int, batch: int) -> dict[str, Measured]:
+    """NLL in nats per token on every split, and on held-out combinations told the captions of other pictures."""
+    transformer = Transformer(model)
+
+    @jax.jit
+    def nll(params: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array) -> jax.Array:
+        hidden = image_hidden(transformer, params, ids, mask, codes)
+        return token_nll(transformer.apply(params, hidden, method="logits"), codes)
+
+    out = {}
+    for split in SPLITS:
+        out[split] = Measured.of(mean_nll(nll, params, source, source.split(split, limit), batch))
+    picked = source.split("combination", limit)
+    others = np.random.default_rng(0).permutation(picked)
+    shuffled = mean_nll(nll, params, source, picked, batch, captions_of=others)
+    out["combination, captions shuffled"] = Measured.of(shuffled)
+    return out
+
+
+def vq_report(vq: VQConfig, params: Any, source: CaptionedCodes, limit: int, batch: int) -> dict[str, Measured]:
+    """PSNR in dB of pictures that went through the tokenizer and back to 8 bits, on every split."""
+
+    @jax.jit
+    def quality(params: Any, images: jax.Array) -> jax.Array:
+        codes = VQModel(vq).apply(params, to_float(images), method="encode")
+        rebuilt = to_uint8(VQModel(vq).apply(params, codes, method="decode"))
+        return psnr(to_float(images), to_float(rebuilt))
+
+    out = {}
+    for split in SPLITS:
+        picked = source.split(split, limit)
+        values = [
+            np.asarray(quality(params, np.asarray(source.data.images[np.resize(picked[i : i + batch], batch)])))
+            for i in range(0, len(picked), batch)
+        ]
+        out[split] = Measured.of(np.concatenate(values)[: len(picked)])
+    return out
+
+
+def heads_report(
+    model: ModelConfig, heads: HeadsConfig, params: Any, backbone: Any, source: CaptionedCodes, limit: int, batch: int
+) -> list[dict]:
+    """Smooth L1 and overlap of every offset on held-out combinations, beside the untrained head that copies."""
+    picked = source.split("combination", limit)
+    sampler = Sampler(
+        jnp.float32(model.cfg_scale), jnp.float32(1.0), jnp.int32(model.top_k or model.visual_size), jnp.float32(1.0)
+    )
+    loss = jax.jit(per_offset_loss(model, heads))
+    copy = initial_heads(model, heads, jax.random.key(0))
+    rows = []
+    columns = [
+        *(smooth_l1(loss, which, backbone, source, picked, batch) for which in (params, copy)),
+        *(overlaps(model, heads, which, backbone, source, picked, sampler, batch) for which in (params, copy)),
+    ]
+    for offset, *values in zip(heads.offsets, *columns, strict=True):
+        names = ("smooth_l1", "smooth_l1_copy", "overlap", "overlap_copy")
+        rows.append({"offset": offset_name(offset), **dict(zip(names, map(float, values), strict=True))})
+    return rows
+
+
+def training_minutes(workdir: Path, config: Any) -> dict[str, float]:
+    """Minutes spent stepping in every stage, from the logged rates."""
+    out = {}
+    for stage in ("tokenizer", "backbone", "heads"):
+        lines = [line for line in read_log(workdir / stage / "metrics.jsonl") if "images_per_second" in line]
+        shown = config[stage].log_every * config[stage].batch
+        out[stage] = sum(shown / line["images_per_second"] for line in lines) / 60.0
+    return out
+
+
+def write_report(path: Path, nll: dict, vq: dict, heads: list[dict], minutes: dict[str, float]) -> None:
+    """Writes `<path>.json` and, as markdown tables, `<path>.md`."""
+    lines = ["| split | NLL, nats per token | VQ round trip, dB | pictures |", "|---|---|---|---|"]
+    for name, value in nll.items():
+        quality = f"{vq[name].mean:.2f} ± {vq[name].half:.2f}" if name in vq else ""
+        lines.append(f"| {name} | {value.mean:.3f} ± {value.half:.3f} | {quality} | {value.count} |")
+    lines += ["", "| head | Smooth L1 | untrained | overlap | untrained |", "|---|---|---|---|---|"]
+    for row in heads:
+        lines.append(
+            f"| {row['offset']} | {row['smooth_l1']:.4f} | {row['smooth_l1_copy']:.4f} "
+            f"| {row['overlap']:.3f} | {row['overlap_copy']:.3f} |"
+        )
+    lines += ["", "| stage | minutes |", "|---|---|"]
+    lines += [f"| {stage} | {value:.1f} |" for stage, value in minutes.items()]
+    with replacing(path.with_suffix(".md")) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    values = {
+        "nll": {name: dataclasses.asdict(value) for name, value in nll.items()},
+        "psnr": {name: dataclasses.asdict(value) for name, value in vq.items()},
+        "heads": heads,
+        "minutes": minutes,
+    }
+    with replacing(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

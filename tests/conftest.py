@@ -1,0 +1,137 @@
+"""What all tests share: settings of jax, models small enough to compile in a second, one training run of `:tiny`."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+# Repeated runs compile nothing; the entry points read the same variable, here and in their own processes.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"ssd_jax_tests_{os.getuid()}"))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # sample.py and train.py are run from the checkout, not installed
+
+from ssd_jax.models.config import ModelConfig, VQConfig
+from ssd_jax.models.transformer import Transformer
+from ssd_jax.models.vq import VQModel
+from ssd_jax.pipeline import BUNDLED, Pipeline, load
+from ssd_jax.prompts import word_tokenizer
+from ssd_jax.weights.export import write_config, write_tensors
+
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_legacy_prng_key", "error")
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+# -- models with random weights: not trained, but nothing about them is symmetric or zero
+
+
+def small_config(**changes) -> ModelConfig:
+    """A backbone of two layers over 8 text ids and 32 codes, for a grid of 3 x 4."""
+    sizes = dict(layers=2, width=32, mlp_width=48, heads=4, kv_heads=2, head_dim=8, rows=3, cols=4)
+    return ModelConfig(vocab_size=40, visual_offset=8, visual_size=32, **{**sizes, **changes})
+
+
+@cache
+def random_backbone(config: ModelConfig, seed: int = 0):
+    """Parameters whose attention matters: initial values, scaled up, and norm scales that are not all one."""
+    shapes = jax.eval_shape(lambda: nn.unbox(Transformer(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))))
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        if leaf.ndim == 1:
+            return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
+        return jnp.asarray(rng.normal(size=leaf.shape) * 1.5 * config.width**-0.5, jnp.float32)
+
+    return jax.tree.map_with_path(draw, shapes)
+
+
+@pytest.fixture(scope="session")
+def backbone():
+    """backbone(**changes) -> (config, params) of a small random backbone."""
+
+    def make(**changes):
+        config = small_config(**changes)
+        return config, random_backbone(config)
+
+    return make
+
+
+WORDS = "red green apple heart dog cat fire thumbs up dark skin tone"
+
+
+@pytest.fixture(scope="session")
+def random_folder(tmp_path_factory) -> Path:
+    """A checkpoint folder with random weights: a grid of 4 x 4, 64 codes, pictures of 16 x 16 pixels."""
+    folder = tmp_path_factory.mktemp("random") / "checkpoint"
+    tokenizer = word_tokenizer([WORDS])
+    words = tokenizer.get_vocab_size()
+    config = small_config(vocab_size=words + 64, visual_offset=words, visual_size=64, rows=4, cols=4)
+    vq = VQConfig(channels=8, multipliers=(1, 2), patch=2, groups=4, codebook_size=64, code_dim=4)
+    vq_params = jax.jit(VQModel(vq).init)(jax.random.key(1), jnp.zeros((1, 16, 16, 3)), 1.0)
+    write_config(folder, config, vq)
+    write_tensors(folder / "model.safetensors", random_backbone(config), jnp.float32)
+    write_tensors(folder / "vq.safetensors", vq_params, jnp.float32)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture
+def folder(random_folder, tmp_path) -> Path:
+    """A copy of `random_folder` to damage."""
+    return Path(shutil.copytree(random_folder, tmp_path / "checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def pipe(random_folder) -> Pipeline:
+    """The model of `random_folder`."""
+    return load(random_folder)
+
+
+# -- models that train.py made
+
+
+@pytest.fixture(scope="session")
+def train():
+    """train(*flags) -> the finished process of `python train.py --config=configs/emoji.py:tiny *flags`."""
+
+    def run(*flags) -> subprocess.CompletedProcess:
+        command = [sys.executable, "train.py", "--config=configs/emoji.py:tiny", *map(str, flags)]
+        return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=600)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(train, tmp_path_factory) -> Path:
+    """The folder of one whole `:tiny` training: data/, and runs/ with the stages' folders and export/."""
+    folder = tmp_path_factory.mktemp("tiny")
+    done = train(f"--config.workdir={folder / 'runs'}", f"--config.data={folder / 'data'}")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_run) -> Path:
+    """The checkpoint folder of `tiny_run`."""
+    return tiny_run / "runs" / "export"
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Pipeline:
+    """The model that comes with the package."""
+    if not (BUNDLED / "emoji").is_dir():
+        pytest.skip("the checkpoint is not bundled yet")
+    return load("emoji")
