@@ -77,8 +77,8 @@ def fit(task: Task, config: Any, seed: int, workdir: Path) -> Any:
                 bar.set_postfix(loss=f"{values['loss']:.4f}", images_s=f"{rate:.1f}")
                 sums, seconds = {}, now
             if done % config.save_every == 0 or done == config.steps:
+                _look(task, state, log, folder, done)  # first, so that what a checkpoint follows is always there
                 checkpoints.save(done, state)
-                _look(task, state, log, folder, done)
                 sums, seconds = {}, time.perf_counter()
     checkpoints.close()
     return state.params
