@@ -29,9 +29,7 @@ def causal(slots: jax.Array, starts: jax.Array, length: int) -> jax.Array:
     return ((cache >= starts[:, None, None]) & (cache <= own)) | (cache == own)
 
 
-def row(
-    slots: jax.Array, starts: jax.Array, committed: jax.Array, first: int, cols: int, length: int
-) -> jax.Array:
+def row(slots: jax.Array, starts: jax.Array, committed: jax.Array, first: int, cols: int, length: int) -> jax.Array:
     """The *row* block mask: everything committed and, among the rest, only the own row up to the position itself.
 
     For a grid of 4 columns whose first token is in slot 0, with positions 0..3 committed and a window over rows 1

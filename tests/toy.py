@@ -37,8 +37,15 @@ class Toy:
 
 def config(visual: int = 24, width: int = 24, layers: int = 2) -> ModelConfig:
     return ModelConfig(
-        vocab_size=8 + visual, visual_offset=8, visual_size=visual, layers=layers, width=width, mlp_width=2 * width,
-        heads=4, kv_heads=2, head_dim=8,
+        vocab_size=8 + visual,
+        visual_offset=8,
+        visual_size=visual,
+        layers=layers,
+        width=width,
+        mlp_width=2 * width,
+        heads=4,
+        kv_heads=2,
+        head_dim=8,
     )
 
 
@@ -90,10 +97,12 @@ def _fit(toy: Toy) -> np.ndarray:
     h, e = np.asarray(hidden)[:, PROMPT - 1 : -1], np.asarray(x)[:, PROMPT:]
     z = np.concatenate([h, e], axis=-1)
     target, valid = grid.targets(HEADS.offsets)
-    return np.stack([
-        np.linalg.lstsq(z[:, ok].reshape(-1, z.shape[-1]), h[:, to[ok]].reshape(-1, h.shape[-1]), rcond=None)[0]
-        for to, ok in zip(target, valid, strict=True)
-    ])
+    return np.stack(
+        [
+            np.linalg.lstsq(z[:, ok].reshape(-1, z.shape[-1]), h[:, to[ok]].reshape(-1, h.shape[-1]), rcond=None)[0]
+            for to, ok in zip(target, valid, strict=True)
+        ]
+    )
 
 
 def prompts(images: int, guided: bool, which: int | None = None):
@@ -109,14 +118,25 @@ def prompts(images: int, guided: bool, which: int | None = None):
 
 def sampler(cfg_scale=None, temperature=1.0, top_k=None, top_p=1.0) -> Sampler:
     return Sampler(
-        jnp.float32(1.0 if cfg_scale is None else cfg_scale), jnp.float32(temperature),
-        jnp.int32(1 << 20 if top_k is None else top_k), jnp.float32(top_p),
+        jnp.float32(1.0 if cfg_scale is None else cfg_scale),
+        jnp.float32(temperature),
+        jnp.int32(1 << 20 if top_k is None else top_k),
+        jnp.float32(top_p),
     )
 
 
 def decode(
-    toy: Toy, decoder, grid: Grid, images=4, seed=0, cfg_scale=2.0, heads="untrained", numbers=None, which=None,
-    program=engine.decode, **knobs,
+    toy: Toy,
+    decoder,
+    grid: Grid,
+    images=4,
+    seed=0,
+    cfg_scale=2.0,
+    heads="untrained",
+    numbers=None,
+    which=None,
+    program=engine.decode,
+    **knobs,
 ):
     """Decodes `images` pictures; cfg_scale None is without guided rows. Image k has key (seed, numbers[k] or k)."""
     decoder, guided = find_decoder(decoder), cfg_scale is not None
@@ -125,6 +145,16 @@ def decode(
     keys = image_keys(jnp.broadcast_to(jnp.asarray(seed), (images,)), numbers)
     cache = engine.make_cache(toy.config, decoder, grid, ids.shape[0], ids.shape[1], jnp.float32)
     return program(
-        toy.params, cache, ids, mask, keys, sampler(cfg_scale, **knobs), config=toy.config, decoder=decoder, grid=grid,
-        guided=guided, heads=HEADS if heads else None, heads_params=toy.heads(heads) if heads else None,
+        toy.params,
+        cache,
+        ids,
+        mask,
+        keys,
+        sampler(cfg_scale, **knobs),
+        config=toy.config,
+        decoder=decoder,
+        grid=grid,
+        guided=guided,
+        heads=HEADS if heads else None,
+        heads_params=toy.heads(heads) if heads else None,
     )

@@ -45,9 +45,7 @@ def token_chance(drafts: jax.Array, log_p: jax.Array, log_q: jax.Array) -> jax.A
     return jnp.exp(jnp.minimum(_at(log_p, drafts) - _at(log_q, drafts), 0.0))
 
 
-def grouped_chance(
-    drafts: jax.Array, log_p: jax.Array, log_q: jax.Array, group: Group, embed
-) -> jax.Array:
+def grouped_chance(drafts: jax.Array, log_p: jax.Array, log_q: jax.Array, group: Group, embed) -> jax.Array:
     """min(1, sum p / sum q) over the draft's group, float32 [B, X] (GSD, arXiv 2508.07747).
 
     Args:

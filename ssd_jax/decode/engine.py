@@ -11,15 +11,17 @@ from ssd_jax.cache import KVCache
 from ssd_jax.decode.ar import AR, decode_ar
 from ssd_jax.decode.presets import Decoder, require_heads
 from ssd_jax.decode.raster import Raster, decode_raster
+from ssd_jax.decode.rows import SSD, decode_rows
 from ssd_jax.decode.state import Decoded, Functions, Offsets
+from ssd_jax.decode.wave import Wave, decode_wave
 from ssd_jax.layout import Grid, prompt_starts, rotary_positions
 from ssd_jax.masks import causal, row
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.heads import DraftHeads
 from ssd_jax.models.transformer import Transformer
-from ssd_jax.sampling import Sampler, gumbel, guide, log_probabilities, position_keys
+from ssd_jax.sampling import Sampler, guide, gumbel, log_probabilities, position_keys
 
-LOOPS = {AR: decode_ar, Raster: decode_raster}
+LOOPS = {AR: decode_ar, Raster: decode_raster, SSD: decode_rows, Wave: decode_wave}
 """Which loop runs a decoder, by the decoder's type."""
 
 
@@ -85,9 +87,8 @@ def bind(
         with jax.named_scope("heads"):
             drafter = DraftHeads(heads, model.config.width, model.config.norm_eps)
             out = jnp.moveaxis(drafter.apply(heads_params, hidden, embed(both(codes)), which), 0, 1)
-        G, O, X, D = out.shape
-        log_q = log_p(out.reshape(G, O * X, D))
-        return log_q.reshape(log_q.shape[0], O, X, log_q.shape[-1])
+        log_q = log_p(out.reshape(out.shape[0], -1, out.shape[-1]))
+        return log_q.reshape(log_q.shape[0], len(offsets), -1, log_q.shape[-1])
 
     return Functions(verify, log_p, noise, position, embed, draft, heads.horizontal, heads.vertical)
 

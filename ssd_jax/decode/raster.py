@@ -96,9 +96,7 @@ class State:
     cache: KVCache
 
 
-def decode_raster(
-    functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: Raster
-) -> Decoded:
+def decode_raster(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: Raster) -> Decoded:
     """Decodes a batch; every image goes at its own speed.
 
     Args:
@@ -145,9 +143,7 @@ def _pass(functions: Functions, grid: Grid, decoder: Raster, s: State) -> State:
         chance = accept.token_chance
         if decoder.acceptance == "grouped":
             chance = partial(accept.grouped_chance, group=decoder.group, embed=functions.embed)
-        settled, m = accept.settle(
-            functions, decoder.coupling, chance, codes[:, 1:], log_p, s.log_q, positions, passes
-        )
+        settled, m = accept.settle(functions, decoder.coupling, chance, codes[:, 1:], log_p, s.log_q, positions, passes)
     first = jnp.minimum(s.first + m + 1, grid.size)
     index = jnp.arange(grid.size, dtype=jnp.int32)
     newly = (index >= s.first[:, None]) & (index < first[:, None])
