@@ -1,7 +1,7 @@
 """A tiny backbone with strong dependence between tokens, draft heads for it, and one call that decodes."""
 
 import dataclasses
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -158,3 +158,24 @@ def decode(
         heads=HEADS if heads else None,
         heads_params=toy.heads(heads) if heads else None,
     )
+
+
+@partial(jax.jit, static_argnames=("config", "grid", "guided"))
+def _forced(params, tokens, ids, mask, keys, knobs, config, grid, guided):
+    model = Transformer(config)
+    cache = engine.make_cache(config, find_decoder("ar"), grid, ids.shape[0], ids.shape[1], jnp.float32)
+    hidden, cache = engine.prefill(model, params, cache, ids, mask)
+    functions = engine.bind(model, params, mask, keys, knobs, guided, grid)
+    positions = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
+    rest, cache = functions.verify(cache, tokens, positions)
+    log_p = functions.log_p(jnp.concatenate([hidden, rest[:, :-1]], axis=1))
+    return log_p, functions.noise(positions), cache
+
+
+def forced(toy: Toy, tokens, grid: Grid, seed=0, cfg_scale=2.0, numbers=None, which=None, **knobs):
+    """Teacher forcing in one prefill: log p [B, R*C, V], the noise g, and the cache of the given pictures."""
+    images, guided = tokens.shape[0], cfg_scale is not None
+    ids, mask = prompts(images, guided, which)
+    numbers = jnp.arange(images) if numbers is None else jnp.asarray(numbers)
+    keys = image_keys(jnp.broadcast_to(jnp.asarray(seed), (images,)), numbers)
+    return _forced(toy.params, tokens, ids, mask, keys, sampler(cfg_scale, **knobs), toy.config, grid, guided)
