@@ -51,13 +51,14 @@ def test_equals_the_reference(group):
     vectors = np.random.default_rng(1).normal(size=(V, 3)).astype(np.float32)
     chance = grouped_chance(drafts, log_p, log_q, group, lambda codes: jnp.asarray(vectors)[codes])
     members, exist = group_members(jnp.exp(log_p), drafts, group.size)
-    p, q = np.asarray(jnp.exp(log_p)), np.asarray(jnp.exp(log_q))
+    arrays = (jnp.exp(log_p), jnp.exp(log_q), chance, members, exist, drafts)
+    p, q, chance, members, exist, drafts = map(np.asarray, arrays)
     for at in np.ndindex(SHAPE):
         x = int(drafts[at])
         _, expected = reference(p[at], q[at], x, group, vectors)
         np.testing.assert_allclose(chance[at], expected, rtol=1e-5, atol=1e-6)
         unfiltered, _ = reference(p[at], q[at], x, Group(group.size, None), vectors)
-        assert sorted([x, *np.asarray(members[at])[np.asarray(exist[at])].tolist()]) == sorted(unfiltered)
+        assert sorted([x, *members[at][exist[at]].tolist()]) == sorted(unfiltered)
 
 
 def test_a_group_of_one_is_the_token_rule():

@@ -1,4 +1,4 @@
-"""The loops as programs: no cache-sized copies, one trace per shape, odd grids, images of different speed."""
+"""The loops as programs: no cache-sized copies, no sort, one trace per shape, odd grids, images of different speed."""
 
 import re
 
@@ -44,7 +44,7 @@ def cache_copies(hlo: str, shape: tuple[int, ...]) -> list[str]:
     ],
     ids=str,
 )
-def test_no_cache_sized_copy_in_the_loop(decoder):
+def test_no_cache_sized_copy_and_no_sort(decoder):
     grid, images, lowered = Grid(4, 5), 3, []
     toy.decode(
         SMALL, decoder, grid, images=images, program=lambda *a, **k: lowered.append(engine.decode.lower(*a, **k))
@@ -54,6 +54,7 @@ def test_no_cache_sized_copy_in_the_loop(decoder):
     hlo = lowered[0].compile().as_text()
     assert "while(" in hlo and "f32[" + ",".join(map(str, shape)) + "]" in hlo
     assert cache_copies(hlo, shape) == []
+    assert " sort(" not in hlo
 
 
 def test_the_search_finds_a_select_of_the_cache():
