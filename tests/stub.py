@@ -30,7 +30,7 @@ class StubCache:
     calls: jax.Array
 
 
-def stub(images: int, grid: Grid, keys: jax.Array, sharpness: float = 3.0, horizontal: int = 5):
+def stub(images: int, grid: Grid, keys: jax.Array, sharpness: float = 0.7, horizontal: int = 5):
     """(functions, empty cache, hidden state of the prefill)."""
     embedding = jax.random.normal(jax.random.key(10), (V, D))
     head = jax.random.normal(jax.random.key(11), (D, V)) * sharpness
@@ -81,7 +81,7 @@ def _decode(numbers, seed, decoder, grid, sharpness):
     return LOOPS[type(decoder)](functions, cache, hidden, grid, decoder)
 
 
-def decode(decoder, grid: Grid, images: int = 4, seed: int = 0, numbers=None, sharpness: float = 3.0):
+def decode(decoder, grid: Grid, images: int = 4, seed: int = 0, numbers=None, sharpness: float = 0.7):
     """Decodes pictures of the stub; its cache counts the calls."""
     numbers = jnp.arange(images) if numbers is None else jnp.asarray(numbers)
     return _decode(numbers, jnp.int32(seed), find_decoder(decoder), grid, sharpness)

@@ -9,6 +9,7 @@ import pytest
 import stub
 import toy
 
+from ssd_jax.cache import write
 from ssd_jax.decode import engine
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
@@ -61,16 +62,16 @@ def test_the_search_finds_a_select_of_the_cache():
     """Negative control: keeping a finished image's cache with `where` is seen."""
 
     @jax.jit
-    def loop(cache, done):
+    def loop(layer, slots, done):
         def body(state):
-            step, cache = state
-            written = cache.at[:, :, step].set(jnp.sin(cache[:, :, step - 1]))
-            return step + 1, jnp.where(done[:, None, None, None], cache, written)
+            step, layer = state
+            window = jnp.sin(layer[:, :, :3]).swapaxes(1, 2)
+            return step + 1, jnp.where(done[:, None, None, None], layer, write(layer, window, slots + step))
 
-        return jax.lax.while_loop(lambda s: s[0] < 20, body, (1, cache))[1]
+        return jax.lax.while_loop(lambda s: s[0] < 20, body, (1, layer))[1]
 
     shape = (6, 2, 24, 8)
-    hlo = loop.lower(jnp.zeros(shape), jnp.zeros(6, bool)).compile().as_text()
+    hlo = loop.lower(jnp.zeros(shape), jnp.zeros((6, 3), jnp.int32), jnp.zeros(6, bool)).compile().as_text()
     assert cache_copies(hlo, shape)
 
 
@@ -129,9 +130,7 @@ def test_resampling_takes_clearly_more_passes_than_coupling():
     """A shared noise would make them equal."""
     passes = {
         coupling: float(
-            stub.decode(
-                Raster(window=16, drafter="random", coupling=coupling), Grid(8, 8), images=16, sharpness=1.0
-            ).passes.mean()
+            stub.decode(Raster(window=16, drafter="random", coupling=coupling), Grid(8, 8), images=16).passes.mean()
         )
         for coupling in ("resample", "maximal", "gumbel", "match")
     }

@@ -137,7 +137,6 @@ class State:
 def decode_rows(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: SSD) -> Decoded:
     """Decodes a batch; arguments as for `decode_raster`."""
     state = first_row(functions, cache, hidden, grid, AUTO if decoder.rounds == AUTO else 1)
-    fixed = decoder.rounds != AUTO
     offsets = tuple((down, 0) for down in range(1, decoder.rows + 1))
 
     def draft(row: jax.Array, tokens: jax.Array, base: jax.Array) -> jax.Array:
@@ -148,7 +147,7 @@ def decode_rows(functions: Functions, cache: KVCache, hidden: jax.Array, grid: G
     phase = Phase(
         length=decoder.rows * grid.cols,
         end=grid.size,
-        rounds=decoder.rounds + decoder.extra_rounds if fixed else AUTO,
+        rounds=AUTO if decoder.rounds == AUTO else decoder.rounds + decoder.extra_rounds,
         joint=decoder.rounds,
         row_mask=decoder.mask == "row",
         remember=lambda row, hidden, positions: hidden[:, -grid.cols :],
@@ -186,7 +185,7 @@ def first_row(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Gri
 
 def run(functions: Functions, grid: Grid, phase: Phase, state: State) -> State:
     """Drafts and settles blocks until every image has reached the phase's end; images go at their own speed."""
-    B, V = state.tokens.shape[0], functions.log_p(state.row[:, :1]).shape[-1]
+    B, _, V = jax.eval_shape(functions.log_p, state.row[:, :1]).shape
     state = state.replace(log_q=jnp.zeros((B, phase.length, V), jnp.float32), stage=jnp.zeros_like(state.stage))
     state = _draft_next(functions, grid, phase, state, jnp.ones((B,), bool))
     body = partial(_pass, functions, grid, phase)
@@ -232,7 +231,6 @@ def _pass(functions: Functions, grid: Grid, phase: Phase, s: State) -> State:
         trace=scatter(s.trace, target, passes),
         cache=cache,
     )
-    # The last block ends at phase.end; base stays a position of the grid or its end.
     return _draft_next(functions, grid, phase, state.replace(base=jnp.minimum(state.base, phase.end)), commit)
 
 
