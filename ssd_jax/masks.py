@@ -13,6 +13,8 @@ def causal(slots: jax.Array, starts: jax.Array, length: int) -> jax.Array:
         slot 4   . x x x x . .
         slot 5   . x x x x x .
 
+    Over a window of grid positions this is the *raster* block mask: earlier in raster order, the row above included.
+
     Padding slots (before the start) see themselves, so that no row of a softmax is empty.
 
     Args:
@@ -25,3 +27,36 @@ def causal(slots: jax.Array, starts: jax.Array, length: int) -> jax.Array:
     cache = jnp.arange(length, dtype=jnp.int32)[None, None, :]
     own = slots[:, :, None]
     return ((cache >= starts[:, None, None]) & (cache <= own)) | (cache == own)
+
+
+def row(slots: jax.Array, starts: jax.Array, committed: jax.Array, first: int, cols: int, length: int) -> jax.Array:
+    """The *row* block mask: everything committed and, among the rest, only the own row up to the position itself.
+
+    For a grid of 4 columns whose first token is in slot 0, with positions 0..3 committed and a window over rows 1
+    and 2 (its input before the block is the committed position 3)::
+
+        position   0 1 2 3   4 5 6 7   8 9 10 11
+            3      x x x x   . . . .   . . . .
+            4      x x x x   x . . .   . . . .
+            5      x x x x   x x . .   . . . .
+            6      x x x x   x x x .   . . . .
+            7      x x x x   x x x x   . . . .
+            8      x x x x   . . . .   x . . .
+            9      x x x x   . . . .   x x . .
+           10      x x x x   . . . .   x x x .
+
+    Not for lossless decoding: position 8 is predicted without the row above it. Committed past the end of the grid
+    gives the raster mask.
+
+    Args:
+        slots, starts, length: as for `causal`.
+        committed: int32 [B], the first slot that is not committed.
+        first: slot of grid position 0.
+        cols: C.
+    Returns:
+        bool [B, W, T].
+    """
+    cache = jnp.arange(length, dtype=jnp.int32)[None, None, :]
+    own_row = (cache - first) // cols == (slots[:, :, None] - first) // cols
+    seen = (cache < committed[:, None, None]) | own_row
+    return causal(slots, starts, length) & (seen | (cache == slots[:, :, None]))

@@ -4,6 +4,8 @@ Noise is keyed by (seed, image, position), never by the step of a batch, so a to
 is decoded beside it or on how many tokens a pass handles.
 """
 
+import enum
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -31,18 +33,64 @@ def image_keys(seeds: jax.Array, numbers: jax.Array) -> jax.Array:
     return jax.vmap(lambda seed, number: jax.random.fold_in(jax.random.key(seed), number))(seeds, numbers)
 
 
+class Tag(enum.IntEnum):
+    """What a fresh draw is for; draws of one position and pass are independent because their tags differ."""
+
+    ACCEPT = 1
+    RESIDUAL = 2
+    RESAMPLE = 3
+    DRAFT = 4
+
+
+def position_keys(keys: jax.Array, positions: jax.Array) -> jax.Array:
+    """key_i of every window position, keys [B, W]; image keys [B], positions int32 [B, W]."""
+    return jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))(keys, positions)
+
+
+def fresh_keys(keys: jax.Array, tag: Tag, clock: jax.Array) -> jax.Array:
+    """Keys [B, W] of draws that must not repeat: position keys [B, W], what for, and the image's pass count [B].
+
+    g_i itself may not be used for these: reusing it biases a residual draw, and turns a resample into a coupling.
+    """
+
+    def one(key: jax.Array, clock: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(key, tag), clock)
+
+    return jax.vmap(jax.vmap(one, in_axes=(0, None)))(keys, clock)
+
+
+def gumbel(keys: jax.Array, vocabulary: int) -> jax.Array:
+    """Standard Gumbel noise, float32 [B, W, V], of keys [B, W]."""
+    return jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, (vocabulary,), jnp.float32)))(keys)
+
+
+def uniform(keys: jax.Array) -> jax.Array:
+    """One number in [0, 1) of every key, float32 [B, W]."""
+    return jax.vmap(jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32)))(keys)
+
+
+def uniform_codes(keys: jax.Array, vocabulary: int) -> jax.Array:
+    """A uniformly random code of every key, int32 [B, W]."""
+    return jax.vmap(jax.vmap(lambda key: jax.random.randint(key, (), 0, vocabulary, jnp.int32)))(keys)
+
+
 def gumbel_noise(keys: jax.Array, positions: jax.Array, vocabulary: int) -> jax.Array:
     """g_i of every window position, float32 [B, W, V]; keys [B], positions int32 [B, W]."""
-
-    def one(key: jax.Array, position: jax.Array) -> jax.Array:
-        return jax.random.gumbel(jax.random.fold_in(key, position), (vocabulary,), jnp.float32)
-
-    return jax.vmap(jax.vmap(one, in_axes=(None, 0)))(keys, positions)
+    return gumbel(position_keys(keys, positions), vocabulary)
 
 
 def choose(log_p: jax.Array, noise: jax.Array) -> jax.Array:
     """argmax(log p + g), the Gumbel-max draw from p; int32 [...], the lowest id wins a tie."""
     return jnp.argmax(log_p + noise, axis=-1).astype(jnp.int32)
+
+
+def residual(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+    """Log of max(0, p - q), float32 [..., V], not normalised (a Gumbel-max draw does not care); p where p equals q.
+
+    Source: speculative sampling, arXiv 2211.17192, section 2.3.
+    """
+    rest = jnp.maximum(jnp.exp(log_p) - jnp.exp(log_q), 0.0)
+    return jnp.where(jnp.any(rest > 0, axis=-1, keepdims=True), jnp.log(rest), log_p)
 
 
 def guide(logits: jax.Array, cfg_scale: jax.Array, guided: bool) -> jax.Array:

@@ -22,8 +22,13 @@ class AR:
         """Cache slots needed beyond the sequence."""
         return 0
 
+    @property
+    def heads(self) -> tuple[int, int]:
+        """How many horizontal and vertical heads it takes."""
+        return 0, 0
 
-def decode_ar(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid) -> Decoded:
+
+def decode_ar(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: AR = AR()) -> Decoded:
     """Draws the whole grid.
 
     Args:
@@ -31,7 +36,9 @@ def decode_ar(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Gri
         cache: after the prefill.
         hidden: [G, 1, D], the prefill's last hidden state, which predicts token 0.
         grid: R and C.
+        decoder: has no options.
     """
+    del decoder
 
     def draw(hidden: jax.Array, position: jax.Array) -> jax.Array:
         """The token at `position` of every image, int32 [B, 1]."""

@@ -9,14 +9,19 @@ import jax.numpy as jnp
 from ssd_jax import cache as kv
 from ssd_jax.cache import KVCache
 from ssd_jax.decode.ar import AR, decode_ar
-from ssd_jax.decode.state import Decoded, Functions
+from ssd_jax.decode.presets import Decoder, require_heads
+from ssd_jax.decode.raster import Raster, decode_raster
+from ssd_jax.decode.rows import SSD, decode_rows
+from ssd_jax.decode.state import Decoded, Functions, Offsets
+from ssd_jax.decode.wave import Wave, decode_wave
 from ssd_jax.layout import Grid, prompt_starts, rotary_positions
-from ssd_jax.masks import causal
-from ssd_jax.models.config import ModelConfig
+from ssd_jax.masks import causal, row
+from ssd_jax.models.config import HeadsConfig, ModelConfig
+from ssd_jax.models.heads import DraftHeads
 from ssd_jax.models.transformer import Transformer
-from ssd_jax.sampling import Sampler, guide, gumbel_noise, log_probabilities
+from ssd_jax.sampling import Sampler, guide, gumbel, log_probabilities, position_keys
 
-LOOPS = {AR: decode_ar}
+LOOPS = {AR: decode_ar, Raster: decode_raster, SSD: decode_rows, Wave: decode_wave}
 """Which loop runs a decoder, by the decoder's type."""
 
 
@@ -27,22 +32,34 @@ def bind(
     keys: jax.Array,
     sampler: Sampler,
     guided: bool,
+    grid: Grid,
+    heads: HeadsConfig | None = None,
+    heads_params: Any = None,
 ) -> Functions:
     """The model as functions over windows; prompt_mask is bool [G, S], keys are the images' [B]."""
     starts = prompt_starts(prompt_mask)
     S = prompt_mask.shape[1]
 
-    def verify(cache: KVCache, codes: jax.Array, positions: jax.Array) -> tuple[jax.Array, KVCache]:
-        if guided:  # both rows of an image see the same window
-            codes, positions = jnp.tile(codes, (2, 1)), jnp.tile(positions, (2, 1))
+    def both(x: jax.Array) -> jax.Array:
+        """[B, ...] -> [G, ...]: the guided rows of an image see the same window."""
+        return jnp.concatenate([x, x]) if guided else x
+
+    def verify(
+        cache: KVCache, codes: jax.Array, positions: jax.Array, committed: jax.Array | None = None
+    ) -> tuple[jax.Array, KVCache]:
+        codes, positions = both(codes), both(positions)
         slots = positions + S
+        if committed is None:
+            mask = causal(slots, starts, cache.length)
+        else:
+            mask = row(slots, starts, both(committed) + S, S, grid.cols, cache.length)
         x = model.apply(params, codes, method="embed_codes")
         with jax.named_scope("verify"):
             return model.apply(
                 params,
                 x,
                 rotary_positions(slots, starts),
-                causal(slots, starts, cache.length),
+                mask,
                 slots,
                 cache,
                 method="hidden",
@@ -53,10 +70,27 @@ def bind(
         with jax.named_scope("sampling"):
             return log_probabilities(guide(logits, sampler.cfg_scale, guided), sampler)
 
-    def noise(positions: jax.Array) -> jax.Array:
-        return gumbel_noise(keys, positions, model.config.visual_size)
+    def position(positions: jax.Array) -> jax.Array:
+        return position_keys(keys, positions)
 
-    return Functions(verify, log_p, noise)
+    def noise(positions: jax.Array) -> jax.Array:
+        return gumbel(position(positions), model.config.visual_size)
+
+    def embed(codes: jax.Array) -> jax.Array:
+        return model.apply(params, codes, method="embed_codes")
+
+    if heads is None:
+        return Functions(verify, log_p, noise, position, embed)
+
+    def draft(hidden: jax.Array, codes: jax.Array, offsets: Offsets) -> jax.Array:
+        which = tuple(heads.offsets.index(offset) for offset in offsets)
+        with jax.named_scope("heads"):
+            drafter = DraftHeads(heads, model.config.width, model.config.norm_eps)
+            out = jnp.moveaxis(drafter.apply(heads_params, hidden, embed(both(codes)), which), 0, 1)
+        log_q = log_p(out.reshape(out.shape[0], -1, out.shape[-1]))
+        return log_q.reshape(log_q.shape[0], len(offsets), -1, log_q.shape[-1])
+
+    return Functions(verify, log_p, noise, position, embed, draft, heads.horizontal, heads.vertical)
 
 
 def prefill(
@@ -84,7 +118,7 @@ def make_cache(config: ModelConfig, decoder: Any, grid: Grid, rows: int, prompt:
     return kv.empty(config.layers, rows, config.kv_heads, length, config.head_dim, dtype)
 
 
-@partial(jax.jit, static_argnames=("config", "decoder", "grid", "guided"), donate_argnames=("cache",))
+@partial(jax.jit, static_argnames=("config", "decoder", "grid", "guided", "heads"), donate_argnames=("cache",))
 def decode(
     params: Any,
     cache: KVCache,
@@ -94,11 +128,13 @@ def decode(
     sampler: Sampler,
     *,
     config: ModelConfig,
-    decoder: Any,
+    decoder: Decoder,
     grid: Grid,
     guided: bool,
+    heads: HeadsConfig | None = None,
+    heads_params: Any = None,
 ) -> Decoded:
-    """Prefill and the decoder's loop, in one program.
+    """Prefill and the decoder's loop, in one program; raises `UserError` if the decoder needs heads that are not there.
 
     Args:
         params: the backbone's.
@@ -108,8 +144,10 @@ def decode(
         keys: the images' keys, [B].
         sampler: the knobs of p.
         config, decoder, grid, guided: static; `guided` says whether there are unconditional rows.
+        heads, heads_params: the draft heads' config (static) and parameters; None without heads.
     """
+    require_heads(decoder, *((heads.horizontal, heads.vertical) if heads else (0, 0)))
     model = Transformer(config)
     hidden, cache = prefill(model, params, cache, prompt_ids, prompt_mask)
-    functions = bind(model, params, prompt_mask, keys, sampler, guided)
-    return LOOPS[type(decoder)](functions, cache, hidden, grid)
+    functions = bind(model, params, prompt_mask, keys, sampler, guided, grid, heads, heads_params)
+    return LOOPS[type(decoder)](functions, cache, hidden, grid, decoder)

@@ -1,18 +1,63 @@
-"""Decoders by name."""
+"""Decoders by name: published methods, and ours, as points of one small table.
 
+| name           | loop   | drafter    | coupling | source                                                          |
+|----------------|--------|------------|----------|-----------------------------------------------------------------|
+| `ar`           |        |            |          | ancestral sampling, the oracle                                  |
+| `sjd`          | raster | random     | resample | arXiv 2410.01699, W = 16 as released                            |
+| `scd`          | raster | random     | maximal  | arXiv 2510.24211, W = 64 as in its main table                   |
+| `scd-gumbel`   | raster | random     | gumbel   | arXiv 2510.24211, W = 64                                        |
+| `gsd`          | raster | random     | resample | arXiv 2508.07747: SJD with groups of 14, delta 0.15, no radius  |
+| `mtp`          | raster | horizontal | resample | multi-token prediction along the row: five head drafts per pass |
+| `ssd`          | rows   | heads      |          | arXiv 2606.20543: k_v = 1, r = 2                                |
+| `ssd2`         | rows   | heads      |          | k_v = 2, staged: 2 rounds on both rows, 2 more on the second    |
+| `ssd-exact`    | raster | spatial    | match    | ours: the picture `ar` gives, four rows in flight               |
+| `ssd-wave`     | wave   | heads      |          | ours: two rows in flight, about one pass per row                |
+| `jacobi-match` | raster | random     | match    | ours: as `ssd-exact`, no heads                                  |
+| `jacobi-above` | raster | above      | match    | ours: as `ssd-exact`, no heads                                  |
+"""
+
+from ssd_jax.decode.accept import Group
 from ssd_jax.decode.ar import AR
+from ssd_jax.decode.raster import Raster
+from ssd_jax.decode.rows import SSD
+from ssd_jax.decode.wave import Wave
 from ssd_jax.errors import UserError
 
-PRESETS = {"ar": AR()}
-"""Name to decoder. A decoder is a frozen dataclass, so it can be a static argument of the jitted program."""
+Decoder = AR | Raster | SSD | Wave
 
-Decoder = AR
+PRESETS: dict[str, Decoder] = {
+    "ar": AR(),
+    "sjd": Raster(window=16, drafter="random", coupling="resample"),
+    "scd": Raster(window=64, drafter="random", coupling="maximal"),
+    "scd-gumbel": Raster(window=64, drafter="random", coupling="gumbel"),
+    "gsd": Raster(window=16, drafter="random", coupling="resample", acceptance="grouped", group=Group()),
+    "mtp": Raster(window=6, drafter="horizontal", coupling="resample"),
+    "ssd": SSD(rounds=2),
+    "ssd2": SSD(rounds=2, extra_rounds=2, rows=2, schedule="staged"),
+    "ssd-exact": Raster(rows=4, drafter="spatial", coupling="match"),
+    "ssd-wave": Wave(rows=2),
+    "jacobi-match": Raster(window=64, drafter="random", coupling="match"),
+    "jacobi-above": Raster(window=64, drafter="above", coupling="match"),
+}
+"""Name to decoder. A decoder is a frozen dataclass, so it can be a static argument of the jitted program."""
 
 
 def find_decoder(decoder: str | Decoder) -> Decoder:
     """The decoder of a name, or the decoder itself; raises `UserError` that lists the names."""
-    if not isinstance(decoder, str):
+    if isinstance(decoder, Decoder):
         return decoder
     if decoder not in PRESETS:
         raise UserError(f"Unknown decoder {decoder!r}; choose one of {', '.join(PRESETS)}.")
     return PRESETS[decoder]
+
+
+def require_heads(decoder: Decoder, horizontal: int, vertical: int) -> None:
+    """Raises `UserError` if the decoder needs more draft heads than there are; 0 and 0 stands for no heads."""
+    needed = decoder.heads
+    if horizontal >= needed[0] and vertical >= needed[1]:
+        return
+    name = next((name for name, preset in PRESETS.items() if preset == decoder), type(decoder).__name__)
+    raise UserError(
+        f"The decoder {name} needs draft heads (at least {needed[0]} to the right and {needed[1]} down, here are "
+        f"{horizontal} and {vertical}); train them, or use jacobi-above, which needs none."
+    )

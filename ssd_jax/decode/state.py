@@ -5,24 +5,41 @@ from typing import Any, NamedTuple
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 from ssd_jax.cache import KVCache
+
+Offsets = tuple[tuple[int, int], ...]
+"""(rows down, columns right) of draft heads."""
 
 
 class Functions(NamedTuple):
     """The model as a decoder sees it; B is the number of images, G = 2B with guidance (conditional rows first), else B.
 
     Attributes:
-        verify: (cache, codes int32 [B, W], positions int32 [B, W]) -> (hidden [G, W, D], cache). One verifier pass
-            over a window whose inputs are the tokens at `positions`; hidden[:, w] predicts position
-            `positions[:, w] + 1`. The window is written to the cache, then attended to causally.
+        verify: (cache, codes int32 [B, W], positions int32 [B, W], committed int32 [B] or None) -> (hidden [G, W, D],
+            cache). One verifier pass over a window whose inputs are the tokens at `positions`; hidden[:, w] predicts
+            position `positions[:, w] + 1`, it is h of that position. The window is written to the cache, then attended
+            to: in raster order, or by the row mask where `committed` gives the first position that is not committed.
+            Positions from R*C on are padding: not written, and their outputs mean nothing.
         log_p: hidden [G, W, D] -> log p, float32 [B, W, V], guidance and filters applied.
         noise: positions int32 [B, W] -> keyed Gumbel noise g, float32 [B, W, V].
+        keys: positions int32 [B, W] -> key_i, [B, W], from which fresh draws are derived.
+        embed: codes int32 [...] -> input embeddings e [..., D].
+        draft: (hidden [G, X, D], codes int32 [B, X], offsets of length O) -> log q, float32 [B, O, X, V]: what the
+            heads at the offsets predict from the tokens `codes` and the states h that predicted them; guidance and
+            filters applied as to p. None without heads.
+        horizontal, vertical: number of heads to the right, k_h, and down, k_v.
     """
 
-    verify: Callable[[KVCache, jax.Array, jax.Array], tuple[jax.Array, KVCache]]
+    verify: Callable[..., tuple[jax.Array, KVCache]]
     log_p: Callable[[jax.Array], jax.Array]
     noise: Callable[[jax.Array], jax.Array]
+    keys: Callable[[jax.Array], jax.Array]
+    embed: Callable[[jax.Array], jax.Array]
+    draft: Callable[[jax.Array, jax.Array, Offsets], jax.Array] | None = None
+    horizontal: int = 0
+    vertical: int = 0
 
 
 @flax.struct.dataclass
@@ -40,3 +57,15 @@ class Decoded:
     passes: jax.Array
     trace: jax.Array
     cache: Any
+
+
+def gather(tokens: jax.Array, positions: jax.Array) -> jax.Array:
+    """tokens [B, R*C] at positions int32 [B, W]; places outside the grid give the nearest token's."""
+    return jnp.take_along_axis(tokens, jnp.clip(positions, 0, tokens.shape[1] - 1), axis=1)
+
+
+def scatter(array: jax.Array, positions: jax.Array, values: jax.Array) -> jax.Array:
+    """Writes values [B, W] or [B] into array [B, R*C] at positions int32 [B, W]; places past the end are dropped."""
+    rows = jnp.arange(array.shape[0], dtype=jnp.int32)[:, None]
+    values = values if values.ndim == positions.ndim else values[:, None]
+    return array.at[rows, positions].set(values, mode="drop")

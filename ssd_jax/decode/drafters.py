@@ -1,0 +1,101 @@
+"""Where the guesses of the raster loop come from.
+
+A drafter fills the positions right of the last one the verifier has seen ("entered"), `last`, of every image.
+Copies and random codes are certain of themselves (q is one-hot); heads give a q to draw from.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ssd_jax.decode.state import Functions, gather
+from ssd_jax.layout import Grid
+from ssd_jax.sampling import Tag, choose, fresh_keys, uniform_codes
+
+DRAFTERS = ("random", "left", "above", "horizontal", "spatial")
+HEADS = ("horizontal", "spatial")
+
+
+class Seen(NamedTuple):
+    """What a drafter may look at.
+
+    Attributes:
+        tokens: int32 [B, R*C], current tokens; those up to `last` are the verifier's.
+        last: int32 [B], the last position with a hidden state.
+        row: [G, C, D], h of the positions last - C + 1 .. last; None for drafters without heads.
+        clock: int32 [B], passes so far.
+    """
+
+    tokens: jax.Array
+    last: jax.Array
+    row: jax.Array | None
+    clock: jax.Array
+
+
+def draft(drafter: str, functions: Functions, grid: Grid, vocabulary: int, seen: Seen, count: int):
+    """Drafts of the positions last + 1 .. last + count.
+
+    Returns:
+        int32 [B, count] codes and float32 [B, count, V] log q, from which they were drawn.
+    """
+    positions = seen.last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32)
+    if drafter == "random":
+        codes = uniform_codes(fresh_keys(functions.keys(positions), Tag.DRAFT, seen.clock), vocabulary)
+        return codes, _certain(codes, vocabulary)
+    codes = gather(seen.tokens, _copied_from(drafter, positions, seen.last[:, None], grid.cols))
+    log_q = _certain(codes, vocabulary)
+    if drafter not in HEADS:
+        return codes, log_q
+
+    reach = min(functions.horizontal, count)
+    log_q = log_q.at[:, :reach].set(_horizontal(drafter, functions, grid, seen, positions[:, :reach], log_q))
+    if drafter == "spatial":
+        below = min(grid.cols, count)
+        log_q = log_q.at[:, :below].set(_vertical(functions, grid, seen, positions[:, :below], log_q))
+        reach = max(reach, below)
+    drawn = choose(log_q[:, :reach], functions.noise(positions[:, :reach]))
+    return jnp.concatenate([drawn, codes[:, reach:]], axis=1), log_q
+
+
+def _horizontal(drafter: str, functions: Functions, grid: Grid, seen: Seen, positions, log_q) -> jax.Array:
+    """log q of the positions in reach of the heads of `last` and in its row; the others keep theirs. [B, reach, V]."""
+    reach = positions.shape[1]
+    last = seen.last[:, None]
+    same_row = positions // grid.cols == last // grid.cols
+
+    def heads() -> jax.Array:
+        offsets = tuple((0, right) for right in range(1, reach + 1))
+        q = functions.draft(seen.row[:, -1:], gather(seen.tokens, last), offsets)[:, :, 0]
+        return jnp.where(same_row[..., None], q, log_q[:, :reach])
+
+    if drafter == "horizontal":
+        return heads()
+    # With vertical heads only row 0 needs these: a real branch, so that later passes do not pay for them.
+    return jax.lax.cond(jnp.any(last + 1 < grid.cols), heads, lambda: log_q[:, :reach])
+
+
+def _vertical(functions: Functions, grid: Grid, seen: Seen, positions, log_q) -> jax.Array:
+    """log q of the positions below one with a hidden state: the next C after `last`, but for row 0. [B, <= C, V]."""
+    count = positions.shape[1]
+    codes = gather(seen.tokens, positions - grid.cols)
+    q = functions.draft(seen.row[:, :count], codes, ((1, 0),))[:, 0]
+    return jnp.where((positions >= grid.cols)[..., None], q, log_q[:, :count])
+
+
+def _copied_from(drafter: str, positions: jax.Array, last: jax.Array, cols: int) -> jax.Array:
+    """The seen position whose token a position copies, int32 [B, count].
+
+    `left` (and `horizontal` beyond its heads) follows the row to the left, then column 0 upwards; the others follow the
+    column upwards and, in row 0, the row to the left. Following stops at the first position that has been seen.
+    """
+    if drafter in ("left", "horizontal"):
+        return jnp.where(positions // cols == last // cols, last, last // cols * cols)
+    above = positions - cols * -((last - positions) // cols)
+    return jnp.where(above >= 0, above, last)
+
+
+def _certain(codes: jax.Array, vocabulary: int) -> jax.Array:
+    """log q of drafts that were not drawn: one-hot, float32 [B, count, V]."""
+    ids = jnp.arange(vocabulary, dtype=jnp.int32)
+    return jnp.where(ids == codes[..., None], 0.0, -jnp.inf)

@@ -1,0 +1,182 @@
+"""The raster loop: verify a window of drafts, commit a prefix of it, slide on.
+
+    committed | n-1 : n  n+1 ... n+W-2 |          inputs: the last committed token and W - 1 drafts
+                      p_n ... p_{n+W-1}           outputs: between 1 and W of them become final
+
+Every rule but `grouped` is lossless: the pictures follow the backbone's law exactly; with `match` they are, token for
+token, those `ar` gives for the same seed (up to float32 near-ties).
+"""
+
+import dataclasses
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from ssd_jax.cache import KVCache
+from ssd_jax.decode import accept, drafters
+from ssd_jax.decode.drafters import Seen
+from ssd_jax.decode.state import Decoded, Functions, gather, scatter
+from ssd_jax.errors import UserError
+from ssd_jax.layout import Grid
+from ssd_jax.sampling import choose
+
+
+@dataclasses.dataclass(frozen=True)
+class Raster:
+    """Jacobi-style decoding in raster order.
+
+    Attributes:
+        window: W, inputs per pass; a window larger than the grid is cut to it.
+        rows: the window in rows of the grid, W = rows * C, instead of `window`.
+        drafter: "random" | "left" | "above" | "horizontal" | "spatial"; the last two need draft heads.
+        coupling: what happens behind the first rejection: "resample" (SJD) | "maximal" (SCD-MC) | "gumbel" (SCD-GS)
+            | "match" (the same picture as `ar`).
+        acceptance: "token" | "grouped" (GSD; not lossless).
+        group: the groups of "grouped".
+    """
+
+    window: int = 64
+    rows: int | None = None
+    drafter: str = "spatial"
+    coupling: str = "match"
+    acceptance: str = "token"
+    group: accept.Group = accept.Group()
+
+    def __post_init__(self):
+        for name, size in (("window", self.window), ("rows", 1 if self.rows is None else self.rows)):
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise UserError(f"{name} must be a whole number of at least 1, not {size!r}.")
+        for name, valid in (
+            ("drafter", drafters.DRAFTERS),
+            ("coupling", accept.COUPLINGS),
+            ("acceptance", accept.ACCEPTANCES),
+        ):
+            if getattr(self, name) not in valid:
+                raise UserError(f"Unknown {name} {getattr(self, name)!r}; choose one of {', '.join(valid)}.")
+        if self.coupling == "match" and self.acceptance == "grouped":
+            raise UserError("The match coupling accepts by equality; combine grouped acceptance with another coupling.")
+
+    @property
+    def slack(self) -> int:
+        """Cache slots needed beyond the sequence: none, padding is not written."""
+        return 0
+
+    @property
+    def heads(self) -> tuple[int, int]:
+        """How many horizontal and vertical heads it takes."""
+        return {"horizontal": (1, 0), "spatial": (1, 1)}.get(self.drafter, (0, 0))
+
+    def width(self, grid: Grid) -> int:
+        """W on a grid."""
+        return min(self.window if self.rows is None else self.rows * grid.cols, grid.size)
+
+
+@flax.struct.dataclass
+class State:
+    """Attributes:
+    tokens: int32 [B, R*C], final up to `first`, drafts behind.
+    first: int32 [B], n, the first position that is not final; R*C when the image is finished.
+    last: int32 [B], the last position that has been in a window.
+    log_q: float32 [B, W-1, V] of the drafts at n .. n+W-2; None for `match`.
+    row: [G, C, D], h of the last C positions up to `last`; None without heads.
+    passes: int32 [B].
+    trace: int32 [B, R*C].
+    cache: keys and values; right for every final token but the newest.
+    """
+
+    tokens: jax.Array
+    first: jax.Array
+    last: jax.Array
+    log_q: jax.Array | None
+    row: jax.Array | None
+    passes: jax.Array
+    trace: jax.Array
+    cache: KVCache
+
+
+def decode_raster(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: Raster) -> Decoded:
+    """Decodes a batch; every image goes at its own speed.
+
+    Args:
+        functions: the model.
+        cache: after the prefill.
+        hidden: [G, 1, D], the prefill's last hidden state, which predicts token 0.
+        grid: R and C.
+        decoder: the options.
+    """
+    state = _start(functions, cache, hidden, grid, decoder)
+    body = partial(_pass, functions, grid, decoder)
+    state = jax.lax.while_loop(lambda s: jnp.any(s.first < grid.size), body, state)
+    return Decoded(state.tokens, state.passes, state.trace, state.cache)
+
+
+def _start(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: Raster) -> State:
+    """Token 0 from the prefill, and the first drafts."""
+    log_p = functions.log_p(hidden)
+    B, _, V = log_p.shape
+    zero, one = jnp.zeros((B,), jnp.int32), jnp.ones((B,), jnp.int32)
+    with jax.named_scope("sampling"):
+        token = choose(log_p, functions.noise(zero[:, None]))
+    tokens = scatter(jnp.zeros((B, grid.size), jnp.int32), zero[:, None], token)
+    row = None
+    if any(decoder.heads):
+        row = jnp.pad(hidden, ((0, 0), (grid.cols - 1, 0), (0, 0)))
+    tokens, log_q = _refill(functions, grid, decoder, V, Seen(tokens, zero, row, one))
+    trace = scatter(jnp.zeros_like(tokens), zero[:, None], one)
+    return State(tokens, one, zero, None if decoder.coupling == "match" else log_q, row, one, trace, cache)
+
+
+def _pass(functions: Functions, grid: Grid, decoder: Raster, s: State) -> State:
+    """One verifier pass and everything that follows from it."""
+    W = decoder.width(grid)
+    inputs = s.first[:, None] - 1 + jnp.arange(W, dtype=jnp.int32)
+    positions = inputs + 1
+    codes = gather(s.tokens, inputs)
+    hidden, cache = functions.verify(s.cache, codes, inputs)
+    unfinished = s.first < grid.size
+    passes = s.passes + unfinished.astype(jnp.int32)
+    log_p = functions.log_p(hidden)
+
+    with jax.named_scope("accept"):
+        chance = accept.token_chance
+        if decoder.acceptance == "grouped":
+            chance = partial(accept.grouped_chance, group=decoder.group, embed=functions.embed)
+        settled, m = accept.settle(functions, decoder.coupling, chance, codes[:, 1:], log_p, s.log_q, positions, passes)
+    first = jnp.minimum(s.first + m + 1, grid.size)
+    index = jnp.arange(grid.size, dtype=jnp.int32)
+    newly = (index >= s.first[:, None]) & (index < first[:, None])
+    trace = jnp.where(newly, passes[:, None], s.trace)
+    tokens = scatter(s.tokens, positions, settled)
+
+    with jax.named_scope("draft"):
+        last = positions[:, -1]
+        row = None if s.row is None else _last_row(s.row, hidden, last - s.last)
+        tokens, fresh = _refill(functions, grid, decoder, log_p.shape[-1], Seen(tokens, last, row, passes))
+        log_q = None
+        if s.log_q is not None:
+            # Drafts that stay in the window were drawn from this pass's p; the window moves on by m + 1.
+            both = jnp.concatenate([log_p, fresh], axis=1)
+            log_q = jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=W - 1))(both, m + 1)
+    return State(tokens, first, last, log_q, row, passes, trace, cache)
+
+
+def _refill(functions: Functions, grid: Grid, decoder: Raster, vocabulary: int, seen: Seen):
+    """Puts drafts behind the last position seen; tokens [B, R*C] and log q [B, W-1, V] of the drafts."""
+    count = decoder.width(grid) - 1
+    if count == 0:
+        return seen.tokens, jnp.zeros((seen.tokens.shape[0], 0, vocabulary), jnp.float32)
+    codes, log_q = drafters.draft(decoder.drafter, functions, grid, vocabulary, seen, count)
+    positions = seen.last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32)
+    return scatter(seen.tokens, positions, codes), log_q
+
+
+def _last_row(row: jax.Array, hidden: jax.Array, moved: jax.Array) -> jax.Array:
+    """h of the last C positions, [G, C, D], from the old ones and a window [G, W, D] that moved on by int32 [B]."""
+    C, W = row.shape[1], hidden.shape[1]
+    if W >= C:
+        return hidden[:, W - C :]
+    moved = jnp.tile(moved, row.shape[0] // moved.shape[0])
+    older = jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=C - W))(row, moved)
+    return jnp.concatenate([older, hidden], axis=1)

@@ -1,0 +1,252 @@
+"""The row loop (SSD, arXiv 2606.20543): draft a block of positions at once, correct it in rounds, commit it.
+
+Row 0 goes in blocks of k_h tokens, drafted by the horizontal heads of the last committed token; then whole rows are
+drafted by the vertical heads of the row above. A round verifies the block in one pass and lets every position by itself
+keep its token or take a residual draw; a commit pass then fixes the cache and gives the states for the next draft.
+
+Not lossless for a fixed number of rounds: a position is corrected against neighbours that may still change. With
+rounds="auto" a block is verified until a pass changes nothing, and that is lossless: after t rounds position i follows
+p_i given the tokens the earlier positions had one round before, whatever those are, so the first t positions are
+settled, and a pass that changes nothing would change nothing ever after.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from ssd_jax.cache import KVCache
+from ssd_jax.decode.accept import auto_correct
+from ssd_jax.decode.state import Decoded, Functions, gather, scatter
+from ssd_jax.errors import UserError
+from ssd_jax.layout import Grid
+from ssd_jax.sampling import choose
+
+AUTO = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class SSD:
+    """Spatially speculative decoding by rows.
+
+    Passes on an R x C grid with k_h horizontal heads, b = rounds and i = extra_rounds:
+
+        1 + 2 ceil((C - 1) / k_h) + ceil((R - 1) / rows) (b + i + 1)
+
+    (prefill; row 0, verify and commit per block; the other blocks' rounds and commit). With rows = 2 and an even R the
+    last block has one row; it gets all b + i rounds. `ssd2` on 48 x 48: 1 + 2 * 10 + 24 * 5 = 141. With rounds="auto"
+    the count depends on the picture; the pass that changes nothing is the commit pass.
+
+    Attributes:
+        rounds: b, verification rounds per block of rows, or "auto". Row 0 has one per block, or "auto".
+        extra_rounds: i, with the staged schedule: rounds on the second row after the first is final. They compute the
+            first row's keys and values anew before they attend to them, so it needs no commit pass of its own.
+        rows: k_v, rows per block, 1 or 2; as many vertical heads are needed.
+        schedule: "joint" (all rounds on both rows) or "staged".
+        mask: "raster", or "row": while rounds are on, a position sees only its own row of the block. Commit passes
+            use the raster mask.
+    """
+
+    rounds: int | str = 2
+    extra_rounds: int = 0
+    rows: int = 1
+    schedule: str = "joint"
+    mask: str = "raster"
+
+    def __post_init__(self):
+        if self.rounds != AUTO and not _whole(self.rounds, 0):
+            raise UserError(f'rounds must be a whole number of at least 0 or "auto", not {self.rounds!r}.')
+        if not _whole(self.extra_rounds, 0):
+            raise UserError(f"extra_rounds must be a whole number of at least 0, not {self.extra_rounds!r}.")
+        if not _whole(self.rows, 1) or self.rows > 2:
+            raise UserError(f"rows must be 1 or 2, not {self.rows!r}.")
+        for name, valid in (("schedule", ("joint", "staged")), ("mask", ("raster", "row"))):
+            if getattr(self, name) not in valid:
+                raise UserError(f"Unknown {name} {getattr(self, name)!r}; choose one of {', '.join(valid)}.")
+        if self.schedule == "staged" and (self.rows != 2 or self.rounds == AUTO):
+            raise UserError("The staged schedule needs rows=2 and a fixed number of rounds.")
+        if self.schedule == "joint" and self.extra_rounds:
+            raise UserError('extra_rounds belong to the staged schedule; set schedule="staged" and rows=2.')
+        if self.rounds == AUTO and self.mask == "row":
+            raise UserError('rounds="auto" needs the raster mask.')
+
+    @property
+    def slack(self) -> int:
+        """Cache slots needed beyond the sequence: none, padding is not written."""
+        return 0
+
+    @property
+    def heads(self) -> tuple[int, int]:
+        """How many horizontal and vertical heads it takes."""
+        return 1, self.rows
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+class Phase(NamedTuple):
+    """One kind of block.
+
+    Attributes:
+        length: X, positions of a block, and the window of its passes.
+        end: the first position after the last block.
+        rounds: verification rounds before the commit pass, or "auto".
+        joint: rounds in which all positions may change; later ones leave the first row of a full block alone.
+        row_mask: use the row mask in rounds.
+        remember: (row, hidden [G, X, D], positions int32 [B, X]) -> row, what later drafts need.
+        draft: (row, tokens, base int32 [B]) -> log q float32 [B, X, V] of the block that starts at `base`.
+    """
+
+    length: int
+    end: int
+    rounds: int | str
+    joint: int | str
+    row_mask: bool
+    remember: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    draft: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+@flax.struct.dataclass
+class State:
+    """Attributes:
+    tokens: int32 [B, R*C], final up to `base`, the block's drafts behind.
+    base: int32 [B], first position of the block.
+    stage: int32 [B], rounds the block has had.
+    log_q: float32 [B, X, V], what the block's tokens were drawn from.
+    row: [G, C, D], hidden states of a row.
+    passes: int32 [B].
+    trace: int32 [B, R*C].
+    cache: keys and values; right for every committed token but the newest.
+    """
+
+    tokens: jax.Array
+    base: jax.Array
+    stage: jax.Array
+    log_q: jax.Array | None
+    row: jax.Array
+    passes: jax.Array
+    trace: jax.Array
+    cache: KVCache
+
+
+def decode_rows(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: SSD) -> Decoded:
+    """Decodes a batch; arguments as for `decode_raster`."""
+    state = first_row(functions, cache, hidden, grid, AUTO if decoder.rounds == AUTO else 1)
+    fixed = decoder.rounds != AUTO
+    offsets = tuple((down, 0) for down in range(1, decoder.rows + 1))
+
+    def draft(row: jax.Array, tokens: jax.Array, base: jax.Array) -> jax.Array:
+        above = base[:, None] - grid.cols + jnp.arange(grid.cols, dtype=jnp.int32)
+        log_q = functions.draft(row, gather(tokens, above), offsets)
+        return log_q.reshape(log_q.shape[0], -1, log_q.shape[-1])
+
+    phase = Phase(
+        length=decoder.rows * grid.cols,
+        end=grid.size,
+        rounds=decoder.rounds + decoder.extra_rounds if fixed else AUTO,
+        joint=decoder.rounds,
+        row_mask=decoder.mask == "row",
+        remember=lambda row, hidden, positions: hidden[:, -grid.cols :],
+        draft=draft,
+    )
+    state = run(functions, grid, phase, state)
+    return Decoded(state.tokens, state.passes, state.trace, state.cache)
+
+
+def first_row(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, rounds: int | str) -> State:
+    """Token 0 from the prefill and the rest of row 0 in blocks of k_h; `row` then holds its hidden states [G, C, D]."""
+    log_p = functions.log_p(hidden)
+    zero, one = jnp.zeros(log_p.shape[:1], jnp.int32), jnp.ones(log_p.shape[:1], jnp.int32)
+    empty = jnp.zeros((zero.size, grid.size), jnp.int32)
+    with jax.named_scope("sampling"):
+        tokens = scatter(empty, zero[:, None], choose(log_p, functions.noise(zero[:, None])))
+    row = jnp.pad(hidden, ((0, 0), (0, grid.cols - 1), (0, 0)))
+    length = min(functions.horizontal, max(grid.cols - 1, 1))
+
+    def remember(row: jax.Array, hidden: jax.Array, positions: jax.Array) -> jax.Array:
+        positions = jnp.tile(positions, (row.shape[0] // positions.shape[0], 1))
+        rows = jnp.arange(row.shape[0], dtype=jnp.int32)[:, None]
+        return row.at[rows, positions].set(hidden, mode="drop")  # positions of row 0 are its columns
+
+    def draft(row: jax.Array, tokens: jax.Array, base: jax.Array) -> jax.Array:
+        source = jnp.minimum(base - 1, grid.cols - 1)
+        h = jnp.take_along_axis(row, jnp.tile(source, row.shape[0] // source.size)[:, None, None], axis=1)
+        offsets = tuple((0, right) for right in range(1, length + 1))
+        return functions.draft(h, gather(tokens, source[:, None]), offsets)[:, :, 0]
+
+    phase = Phase(length, grid.cols, rounds, rounds, False, remember, draft)
+    trace = scatter(empty, zero[:, None], one)
+    return run(functions, grid, phase, State(tokens, one, zero, None, row, one, trace, cache))
+
+
+def run(functions: Functions, grid: Grid, phase: Phase, state: State) -> State:
+    """Drafts and settles blocks until every image has reached the phase's end; images go at their own speed."""
+    B, V = state.tokens.shape[0], functions.log_p(state.row[:, :1]).shape[-1]
+    state = state.replace(log_q=jnp.zeros((B, phase.length, V), jnp.float32), stage=jnp.zeros_like(state.stage))
+    state = _draft_next(functions, grid, phase, state, jnp.ones((B,), bool))
+    body = partial(_pass, functions, grid, phase)
+    return jax.lax.while_loop(lambda s: jnp.any(s.base < phase.end), body, state)
+
+
+def _pass(functions: Functions, grid: Grid, phase: Phase, s: State) -> State:
+    """One verifier pass: a round for some images, the commit pass for others; finished images see only padding."""
+    positions = s.base[:, None] + jnp.arange(phase.length, dtype=jnp.int32)
+    live, inside = s.base < phase.end, positions < phase.end
+    verifying = live if phase.rounds == AUTO else live & (s.stage < phase.rounds)
+    inputs = jnp.where(inside, positions - 1, grid.size)
+    drafts = gather(s.tokens, positions)
+    committed = jnp.where(verifying, s.base, grid.size) if phase.row_mask else None
+    hidden, cache = functions.verify(s.cache, gather(s.tokens, inputs), inputs, committed)
+    passes = s.passes + live.astype(jnp.int32)
+
+    def correct() -> tuple[jax.Array, jax.Array]:
+        log_p = functions.log_p(hidden)
+        tokens = auto_correct(functions, drafts, log_p, s.log_q, positions, passes)
+        return tokens, jnp.where(verifying[:, None, None], log_p, s.log_q)
+
+    with jax.named_scope("accept"):
+        # A real branch: a commit pass needs neither the output head nor noise.
+        corrected, log_q = jax.lax.cond(jnp.any(verifying), correct, lambda: (drafts, s.log_q))
+    may_change = inside & verifying[:, None]
+    if phase.joint != phase.rounds:
+        full = s.base + phase.length <= phase.end
+        frozen = full[:, None] & (s.stage >= phase.joint)[:, None] & (positions < s.base[:, None] + grid.cols)
+        may_change &= ~frozen
+    if phase.rounds == AUTO:
+        commit = live & ~jnp.any(may_change & (corrected != drafts), axis=1)
+    else:
+        commit = live & ~verifying
+    target = jnp.where(may_change, positions, grid.size)
+    state = State(
+        tokens=scatter(s.tokens, target, corrected),
+        base=jnp.where(commit, s.base + phase.length, s.base),
+        stage=jnp.where(commit, 0, s.stage + 1),
+        log_q=log_q,
+        row=phase.remember(s.row, hidden, jnp.where(inside, positions, grid.size)),
+        passes=passes,
+        trace=scatter(s.trace, target, passes),
+        cache=cache,
+    )
+    # The last block ends at phase.end; base stays a position of the grid or its end.
+    return _draft_next(functions, grid, phase, state.replace(base=jnp.minimum(state.base, phase.end)), commit)
+
+
+def _draft_next(functions: Functions, grid: Grid, phase: Phase, s: State, which: jax.Array) -> State:
+    """Drafts the block at `base` of the images `which`, bool [B], that have one."""
+    which &= s.base < phase.end
+    positions = s.base[:, None] + jnp.arange(phase.length, dtype=jnp.int32)
+    target = jnp.where(which[:, None] & (positions < phase.end), positions, grid.size)
+
+    def draft() -> tuple[jax.Array, jax.Array, jax.Array]:
+        log_q = phase.draft(s.row, s.tokens, s.base)
+        tokens = scatter(s.tokens, target, choose(log_q, functions.noise(positions)))
+        return tokens, jnp.where(which[:, None, None], log_q, s.log_q), scatter(s.trace, target, s.passes)
+
+    with jax.named_scope("draft"):
+        tokens, log_q, trace = jax.lax.cond(jnp.any(which), draft, lambda: (s.tokens, s.log_q, s.trace))
+    return s.replace(tokens=tokens, log_q=log_q, trace=trace)

@@ -1,0 +1,181 @@
+"""A tiny backbone with strong dependence between tokens, draft heads for it, and one call that decodes."""
+
+import dataclasses
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssd_jax.decode import engine
+from ssd_jax.decode.presets import find_decoder
+from ssd_jax.layout import Grid
+from ssd_jax.models.config import HeadsConfig, ModelConfig
+from ssd_jax.models.heads import DraftHeads
+from ssd_jax.models.transformer import Transformer
+from ssd_jax.sampling import Sampler, image_keys
+
+PROMPT = 4
+HEADS = HeadsConfig(horizontal=3, vertical=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    """A model and heads; `params` are compared by identity of the toy."""
+
+    config: ModelConfig
+    sharpness: float = 2.0
+    seed: int = 0
+
+    @property
+    def params(self):
+        return _params(self)
+
+    def heads(self, kind: str = "untrained"):
+        return _heads(self, kind)
+
+
+def config(visual: int = 24, width: int = 24, layers: int = 2) -> ModelConfig:
+    return ModelConfig(
+        vocab_size=8 + visual,
+        visual_offset=8,
+        visual_size=visual,
+        layers=layers,
+        width=width,
+        mlp_width=2 * width,
+        heads=4,
+        kv_heads=2,
+        head_dim=8,
+    )
+
+
+TOY = Toy(config())
+
+
+@cache
+def _params(toy: Toy):
+    """Parameters at several times their usual scale, so that tokens depend on each other strongly."""
+    import flax.linen as nn
+
+    values = nn.unbox(Transformer(toy.config).init(jax.random.key(toy.seed), jnp.zeros((1, 2), jnp.int32)))
+    return jax.tree.map(lambda x: x * toy.sharpness if x.ndim > 1 else x, values)
+
+
+@cache
+def _heads(toy: Toy, kind: str):
+    """Draft heads: "untrained" (copy h), "random", "wrong" (the logits' sign flipped), "fitted" (least squares)."""
+    import flax.linen as nn
+
+    D = toy.config.width
+    module = DraftHeads(HEADS, D)
+    params = nn.unbox(module.init(jax.random.key(1), jnp.zeros((1, D)), jnp.zeros((1, D))))
+    if kind == "wrong":
+        params["params"]["w0"] = -params["params"]["w0"]
+    elif kind == "random":
+        leaves, tree = jax.tree.flatten(params)
+        keys = jax.random.split(jax.random.key(2), len(leaves))
+        params = jax.tree.unflatten(tree, [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+    elif kind == "fitted":
+        params["params"]["w0"] = jnp.asarray(_fit(toy))
+    elif kind != "untrained":
+        raise ValueError(kind)
+    return params
+
+
+def _fit(toy: Toy) -> np.ndarray:
+    """W0 of every offset by least squares from [h_i ; e_i] to h at the offset, on sampled pictures; [O, 2D, D]."""
+    grid, model = Grid(6, 6), Transformer(toy.config)
+    out = decode(toy, "ar", grid, images=64, seed=99, cfg_scale=None)
+    ids, mask = prompts(64, guided=False)
+    sequence = jnp.concatenate([jnp.where(mask, ids, 0), out.tokens + toy.config.visual_offset], axis=1)
+    x = model.apply(toy.params, sequence, method="embed")
+    starts = PROMPT - mask.sum(axis=1)
+    slots = jnp.broadcast_to(jnp.arange(sequence.shape[1]), sequence.shape)
+    seen = (slots[:, None, :] >= starts[:, None, None]) & (slots[:, None, :] <= slots[:, :, None])
+    seen |= jnp.eye(sequence.shape[1], dtype=bool)[None]
+    hidden, _ = model.apply(toy.params, x, jnp.maximum(slots - starts[:, None], 0), seen, method="hidden")
+    h, e = np.asarray(hidden)[:, PROMPT - 1 : -1], np.asarray(x)[:, PROMPT:]
+    z = np.concatenate([h, e], axis=-1)
+    target, valid = grid.targets(HEADS.offsets)
+    return np.stack(
+        [
+            np.linalg.lstsq(z[:, ok].reshape(-1, z.shape[-1]), h[:, to[ok]].reshape(-1, h.shape[-1]), rcond=None)[0]
+            for to, ok in zip(target, valid, strict=True)
+        ]
+    )
+
+
+def prompts(images: int, guided: bool, which: int | None = None):
+    """Prompt ids and mask, int32 and bool [G, PROMPT]: two kinds in turn (lengths 3 and 4), or all of one kind."""
+    kind = np.arange(images) % 2 if which is None else np.full(images, which)
+    ids = np.where(kind[:, None] == 0, [0, 2, 4, 3], [2, 5, 6, 3])
+    mask = np.where(kind[:, None] == 0, [False, True, True, True], [True] * 4)
+    if guided:
+        ids = np.concatenate([ids, np.broadcast_to([0, 0, 2, 3], ids.shape)])
+        mask = np.concatenate([mask, np.broadcast_to([False, False, True, True], mask.shape)])
+    return jnp.asarray(ids, jnp.int32), jnp.asarray(mask)
+
+
+def sampler(cfg_scale=None, temperature=1.0, top_k=None, top_p=1.0) -> Sampler:
+    return Sampler(
+        jnp.float32(1.0 if cfg_scale is None else cfg_scale),
+        jnp.float32(temperature),
+        jnp.int32(1 << 20 if top_k is None else top_k),
+        jnp.float32(top_p),
+    )
+
+
+def decode(
+    toy: Toy,
+    decoder,
+    grid: Grid,
+    images=4,
+    seed=0,
+    cfg_scale=2.0,
+    heads="untrained",
+    numbers=None,
+    which=None,
+    program=engine.decode,
+    **knobs,
+):
+    """Decodes `images` pictures; cfg_scale None is without guided rows. Image k has key (seed, numbers[k] or k)."""
+    decoder, guided = find_decoder(decoder), cfg_scale is not None
+    ids, mask = prompts(images, guided, which)
+    numbers = jnp.arange(images) if numbers is None else jnp.asarray(numbers)
+    keys = image_keys(jnp.broadcast_to(jnp.asarray(seed), (images,)), numbers)
+    cache = engine.make_cache(toy.config, decoder, grid, ids.shape[0], ids.shape[1], jnp.float32)
+    return program(
+        toy.params,
+        cache,
+        ids,
+        mask,
+        keys,
+        sampler(cfg_scale, **knobs),
+        config=toy.config,
+        decoder=decoder,
+        grid=grid,
+        guided=guided,
+        heads=HEADS if heads else None,
+        heads_params=toy.heads(heads) if heads else None,
+    )
+
+
+@partial(jax.jit, static_argnames=("config", "grid", "guided"))
+def _forced(params, tokens, ids, mask, keys, knobs, config, grid, guided):
+    model = Transformer(config)
+    cache = engine.make_cache(config, find_decoder("ar"), grid, ids.shape[0], ids.shape[1], jnp.float32)
+    hidden, cache = engine.prefill(model, params, cache, ids, mask)
+    functions = engine.bind(model, params, mask, keys, knobs, guided, grid)
+    positions = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
+    rest, cache = functions.verify(cache, tokens, positions)
+    log_p = functions.log_p(jnp.concatenate([hidden, rest[:, :-1]], axis=1))
+    return log_p, functions.noise(positions), cache
+
+
+def forced(toy: Toy, tokens, grid: Grid, seed=0, cfg_scale=2.0, numbers=None, which=None, **knobs):
+    """Teacher forcing in one prefill: log p [B, R*C, V], the noise g, and the cache of the given pictures."""
+    images, guided = tokens.shape[0], cfg_scale is not None
+    ids, mask = prompts(images, guided, which)
+    numbers = jnp.arange(images) if numbers is None else jnp.asarray(numbers)
+    keys = image_keys(jnp.broadcast_to(jnp.asarray(seed), (images,)), numbers)
+    return _forced(toy.params, tokens, ids, mask, keys, sampler(cfg_scale, **knobs), toy.config, grid, guided)
