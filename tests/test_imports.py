@@ -16,7 +16,7 @@ LAYERS = [
     {"shapes", "layout", "errors", "files", "viz"},
     {"masks", "cache", "sampling"},
     {"models"},
-    {"decode", "training", "weights", "sharding", "prompts", "checkpoint"},
+    {"decode", "training", "weights", "sharding", "prompts", "checkpoint", "request"},
     {"pipeline"},
     {"entry", "bench", "eval"},
     {""},
