@@ -92,7 +92,7 @@ class Pipeline:
         """
         texts, seeds, numbers = images_of_call(prompts, num_images, seed)
         decoder = find_decoder(decoder)
-        require_heads(decoder, *self._head_counts())
+        self.require(decoder)
         scale = self.config.cfg_scale if cfg_scale is None else float(cfg_scale)
         sampler = self._sampler(scale, temperature, top_k, top_p)
         guided = scale != 1.0
@@ -121,8 +121,11 @@ class Pipeline:
         counts = self._head_counts()
         return [name for name, decoder in PRESETS.items() if all(map(int.__le__, decoder.heads, counts))]
 
+    def require(self, decoder: Decoder) -> None:
+        """Raises `UserError` if the decoder needs draft heads that this checkpoint lacks."""
+        require_heads(decoder, *self._head_counts())
+
     def _head_counts(self) -> tuple[int, int]:
-        """Number of horizontal and vertical draft heads, k_h and k_v."""
         return (self.heads.horizontal, self.heads.vertical) if self.heads else (0, 0)
 
     def fingerprint(self) -> str:
