@@ -29,8 +29,8 @@ NOT_FOR_PURE_DECODE = ("models", "weights", "decode.engine")  # they receive fun
 WEIGHTS_MAY_IMPORT = ("models.config", "sharding", "weights", "errors", "files")
 OUTSIDE = {"configs", "train", "sample", "tests"}  # the checkout's own files, not installed
 UNSAFE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
-# The one exception: a module that reads a single known file, whose sha256 it checks before it interprets a byte, with an
-# unpickler that knows three names (tests/test_eval.py holds it to both).
+# The one exception: a module that reads a single known file, whose sha256 it checks before it interprets a byte, with
+# an unpickler that knows four names (tests/test_eval.py holds it to both).
 MAY_UNPICKLE = {("eval.unpickle", "pickle")}
 
 
@@ -75,7 +75,7 @@ def import_faults(module: str, target: str):
 
 
 def is_entry_point(tree: ast.AST, module: str) -> bool:
-    """entry (what entry points share), and what `python -m ssd_jax.bench` or `.eval` runs: may print, set jax.config."""
+    """entry (what entry points share), and what `python -m ssd_jax.bench` (or eval) runs: may print, set jax.config."""
     guarded = any(isinstance(node, ast.If) and "__name__" in ast.unparse(node.test) for node in ast.walk(tree))
     return module == "entry" or within(module, "eval", "bench") and (guarded or module.endswith("__main__"))
 
