@@ -65,9 +65,9 @@ def heat_map(trace: np.ndarray, height: int = 256) -> np.ndarray:
 
     Args:
         trace: int32 [R, C], passes from 1.
-        height: pixels of the map; cells are square.
+        height: pixels of the map, less where it would be more than four times as wide; cells are square.
     """
-    cell = max(1, height // trace.shape[0])
+    cell = max(1, min(height // trace.shape[0], 4 * height // trace.shape[1]))
     first, last = int(trace.min()), int(trace.max())
     cells = colours((trace - first) / max(last - first, 1))
     field = cells.repeat(cell, axis=0).repeat(cell, axis=1)
