@@ -78,7 +78,7 @@ def test_principal_axes_find_the_directions_that_vary():
     assert np.abs(axes[:2]).max(0) == pytest.approx([1.0, 1.0], abs=0.05)
     assert principal_axes(x[:7], dims=64)[1].shape == (6, 3)  # half of the pictures
     far = frechet_distance(x, x + np.array([0, 0, 9.0, 0, 0, 0]), (mean, axes))
-    assert far.value == pytest.approx(0.0, abs=1e-9)  # outside the subspace
+    assert far.value == pytest.approx(0.0, abs=1e-5)  # outside the subspace
 
 
 def test_retrieval_counts_hits():
