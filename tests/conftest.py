@@ -18,9 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # sample.py and train.py are run from the checkout, not installed
-
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
 from ssd_jax.models.heads import DraftHeads
 from ssd_jax.models.transformer import Transformer
@@ -30,11 +27,12 @@ from ssd_jax.prompts import word_tokenizer
 from ssd_jax.weights.export import heads_metadata, write_config, write_tensors
 from ssd_jax.weights.load import read_config
 
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # sample.py is run from the checkout, not installed
+
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_legacy_prng_key", "error")
-
-FIXTURES = Path(__file__).parent / "fixtures"
 
 
 # -- models with random weights: not trained, but nothing about them is symmetric or zero
@@ -42,8 +40,9 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 def small_config(**changes) -> ModelConfig:
     """A backbone of two layers over 8 text ids and 32 codes, for a grid of 3 x 4."""
-    sizes = dict(layers=2, width=32, mlp_width=48, heads=4, kv_heads=2, head_dim=8, rows=3, cols=4)
-    return ModelConfig(vocab_size=40, visual_offset=8, visual_size=32, **{**sizes, **changes})
+    sizes = dict(vocab_size=40, visual_offset=8, visual_size=32, rows=3, cols=4)
+    widths = dict(layers=2, width=32, mlp_width=48, heads=4, kv_heads=2, head_dim=8)
+    return ModelConfig(**{**sizes, **widths, **changes})
 
 
 @cache
@@ -147,6 +146,12 @@ def tiny_run(train, tmp_path_factory) -> Path:
 def tiny_export(tiny_run) -> Path:
     """The checkpoint folder of `tiny_run`."""
     return tiny_run / "runs" / "export"
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The committed files of the tests (made by fixtures/make.py)."""
+    return Path(__file__).parent / "fixtures"
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssd_jax import AR, PRESETS, SSD, Group, Raster, UserError, Wave
+from ssd_jax import AR, PRESETS, SSD, Group, Raster, UserError, Wave, entry
 from ssd_jax.bench import __main__ as bench
 from ssd_jax.bench.pieces import Clock, Draft, Verify, composition
 from ssd_jax.bench.report import table
@@ -211,6 +211,16 @@ def table_of(text: str) -> list[str]:
 def test_bad_input(random_folder, monkeypatch, flag, message):
     with pytest.raises(UserError, match=message):
         run(monkeypatch, f"--weights={random_folder}", flag)
+
+
+@pytest.mark.parametrize("flag", ["--decoders=ar,fast", "--seeds=0", "--weights=/nowhere"])
+def test_mistakes_are_one_sentence_and_exit_code_2(headed_folder, monkeypatch, capsys, flag):
+    monkeypatch.setattr("sys.argv", ["bench", f"--weights={headed_folder}", flag])
+    with pytest.raises(SystemExit) as stop:
+        entry.run(bench.main)
+    stdout, stderr = capsys.readouterr()
+    assert (stop.value.code, stdout) == (2, "")
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1
 
 
 def test_data_that_is_none(headed_folder, tmp_path):

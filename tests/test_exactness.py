@@ -52,7 +52,9 @@ def test_heads(decoder, knobs):
         assert passes["fitted"] < passes["wrong"] <= GRID.size
 
 
-@pytest.mark.parametrize("decoder", ["jacobi-match", "jacobi-above", Raster(9, drafter="left"), Raster(9, drafter="horizontal")])
+@pytest.mark.parametrize(
+    "decoder", ["jacobi-match", "jacobi-above", Raster(9, drafter="left"), Raster(9, drafter="horizontal")]
+)
 @pytest.mark.parametrize("knobs", KNOBS, ids=str)
 def test_other_drafters(decoder, knobs):
     oracle = decode(TOY, "ar", GRID, images=16, **knobs)

@@ -88,7 +88,10 @@ def one_token(images: int = 400_000) -> float:
     positions = jnp.broadcast_to(jnp.arange(7, 9, dtype=jnp.int32), (images, 2))
     keys = sampling.image_keys(jnp.zeros((images,), jnp.int32), jnp.arange(images))
     functions = Functions(
-        verify=None, log_p=None, embed=None, noise=lambda at: sampling.gumbel_noise(keys, at, 3),
+        verify=None,
+        log_p=None,
+        embed=None,
+        noise=lambda at: sampling.gumbel_noise(keys, at, 3),
         keys=lambda at: sampling.position_keys(keys, at),
     )
     log_p, log_q = (jnp.broadcast_to(jnp.log(x), (images, n, 3)) for x, n in ((P, 2), (Q, 1)))
@@ -117,6 +120,7 @@ def _fresh_unless_residual(keys, tag, clock):
 def fresh_program():
     """`engine.decode` traced anew, with whatever is patched."""
     return jax.jit(
-        partial(engine.decode.__wrapped__), static_argnames=("config", "decoder", "grid", "guided", "heads"),
+        partial(engine.decode.__wrapped__),
+        static_argnames=("config", "decoder", "grid", "guided", "heads"),
         donate_argnames=("cache",),
     )

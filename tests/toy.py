@@ -165,7 +165,7 @@ def _forced(params, tokens, ids, mask, keys, knobs, config, grid, guided):
     model = Transformer(config)
     cache = engine.make_cache(config, find_decoder("ar"), grid, ids.shape[0], ids.shape[1], jnp.float32)
     hidden, cache = engine.prefill(model, params, cache, ids, mask)
-    functions = engine.bind(model, params, mask, keys, knobs, guided, grid)
+    functions = engine.bind(model, params, mask, keys, knobs, guided)
     positions = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
     rest, cache = functions.verify(cache, tokens, positions)
     log_p = functions.log_p(jnp.concatenate([hidden, rest[:, :-1]], axis=1))

@@ -126,14 +126,14 @@ class Clock:
         rows = 2 if self._guided else 1
         sampler = Sampler(jnp.float32(config.cfg_scale), one, jnp.int32(config.top_k or config.visual_size), one)
         mask, keys = jnp.ones((rows, self.prompt), bool), jax.random.split(jax.random.key(0), 1)
-        static = dict(config=config, grid=self.grid, guided=self._guided)
+        static = dict(config=config, guided=self._guided)
         if isinstance(piece, Verify):
 
             def prepare() -> tuple:
                 cache = make_cache(config, AR(), self.grid, rows, self.prompt, pipe.dtype)
                 return pipe.params, jax.block_until_ready(cache), mask, keys, sampler
 
-            return _timed(partial(_verify, **static, piece=piece), prepare, self._repeats)
+            return _timed(partial(_verify, **static, grid=self.grid, piece=piece), prepare, self._repeats)
         arguments = pipe.params, pipe.heads_params, mask, keys, sampler
         return _timed(partial(_draft, **static, heads=pipe.heads, piece=piece), lambda: arguments, self._repeats)
 
@@ -163,7 +163,7 @@ def _verify(
 ) -> tuple:
     """`LOOPS` passes at places spread over the grid; each hangs on every output of the one before."""
     model = Transformer(config)
-    functions = bind(model, params, mask, keys, sampler, guided, grid)
+    functions = bind(model, params, mask, keys, sampler, guided)
 
     def body(step: jax.Array, state: tuple) -> tuple:
         codes, cache = state
@@ -177,7 +177,7 @@ def _verify(
     return jax.lax.fori_loop(0, LOOPS, body, (jnp.zeros((1, piece.window), jnp.int32), cache))
 
 
-@partial(jax.jit, static_argnames=("config", "grid", "guided", "heads", "piece"))
+@partial(jax.jit, static_argnames=("config", "guided", "heads", "piece"))
 def _draft(
     params: Any,
     heads_params: Any,
@@ -186,13 +186,12 @@ def _draft(
     sampler: Sampler,
     *,
     config: ModelConfig,
-    grid: Grid,
     guided: bool,
     heads: HeadsConfig,
     piece: Draft,
 ) -> jax.Array:
     """`LOOPS` drafts, each from the tokens that the one before drew."""
-    functions = bind(Transformer(config), params, mask, keys, sampler, guided, grid, heads, heads_params)
+    functions = bind(Transformer(config), params, mask, keys, sampler, guided, heads, heads_params)
     dtype = jax.tree.leaves(params)[0].dtype
     hidden = jax.random.normal(jax.random.key(1), (mask.shape[0], piece.sources, config.width), dtype)
 

@@ -32,7 +32,6 @@ def bind(
     keys: jax.Array,
     sampler: Sampler,
     guided: bool,
-    grid: Grid,
     heads: HeadsConfig | None = None,
     heads_params: Any = None,
 ) -> Functions:
@@ -45,14 +44,14 @@ def bind(
         return jnp.concatenate([x, x]) if guided else x
 
     def verify(
-        cache: KVCache, codes: jax.Array, positions: jax.Array, committed: jax.Array | None = None
+        cache: KVCache, codes: jax.Array, positions: jax.Array, committed: jax.Array | None = None, cols: int = 0
     ) -> tuple[jax.Array, KVCache]:
         codes, positions = both(codes), both(positions)
         slots = positions + S
         if committed is None:
             mask = causal(slots, starts, cache.length)
         else:
-            mask = row(slots, starts, both(committed) + S, S, grid.cols, cache.length)
+            mask = row(slots, starts, both(committed) + S, S, cols, cache.length)
         x = model.apply(params, codes, method="embed_codes")
         with jax.named_scope("verify"):
             return model.apply(
@@ -149,5 +148,5 @@ def decode(
     require_heads(decoder, *((heads.horizontal, heads.vertical) if heads else (0, 0)))
     model = Transformer(config)
     hidden, cache = prefill(model, params, cache, prompt_ids, prompt_mask)
-    functions = bind(model, params, prompt_mask, keys, sampler, guided, grid, heads, heads_params)
+    functions = bind(model, params, prompt_mask, keys, sampler, guided, heads, heads_params)
     return LOOPS[type(decoder)](functions, cache, hidden, grid, decoder)

@@ -46,7 +46,7 @@ def find_decoder(decoder: str | Decoder) -> Decoder:
     """The decoder of a name, or the decoder itself; raises `UserError` that lists the names."""
     if isinstance(decoder, Decoder):
         return decoder
-    if decoder not in PRESETS:
+    if not isinstance(decoder, str) or decoder not in PRESETS:
         raise UserError(f"Unknown decoder {decoder!r}; choose one of {', '.join(PRESETS)}.")
     return PRESETS[decoder]
 

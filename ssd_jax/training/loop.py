@@ -60,7 +60,7 @@ def fit(task: Task, config: Any, seed: int, workdir: Path) -> Any:
     log = MetricLog(folder / "metrics.jsonl", start)
     update = make_step(task.loss, optimizer, seed, task.revise)
     sums: dict[str, float] = {}
-    seconds = time.perf_counter()
+    since, seconds = start, time.perf_counter()
     with tqdm(total=config.steps, initial=start, desc=task.name, unit="step", dynamic_ncols=True) as bar:
         for step in range(start, config.steps):
             state, metrics = update(state, task.batch(step))
@@ -71,15 +71,15 @@ def fit(task: Task, config: Any, seed: int, workdir: Path) -> Any:
             bar.update()
             if done % config.log_every == 0:
                 now = time.perf_counter()
-                rate = config.log_every * config.batch / (now - seconds)
-                values = {key: value / config.log_every for key, value in sums.items()}
+                rate = (done - since) * config.batch / (now - seconds)
+                values = {key: value / (done - since) for key, value in sums.items()}
                 log.write(done, {**values, "images_per_second": rate})
                 bar.set_postfix(loss=f"{values['loss']:.4f}", images_s=f"{rate:.1f}")
-                sums, seconds = {}, now
+                sums, since, seconds = {}, done, now
             if done % config.save_every == 0 or done == config.steps:
+                _look(task, state, log, folder, done)  # first, so that what a checkpoint follows is always there
                 checkpoints.save(done, state)
-                _look(task, state, log, folder, done)
-                sums, seconds = {}, time.perf_counter()
+                sums, since, seconds = {}, done, time.perf_counter()
     checkpoints.close()
     return state.params
 

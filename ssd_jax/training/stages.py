@@ -5,6 +5,7 @@ tokenizer.json. Every stage starts from what the earlier ones exported, so what 
 """
 
 import dataclasses
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ def run(config: Any) -> Path:
     """
     if config.stage != "all" and config.stage not in STAGES:
         raise UserError(f"Unknown stage {config.stage!r}; choose one of all, {', '.join(STAGES)}.")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError('matplotlib, which draws the loss curves, is missing: pip install "ssd_jax[train]".')
     wanted = STAGES if config.stage == "all" else (config.stage,)
     workdir = Path(config.workdir)
     (workdir / "export").mkdir(parents=True, exist_ok=True)

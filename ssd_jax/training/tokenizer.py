@@ -98,7 +98,7 @@ def tokenizer_task(vq: VQConfig, config: Any, seed: int, data: EmojiData) -> Tas
 
     def init(key: jax.Array) -> Any:
         params = model.init(key, jnp.zeros((1, *data.images.shape[1:])), 1.0)["params"]
-        return {"params": params, "usage": jnp.full(vq.codebook_size, FRESH)}
+        return {"params": params, "usage": jnp.full(vq.codebook_size, FRESH, jnp.float32)}
 
     return Task("tokenizer", init, loss, batch, evaluate, sample, conv_matrices, revise)
 

@@ -1,0 +1,95 @@
+"""A model without a transformer: cheap to compile, and every way of using a stale cache shows.
+
+Two "layers" of exponentially decaying sums over what the mask lets a position see. The cache holds what attention
+would read: the input embedding, and a second state that depends on the context at the time of writing. It also counts
+the verifier calls.
+"""
+
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from ssd_jax.decode.engine import LOOPS
+from ssd_jax.decode.presets import find_decoder
+from ssd_jax.decode.state import Functions
+from ssd_jax.layout import Grid
+from ssd_jax.masks import causal, row
+from ssd_jax.sampling import gumbel, image_keys, position_keys
+
+V, D = 11, 8
+
+
+@flax.struct.dataclass
+class StubCache:
+    """first, second: float32 [B, R*C, D]; calls: int32 []."""
+
+    first: jax.Array
+    second: jax.Array
+    calls: jax.Array
+
+
+def stub(images: int, grid: Grid, keys: jax.Array, sharpness: float = 3.0, horizontal: int = 5):
+    """(functions, empty cache, hidden state of the prefill)."""
+    embedding = jax.random.normal(jax.random.key(10), (V, D))
+    head = jax.random.normal(jax.random.key(11), (D, V)) * sharpness
+    turn = jax.random.normal(jax.random.key(12), (D, D)) * D**-0.5
+
+    def verify(cache, codes, positions, committed=None, cols=0):
+        starts = jnp.zeros((images,), jnp.int32)
+        if committed is None:
+            seen = causal(positions, starts, grid.size)
+        else:
+            seen = row(positions, starts, committed, 0, cols, grid.size)
+        away = jnp.abs(positions[:, :, None] - jnp.arange(grid.size))
+        weights = jnp.where(seen, 0.6**away, 0.0)
+        rows = jnp.arange(images)[:, None]
+        e = embedding[codes]
+        first = cache.first.at[rows, positions].set(e, mode="drop")
+        state = jnp.tanh(e + jnp.einsum("bwt,btd->bwd", weights, first) @ turn)
+        second = cache.second.at[rows, positions].set(state, mode="drop")
+        hidden = jnp.einsum("bwt,btd->bwd", weights, second)
+        return hidden, StubCache(first, second, cache.calls + 1)
+
+    def log_p(hidden):
+        return jax.nn.log_softmax(jnp.tanh(hidden) @ head, axis=-1)
+
+    def draft(hidden, codes, offsets):
+        out = 0.6 * hidden + jnp.tanh(embedding[codes])
+        return jnp.stack([log_p(out * 0.9 ** (down + right)) for down, right in offsets], axis=1)
+
+    functions = Functions(
+        verify=verify,
+        log_p=log_p,
+        noise=lambda positions: gumbel(position_keys(keys, positions), V),
+        keys=lambda positions: position_keys(keys, positions),
+        embed=lambda codes: embedding[codes],
+        draft=draft,
+        horizontal=horizontal,
+        vertical=2,
+    )
+    empty = jnp.zeros((images, grid.size, D))
+    return functions, StubCache(empty, empty, jnp.int32(0)), jnp.ones((images, 1, D))
+
+
+@partial(jax.jit, static_argnames=("decoder", "grid", "sharpness"))
+def _decode(numbers, seed, decoder, grid, sharpness):
+    images = numbers.shape[0]
+    keys = image_keys(jnp.broadcast_to(seed, (images,)), numbers)
+    functions, cache, hidden = stub(images, grid, keys, sharpness)
+    return LOOPS[type(decoder)](functions, cache, hidden, grid, decoder)
+
+
+def decode(decoder, grid: Grid, images: int = 4, seed: int = 0, numbers=None, sharpness: float = 3.0):
+    """Decodes pictures of the stub; its cache counts the calls."""
+    numbers = jnp.arange(images) if numbers is None else jnp.asarray(numbers)
+    return _decode(numbers, jnp.int32(seed), find_decoder(decoder), grid, sharpness)
+
+
+@partial(jax.jit, static_argnames="grid")
+def fresh_cache(tokens: jax.Array, grid: Grid) -> StubCache:
+    """The cache after one pass over whole pictures."""
+    functions, cache, _ = stub(tokens.shape[0], grid, image_keys(jnp.zeros(len(tokens), jnp.int32), tokens[:, 0]))
+    positions = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
+    return functions.verify(cache, tokens, positions)[1]

@@ -1,0 +1,74 @@
+"""The model that comes with the package has learned what its prompts mean: held-out pictures, of identities and of
+skin tones or styles that it saw but never together, are likelier under their own caption than under another's."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from ssd_jax.prompts import pad_left
+from ssd_jax.training.losses import token_nll
+
+MARGIN = 0.05
+"""Nats per token by which the own caption must win on average."""
+
+
+@pytest.fixture(scope="module")
+def heldout(fixtures) -> dict[str, list]:
+    return json.loads((fixtures / "heldout.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def nll(bundled, heldout):
+    """nll(captions) -> nats per token of every held-out picture under these captions, [M]."""
+    codes = np.array(heldout["codes"], np.int32)
+    length = pad_left([bundled.prompts.frame(text) for text in heldout["captions"]], 0)[0].shape[1]
+
+    def measure(captions: list[str]) -> np.ndarray:
+        ids, mask = pad_left([bundled.prompts.frame(text) for text in captions], bundled.config.pad_id, length)
+        parts = []
+        for part in np.split(np.arange(len(codes)), range(8, len(codes), 8)):
+            logits = bundled.visual_logits(ids[part], codes[part], prompt_mask=mask[part])
+            parts.append(np.asarray(token_nll(logits, jax.numpy.asarray(codes[part]))).mean(axis=1))
+        return np.concatenate(parts)
+
+    return measure
+
+
+def test_the_fixture_is_complete(bundled, heldout, fixtures):
+    pictures = np.load(fixtures / "heldout_images.npy", allow_pickle=False)
+    count = len(heldout["captions"])
+    assert pictures.shape == (count, 128, 128, 3) and pictures.dtype == np.uint8
+    assert np.array(heldout["codes"]).shape == (count, bundled.config.rows * bundled.config.cols)
+    assert heldout["split"].count("combination") == 24 and heldout["split"].count("identity") == 8
+
+
+def test_prompts_matter(nll, heldout):
+    own = nll(heldout["captions"])
+    combination = np.array(heldout["split"]) == "combination"
+    shuffled = heldout["captions"][:]
+    for split in ("combination", "identity"):  # every caption moves to another picture of its own split
+        places = [place for place, name in enumerate(heldout["split"]) if name == split]
+        for place, other in zip(places, places[len(places) // 2 :] + places[: len(places) // 2], strict=True):
+            shuffled[place] = heldout["captions"][other]
+    gain = (nll(shuffled) - own)[combination]
+    print(f"nats per token: {own[combination].mean():.3f}, under another's caption {gain.mean():.3f} more")
+    assert gain.mean() > MARGIN
+    assert np.mean(gain > 0) >= 0.75
+
+
+def test_a_caption_helps(nll, heldout):
+    combination = np.array(heldout["split"]) == "combination"
+    gain = (nll([""] * len(heldout["captions"])) - nll(heldout["captions"]))[combination]
+    assert gain.mean() > MARGIN
+
+
+def test_known_words_are_known(bundled, heldout):
+    known = [text for text, split in zip(heldout["captions"], heldout["split"], strict=True) if split == "combination"]
+    assert [word for text in known for word in bundled.prompts.unknown(text)] == []
+
+
+def test_the_default_prompts_draw_pictures_that_are_not_blank(bundled):
+    out = bundled.generate(["red apple, twemoji"])
+    assert np.asarray(out.images[0]).std() > 10

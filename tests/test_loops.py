@@ -1,0 +1,139 @@
+"""The loops as programs: no cache-sized copies, no sort, one trace per shape, odd grids, images of different speed."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import stub
+import toy
+
+from ssd_jax.decode import engine
+from ssd_jax.decode.presets import PRESETS
+from ssd_jax.decode.raster import Raster
+from ssd_jax.decode.rows import SSD
+from ssd_jax.decode.wave import Wave
+from ssd_jax.layout import Grid
+
+SMALL = toy.Toy(toy.config(layers=1))
+COPIES = ("copy", "select", "transpose", "concatenate", "pad", "reverse", "copy-start")
+
+
+def cache_copies(hlo: str, shape: tuple[int, ...]) -> list[str]:
+    """Instructions outside the entry computation that make a new array of a cache layer's dimensions."""
+    found, entry = [], False
+    for line in hlo.splitlines():
+        if not line.startswith(" "):
+            entry = line.startswith("ENTRY")
+        made = re.search(r"= \w+\[([\d,]+)\]\S* ([\w-]+)\(", line)
+        if not entry and made and made[2] in COPIES and sorted(map(int, made[1].split(","))) == sorted(shape):
+            found.append(line.strip())
+    return found
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        "ar",
+        Raster(window=6, drafter="spatial", coupling="match"),
+        Raster(window=6, drafter="random", coupling="maximal"),
+        SSD(rounds=1, extra_rounds=1, rows=2, schedule="staged", mask="row"),
+        SSD(rounds="auto"),
+        Wave(rows=2),
+    ],
+    ids=str,
+)
+def test_no_cache_sized_copy_and_no_sort(decoder):
+    grid, images, lowered = Grid(4, 5), 3, []
+    toy.decode(
+        SMALL, decoder, grid, images=images, program=lambda *a, **k: lowered.append(engine.decode.lower(*a, **k))
+    )
+    c = SMALL.config
+    shape = (2 * images, c.kv_heads, toy.PROMPT + grid.size, c.head_dim)
+    hlo = lowered[0].compile().as_text()
+    assert "while(" in hlo and "f32[" + ",".join(map(str, shape)) + "]" in hlo
+    assert cache_copies(hlo, shape) == []
+    assert " sort(" not in hlo
+
+
+def test_the_search_finds_a_select_of_the_cache():
+    """Negative control: keeping a finished image's cache with `where` is seen."""
+
+    @jax.jit
+    def loop(cache, done):
+        def body(state):
+            step, cache = state
+            written = cache.at[:, :, step].set(jnp.sin(cache[:, :, step - 1]))
+            return step + 1, jnp.where(done[:, None, None, None], cache, written)
+
+        return jax.lax.while_loop(lambda s: s[0] < 20, body, (1, cache))[1]
+
+    shape = (6, 2, 24, 8)
+    hlo = loop.lower(jnp.zeros(shape), jnp.zeros(6, bool)).compile().as_text()
+    assert cache_copies(hlo, shape)
+
+
+@pytest.mark.parametrize("decoder", [Raster(window=4, coupling="maximal", drafter="spatial"), SSD(rounds=1)], ids=str)
+def test_one_trace_per_shape(decoder):
+    """A new seed, scale, temperature, top-k or top-p, new prompts and new heads compile nothing."""
+    grid = Grid(2, 3)
+    toy.decode(SMALL, decoder, grid, images=2)
+    before = engine.decode._cache_size()
+    toy.decode(SMALL, decoder, grid, images=2, seed=7, cfg_scale=4.0, temperature=0.0, top_k=3, top_p=0.5)
+    toy.decode(SMALL, decoder, grid, images=2, heads="random", which=1)
+    assert engine.decode._cache_size() == before
+    toy.decode(SMALL, decoder, Grid(3, 2), images=2)
+    assert engine.decode._cache_size() == before + 1
+
+
+@pytest.mark.parametrize("grid", [Grid(1, 1), Grid(1, 9), Grid(9, 1), Grid(3, 7)], ids=lambda g: f"{g.rows}x{g.cols}")
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "ar"])
+def test_odd_grids(name, grid):
+    """Every preset fills every grid; the match ones with the pictures of `ar`."""
+    out = stub.decode(name, grid, images=3)
+    tokens, trace = np.asarray(out.tokens), np.asarray(out.trace)
+    assert tokens.shape == (3, grid.size) and tokens.min() >= 0 and tokens.max() < stub.V
+    assert (trace >= 1).all() and (trace <= np.asarray(out.passes)[:, None]).all()
+    oracle = np.asarray(stub.decode("ar", grid, images=3).tokens)
+    assert (tokens[:, 0] == oracle[:, 0]).all()
+    if getattr(PRESETS[name], "coupling", None) == "match":
+        np.testing.assert_array_equal(tokens, oracle)
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        Raster(window=5, drafter="random", coupling="resample"),
+        Raster(window=5, drafter="horizontal", coupling="maximal"),
+        Raster(window=5, drafter="spatial", coupling="gumbel"),
+        Raster(window=5, drafter="above", coupling="match"),
+        SSD(rounds="auto"),
+        SSD(rounds="auto", rows=2),
+    ],
+    ids=str,
+)
+def test_a_slow_image_does_not_change_the_others(decoder):
+    """Pictures, passes and trace are those each image has alone."""
+    grid, numbers = Grid(3, 6), [0, 1, 2, 3, 4, 5]
+    together = stub.decode(decoder, grid, numbers=numbers)
+    assert len(set(np.asarray(together.passes).tolist())) > 1
+    for index, number in enumerate(numbers):
+        alone = stub.decode(decoder, grid, numbers=[number])
+        np.testing.assert_array_equal(alone.tokens[0], together.tokens[index])
+        np.testing.assert_array_equal(alone.trace[0], together.trace[index])
+        assert int(alone.passes[0]) == int(together.passes[index])
+
+
+def test_resampling_takes_clearly_more_passes_than_coupling():
+    """A shared noise would make them equal."""
+    passes = {
+        coupling: float(
+            stub.decode(
+                Raster(window=16, drafter="random", coupling=coupling), Grid(8, 8), images=16, sharpness=1.0
+            ).passes.mean()
+        )
+        for coupling in ("resample", "maximal", "gumbel", "match")
+    }
+    print(passes)
+    assert passes["resample"] > 1.2 * max(passes["maximal"], passes["gumbel"])

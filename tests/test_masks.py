@@ -1,0 +1,79 @@
+"""The block masks on a 4 x 4 grid, by hand, and what a window may never see."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssd_jax.masks import causal, row
+
+FIRST = 2  # slot of grid position 0: a prompt of two slots, the first of them padding
+LENGTH = FIRST + 16
+START = jnp.array([1])
+
+
+def drawn(text: str) -> np.ndarray:
+    return np.array([[c == "x" for c in line.replace(" ", "")] for line in text.strip().splitlines()])
+
+
+def slots(first: int, last: int):
+    return jnp.arange(FIRST + first, FIRST + last + 1, dtype=jnp.int32)[None]
+
+
+def test_raster_mask_of_rows_1_and_2():
+    """Inputs 3 .. 10 predict positions 4 .. 11: everything earlier, the row above included; not the padding slot."""
+    expected = drawn("""
+        .x xxxx .... .... ....
+        .x xxxx x... .... ....
+        .x xxxx xx.. .... ....
+        .x xxxx xxx. .... ....
+        .x xxxx xxxx .... ....
+        .x xxxx xxxx x... ....
+        .x xxxx xxxx xx.. ....
+        .x xxxx xxxx xxx. ....
+    """)
+    np.testing.assert_array_equal(causal(slots(3, 10), START, LENGTH)[0], expected)
+
+
+def test_row_mask_of_rows_1_and_2():
+    """The same inputs with row 0 committed: a row of the block does not see the other."""
+    expected = drawn("""
+        .x xxxx .... .... ....
+        .x xxxx x... .... ....
+        .x xxxx xx.. .... ....
+        .x xxxx xxx. .... ....
+        .x xxxx xxxx .... ....
+        .x xxxx .... x... ....
+        .x xxxx .... xx.. ....
+        .x xxxx .... xxx. ....
+    """)
+    committed = jnp.array([FIRST + 4])
+    np.testing.assert_array_equal(row(slots(3, 10), START, committed, FIRST, 4, LENGTH)[0], expected)
+
+
+@pytest.mark.parametrize("base", [0, 1, 4, 8, 12])
+def test_no_mask_shows_the_future_or_padding(base):
+    """For any commit point: never later positions, never the padding; always the position itself."""
+    window = slots(base, min(base + 7, 15))
+    for mask in (causal(window, START, LENGTH), row(window, START, jnp.array([FIRST + base]), FIRST, 4, LENGTH)):
+        mask, own = np.asarray(mask[0]), np.asarray(window[0])
+        for seen, slot in zip(mask, own, strict=True):
+            assert not seen[slot + 1 :].any() and not seen[0] and seen[slot]
+
+
+def test_with_everything_committed_the_row_mask_is_the_raster_mask():
+    window = slots(3, 14)
+    everything = jnp.array([FIRST + 16])
+    np.testing.assert_array_equal(row(window, START, everything, FIRST, 4, LENGTH), causal(window, START, LENGTH))
+
+
+def test_a_row_sees_itself_and_what_is_committed_only():
+    window, committed = slots(4, 15), 8  # rows 1 .. 3, rows 0 and 1 committed
+    mask = np.asarray(row(window, START, jnp.array([FIRST + committed]), FIRST, 4, LENGTH))[0][:, FIRST:]
+    for position, seen in zip(range(4, 16), mask, strict=True):
+        expected = [j <= position and (j < committed or j // 4 == position // 4) for j in range(16)]
+        assert seen.tolist() == expected
+
+
+def test_padding_sees_itself():
+    padding = jnp.array([[0, 1]], jnp.int32)
+    assert np.asarray(causal(padding, START, LENGTH))[0, 0].tolist() == [True] + [False] * (LENGTH - 1)

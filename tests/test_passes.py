@@ -1,0 +1,76 @@
+"""`passes` and `trace` are what happened: they equal the number of verifier calls, and the published formulas."""
+
+from math import ceil
+
+import numpy as np
+import pytest
+from stub import decode
+
+from ssd_jax.decode.presets import PRESETS
+from ssd_jax.decode.raster import Raster
+from ssd_jax.decode.rows import SSD
+from ssd_jax.decode.wave import Wave
+from ssd_jax.layout import Grid
+
+GRIDS = [Grid(1, 1), Grid(1, 7), Grid(7, 1), Grid(3, 7), Grid(4, 6)]
+
+
+def expected_passes(decoder, grid, horizontal=5):
+    """The formulas of method.md and of the decoders' docstrings, written out again."""
+    first_row = 1 + 2 * ceil((grid.cols - 1) / horizontal)
+    below = grid.rows - 1
+    if isinstance(decoder, Wave):
+        return first_row + (below + decoder.rows - 1 if below else 0)
+    return first_row + ceil(below / decoder.rows) * (decoder.rounds + decoder.extra_rounds + 1)
+
+
+def assert_counted(out):
+    """Every call of the verifier and the prefill is counted, for the image that took longest."""
+    passes, trace = np.asarray(out.passes), np.asarray(out.trace)
+    assert passes.max() == 1 + int(out.cache.calls)
+    assert (trace >= 1).all() and (trace <= passes[:, None]).all()
+    assert (trace[:, 0] == 1).all()
+
+
+@pytest.mark.parametrize("rounds, passes", [(0, 34), (1, 57), (2, 80)])
+def test_the_papers_counts_on_24x24(rounds, passes):
+    out = decode(SSD(rounds=rounds), Grid(24, 24), images=1)
+    assert_counted(out)
+    assert np.asarray(out.passes).tolist() == [passes]
+
+
+def test_two_rows_on_48x48():
+    """16.7 times fewer passes than one per token and row end, the paper's figure for Lumina-mGPT."""
+    assert expected_passes(PRESETS["ssd2"], Grid(48, 48)) == 141
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=lambda g: f"{g.rows}x{g.cols}")
+@pytest.mark.parametrize(
+    "decoder",
+    [SSD(rounds=0), SSD(rounds=3), PRESETS["ssd2"], SSD(rounds=1, rows=2, mask="row"), Wave(rows=1), Wave(rows=3)],
+    ids=str,
+)
+def test_row_loops_take_the_formulas_count(decoder, grid):
+    out = decode(decoder, grid, images=2)
+    assert_counted(out)
+    assert (np.asarray(out.passes) == expected_passes(decoder, grid)).all()
+
+
+@pytest.mark.parametrize("coupling", ["resample", "maximal", "gumbel", "match"])
+def test_every_raster_pass_commits_a_run_of_tokens(coupling):
+    out = decode(Raster(window=5, drafter="above", coupling=coupling), Grid(4, 6), images=8)
+    assert_counted(out)
+    for passes, trace in zip(np.asarray(out.passes), np.asarray(out.trace), strict=True):
+        assert (np.diff(trace) >= 0).all()  # in raster order
+        committed = np.bincount(trace, minlength=passes + 1)[1:]
+        assert (committed >= 1).all() and committed.max() <= 5
+    assert len(set(np.asarray(out.passes).tolist())) > 1  # each image at its own speed
+
+
+def test_rows_settle_when_their_rounds_end():
+    trace = np.asarray(decode(SSD(rounds=2), Grid(3, 6), images=1).trace)[0].reshape(3, 6)
+    assert trace.tolist() == [[1, 2, 2, 2, 2, 2], [5] * 6, [8] * 6]
+    trace = np.asarray(decode(PRESETS["ssd2"], Grid(4, 6), images=1).trace)[0].reshape(4, 6)
+    assert trace.tolist() == [[1, 2, 2, 2, 2, 2], [5] * 6, [7] * 6, [12] * 6]
+    trace = np.asarray(decode(Wave(rows=2), Grid(4, 6), images=1).trace)[0].reshape(4, 6)
+    assert trace.tolist() == [[1, 2, 2, 2, 2, 2], [5] * 6, [6] * 6, [7] * 6]

@@ -1,0 +1,256 @@
+"""train.py from end to end: what a run leaves behind, that killing it changes nothing, how mistakes are reported."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from safetensors.numpy import load_file
+
+import ssd_jax
+from ssd_jax.models.config import VQConfig
+from ssd_jax.training import emoji
+from ssd_jax.training.loop import Task, fit
+from ssd_jax.training.metrics import MetricLog, read_log
+from ssd_jax.training.step import init_state, make_optimizer, make_step, schedule
+from ssd_jax.training.tokenizer import tokenizer_task
+from ssd_jax.weights.load import read_heads_config
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("tokenizer", "backbone", "heads")
+STEPS, EVERY = 12, 4  # of every stage of `:tiny`
+EXPORTED = {"config.json", "tokenizer.json", "vq.safetensors", "model.safetensors", "heads.safetensors"}
+
+
+def numbers(path: Path) -> list[dict]:
+    """A log without the speeds."""
+    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in read_log(path)]
+
+
+# -- a whole run
+
+
+def test_a_run_exports_a_complete_checkpoint_and_nothing_else(tiny_export):
+    assert {path.name for path in tiny_export.iterdir()} == EXPORTED
+    assert json.loads((tiny_export / "config.json").read_text())["model"]["rows"] == 16
+
+
+def test_the_exported_checkpoint_draws(tiny_export):
+    out = ssd_jax.load(tiny_export).generate(["red apple, twemoji"])
+    assert out.tokens.shape == (1, 16, 16) and out.passes.tolist() == [256]
+    assert out.images[0].size == (128, 128)
+
+
+def test_the_heads_belong_to_the_backbone(tiny_export):
+    heads = read_heads_config(tiny_export / "heads.safetensors", tiny_export / "model.safetensors")
+    tensors = load_file(tiny_export / "heads.safetensors")
+    assert {len(tensor) for tensor in tensors.values()} == {len(heads.offsets)}
+    assert any(np.any(tensor) for name, tensor in tensors.items() if name == "down")  # it starts at zero
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_leaves_a_log_a_curve_and_its_newest_states(tiny_run, stage):
+    folder = tiny_run / "runs" / stage
+    lines = numbers(folder / "metrics.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == list(range(EVERY, STEPS + 1, EVERY))
+    assert [line["step"] for line in lines if "heldout" in line] == list(range(EVERY, STEPS + 1, EVERY))
+    assert all(np.isfinite(value) for line in lines for value in line.values())
+    assert (folder / "loss.png").stat().st_size > 1000
+    assert max(int(path.name) for path in (folder / "state").iterdir()) == STEPS
+    if stage != "heads":
+        assert (folder / f"sample_{STEPS:06d}.png").is_file()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_training_gets_better(tiny_run, stage):
+    heldout = [line["heldout"] for line in numbers(tiny_run / "runs" / stage / "metrics.jsonl") if "heldout" in line]
+    assert heldout[-1] < heldout[0]
+
+
+# -- killed and started again
+
+
+def killed(folder: Path, data: Path, condition) -> None:
+    """Trains into `folder` and kills the process, as nothing can catch, as soon as the condition holds."""
+    command = [sys.executable, "train.py", "--config=configs/emoji.py:tiny"]
+    command += [f"--config.workdir={folder}", f"--config.data={data}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 600
+        while not condition() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the process ended before it could be killed"
+
+
+def state(folder: Path):
+    """The float32 weights and the optimizer's state after the last step of a stage."""
+    return ocp.StandardCheckpointer().restore((folder / "state" / str(STEPS) / "default").resolve())
+
+
+@pytest.fixture(scope="module")
+def resumed(train, tiny_run, tmp_path_factory) -> Path:
+    """A run that was killed right after a state was saved, then between two states, and then ended."""
+    folder = tmp_path_factory.mktemp("resumed")
+    data, flags = tiny_run / "data", (f"--config.workdir={folder}", f"--config.data={tiny_run / 'data'}")
+    killed(folder, data, lambda: (folder / "tokenizer" / "state" / str(EVERY)).is_dir())
+    assert not (folder / "export" / "vq.safetensors").exists()
+    log = folder / "backbone" / "metrics.jsonl"
+    killed(folder, data, lambda: any(line["step"] > EVERY for line in read_log(log)))
+    assert not (folder / "export" / "model.safetensors").exists()
+    done = train(*flags)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killing_a_run_changes_no_bit_of_its_weights(tiny_run, resumed, stage):
+    expected, actual = state(tiny_run / "runs" / stage), state(resumed / stage)
+    assert jax.tree.structure(expected) == jax.tree.structure(actual)
+    for (path, x), y in zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(actual), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y), err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTED))
+def test_killing_a_run_changes_no_exported_byte(tiny_export, resumed, name):
+    assert (tiny_export / name).read_bytes() == (resumed / "export" / name).read_bytes()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killing_a_run_neither_repeats_nor_drops_a_line_of_the_log(tiny_run, resumed, stage):
+    assert numbers(resumed / stage / "metrics.jsonl") == numbers(tiny_run / "runs" / stage / "metrics.jsonl")
+
+
+# -- the loop, with a task that costs nothing
+
+CHEAP = SimpleNamespace(
+    steps=12, batch=1, warmup=2, decay=0.3, clip=1.0, weight_decay=0.1, b2=0.99, lr=0.1, log_every=4, save_every=6
+)
+
+
+class Crash(Exception):
+    pass
+
+
+def cheap_task(crash_at: int | None = None) -> Task:
+    """The loss of a step is its number, so that what is logged can be foretold; evaluation may crash."""
+    calls = []
+
+    def loss(params, batch, key):
+        noise = jax.random.normal(key, params["w"].shape)
+        return batch + 0.0 * jnp.sum(params["w"]), {"w": jnp.sum(params["w"] * noise)}
+
+    def evaluate(params):
+        calls.append(1)
+        if crash_at is not None and len(calls) == crash_at:
+            raise Crash
+        return {"heldout": float(params["w"].sum())}
+
+    def init(key):
+        return {"w": jax.random.normal(key, (3, 2))}
+
+    return Task("cheap", init, loss, lambda step: np.float32(step), evaluate)
+
+
+def test_what_is_logged_is_the_mean_over_the_steps_it_covers(tmp_path):
+    fit(cheap_task(), CHEAP, 0, tmp_path)
+    losses = [(line["step"], line["loss"]) for line in read_log(tmp_path / "cheap" / "metrics.jsonl") if "loss" in line]
+    # Sums start anew at a checkpoint (step 6), as they do in a run that is resumed there.
+    assert losses == [(4, np.mean([0, 1, 2, 3])), (8, np.mean([6, 7])), (12, np.mean([8, 9, 10, 11]))]
+
+
+@pytest.mark.parametrize("crash_at", [1, 2])
+def test_a_crash_while_a_checkpoint_is_written_loses_no_line(tmp_path, crash_at):
+    expected = fit(cheap_task(), CHEAP, 0, tmp_path / "whole")
+    with pytest.raises(Crash):
+        fit(cheap_task(crash_at), CHEAP, 0, tmp_path / "crashed")
+    actual = fit(cheap_task(), CHEAP, 0, tmp_path / "crashed")
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+    logs = [numbers(tmp_path / name / "cheap" / "metrics.jsonl") for name in ("whole", "crashed")]
+    assert logs[0] == logs[1]
+
+
+def test_a_finished_run_started_again_changes_nothing(tmp_path):
+    expected = fit(cheap_task(), CHEAP, 0, tmp_path)
+    log = (tmp_path / "cheap" / "metrics.jsonl").read_bytes()
+    jax.tree.map(np.testing.assert_array_equal, fit(cheap_task(), CHEAP, 0, tmp_path), expected)
+    assert (tmp_path / "cheap" / "metrics.jsonl").read_bytes() == log
+
+
+def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
+    assert [line["step"] for line in read_log(path)] == [1, 2]
+    MetricLog(path, 1).write(2, {"loss": 0.5})
+    assert path.read_text() == '{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 0.5}\n'
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    rate = schedule(2.0, steps=100, warmup=10, decay=0.3)
+    np.testing.assert_allclose([rate(step) for step in (0, 5, 10, 50, 70, 85, 100)], [0, 1, 2, 2, 2, 1, 0], atol=1e-6)
+
+
+def test_weight_decay_leaves_vectors_alone():
+    optimizer = make_optimizer(SimpleNamespace(**{**vars(CHEAP), "warmup": 0}))
+    params = {"matrix": jnp.ones((2, 2)), "vector": jnp.ones(2)}
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    changed = optax.apply_updates(params, updates)
+    assert np.all(np.asarray(changed["matrix"]) < 1.0)
+    np.testing.assert_array_equal(changed["vector"], params["vector"])
+
+
+def test_the_tokenizers_update_is_compiled_once(tiny_run):
+    """The second step's state must have the first one's types, weak types included."""
+    config = SimpleNamespace(**{**vars(CHEAP), "batch": 4}, eval_images=8, gradient_weight=0.5, continuous_steps=4)
+    vq = VQConfig(channels=16, groups=4, codebook_size=64)
+    task = tokenizer_task(vq, config, 0, emoji.load(tiny_run / "data"))
+    optimizer = make_optimizer(config, task.matrices)
+    update = make_step(task.loss, optimizer, 0, task.revise)
+    before = jax.eval_shape(lambda key: init_state(task.init(key), optimizer), jax.random.key(0))
+    after, _ = jax.eval_shape(update, before, task.batch(0))
+    for (path, x), y in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True):
+        assert (x.shape, x.dtype, x.weak_type) == (y.shape, y.dtype, y.weak_type), jax.tree_util.keystr(path)
+
+
+# -- mistakes
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--config=configs/nope.py", ["configs/nope.py"]),
+        ("--config=configs/emoji.py:big", ["'big'", "tiny"]),
+        ("--config.stage=bakbone", ["bakbone", "tokenizer", "backbone", "heads"]),
+        ("--config.backbone.stepz=3", ["stepz", "steps"]),
+        ("--config.backbone.steps=many", ["steps", "many"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(train, tmp_path, flag, words):
+    done = train(f"--config.workdir={tmp_path / 'runs'}", f"--config.data={tmp_path / 'data'}", flag)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert os.listdir(tmp_path) == []  # nothing was begun
+
+
+@pytest.mark.parametrize(("stage", "missing"), [("backbone", "tokenizer"), ("heads", "backbone")])
+def test_a_stage_without_its_predecessor_says_which_to_run(train, tiny_run, tmp_path, stage, missing):
+    if stage == "heads":
+        (tmp_path / "export").mkdir()
+        (tmp_path / "export" / "vq.safetensors").write_bytes(
+            (tiny_run / "runs" / "export" / "vq.safetensors").read_bytes()
+        )
+    done = train(f"--config.workdir={tmp_path}", f"--config.data={tiny_run / 'data'}", f"--config.stage={stage}")
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert f"run the stage {missing!r} first" in done.stderr
