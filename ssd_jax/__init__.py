@@ -2,13 +2,18 @@
 
 import ssd_jax
 pipe = ssd_jax.load("emoji")
-pipe.generate(["red apple"], seed=0).images[0].save("apple.png")
+pipe.generate(["red apple"], decoder="ssd-exact", seed=0).images[0].save("apple.png")
 """
 
+from ssd_jax.decode.accept import Group
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.presets import PRESETS
+from ssd_jax.decode.raster import Raster
+from ssd_jax.decode.rows import SSD
+from ssd_jax.decode.wave import Wave
 from ssd_jax.errors import UserError
-from ssd_jax.pipeline import Output, Pipeline, load
+from ssd_jax.pipeline import Pipeline, load
+from ssd_jax.request import Output
 
 __version__ = "0.1.0"
-__all__ = ["AR", "PRESETS", "Output", "Pipeline", "UserError", "load"]
+__all__ = ["AR", "PRESETS", "SSD", "Group", "Output", "Pipeline", "Raster", "UserError", "Wave", "load"]

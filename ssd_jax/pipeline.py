@@ -1,9 +1,7 @@
 """What users hold: a loaded model that turns prompts into pictures."""
 
-import dataclasses
 import time
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,45 +14,20 @@ import numpy as np
 from PIL import Image
 
 from ssd_jax.decode.engine import decode, make_cache
-from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder
+from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder, require_heads
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
-from ssd_jax.models.config import ModelConfig, VQConfig
+from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
+from ssd_jax.models.heads import DraftHeads
 from ssd_jax.models.transformer import Transformer, image_hidden
 from ssd_jax.models.vq import VQModel, to_float, to_uint8
 from ssd_jax.prompts import Prompts, pad_left, read_tokenizer
+from ssd_jax.request import Output, images_of_call
 from ssd_jax.sampling import Sampler, image_keys
-from ssd_jax.weights.load import fingerprint, read_config, read_tensors
+from ssd_jax.weights.load import fingerprint, read_config, read_heads_config, read_tensors
 
 BUNDLED = Path(__file__).parent / "assets"
 """Checkpoints that come with the package, by folder name."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Output:
-    """What `Pipeline.generate` returns; B images, prompt by prompt.
-
-    Attributes:
-        images: B pictures.
-        tokens: int32 [B, R, C], codebook ids.
-        passes: int32 [B], verifier passes, prefill included.
-        trace: int32 [B, R, C], the pass in which each token became final.
-        seconds: wall-clock of the decode (all batches), compilation and VQ decoder excluded.
-        compile_seconds: time spent compiling for this call; 0 when nothing had to be.
-        prompts: the prompt of every image.
-        seeds: the seed of every image.
-        numbers: occurrence number of every image among equal prompts of the call; (seed, number) keys its noise.
-    """
-
-    images: list[Image.Image]
-    tokens: np.ndarray
-    passes: np.ndarray
-    trace: np.ndarray
-    seconds: float
-    compile_seconds: float
-    prompts: list[str]
-    seeds: list[int]
-    numbers: list[int]
 
 
 class Pipeline:
@@ -64,11 +37,23 @@ class Pipeline:
         folder: where the checkpoint lies.
         config, vq_config: what config.json says.
         params: the backbone's parameters.
+        heads, heads_params: the draft heads' config and parameters; None without heads.
+        dtype: of parameters and cache.
     """
 
-    def __init__(self, folder: Path, config: ModelConfig, vq_config: VQConfig, params: Any, dtype: jnp.dtype):
+    def __init__(
+        self,
+        folder: Path,
+        config: ModelConfig,
+        vq_config: VQConfig,
+        params: Any,
+        dtype: jnp.dtype,
+        heads: HeadsConfig | None = None,
+        heads_params: Any = None,
+    ):
         self.folder, self.config, self.vq_config = folder, config, vq_config
-        self.params, self._dtype = params, dtype
+        self.params, self.dtype = params, dtype
+        self.heads, self.heads_params = heads, heads_params
         self._vq_params: Any = None
         self._prompts: Prompts | None = None
         self._programs: dict[Any, Any] = {}
@@ -103,10 +88,11 @@ class Pipeline:
             negative_prompt: what the guidance leads away from; None is the empty prompt.
             max_batch: at most so many pictures at once; None decodes all together.
         Raises:
-            UserError: a value out of range, an unknown decoder, a missing file.
+            UserError: a value out of range, an unknown decoder, draft heads or a file that is missing.
         """
-        texts, seeds, numbers = _images(prompts, num_images, seed)
+        texts, seeds, numbers = images_of_call(prompts, num_images, seed)
         decoder = find_decoder(decoder)
+        self.require(decoder)
         scale = self.config.cfg_scale if cfg_scale is None else float(cfg_scale)
         sampler = self._sampler(scale, temperature, top_k, top_p)
         guided = scale != 1.0
@@ -132,7 +118,15 @@ class Pipeline:
 
     def decoders(self) -> list[str]:
         """Names of the presets this checkpoint can run."""
-        return list(PRESETS)
+        counts = self._head_counts()
+        return [name for name, decoder in PRESETS.items() if all(map(int.__le__, decoder.heads, counts))]
+
+    def require(self, decoder: Decoder) -> None:
+        """Raises `UserError` if the decoder needs draft heads that this checkpoint lacks."""
+        require_heads(decoder, *self._head_counts())
+
+    def _head_counts(self) -> tuple[int, int]:
+        return (self.heads.horizontal, self.heads.vertical) if self.heads else (0, 0)
 
     def fingerprint(self) -> str:
         """Identifies the backbone's file (see `weights.load.fingerprint`)."""
@@ -157,17 +151,21 @@ class Pipeline:
         """Runs the compiled program of these shapes; returns ((tokens, passes, trace), seconds, compile seconds)."""
         ids, mask = pad_left(frames, self.config.pad_id)
         grid = Grid(self.config.rows, self.config.cols)
-        cache = make_cache(self.config, decoder, grid, len(frames), ids.shape[1], self._dtype)
+        cache = make_cache(self.config, decoder, grid, len(frames), ids.shape[1], self.dtype)
         arguments = (self.params, cache, ids, mask, keys, sampler)
+        drafts = any(decoder.heads)
+        heads_params = self.heads_params if drafts else None
         shapes = (ids.shape, decoder, guided)
         compiling = 0.0
         if shapes not in self._programs:
             start = time.perf_counter()
-            lowered = decode.lower(*arguments, config=self.config, decoder=decoder, grid=grid, guided=guided)
+            static = dict(config=self.config, decoder=decoder, grid=grid, guided=guided)
+            heads = self.heads if drafts else None
+            lowered = decode.lower(*arguments, **static, heads=heads, heads_params=heads_params)
             self._programs[shapes] = lowered.compile()
             compiling = time.perf_counter() - start
         start = time.perf_counter()
-        out = jax.block_until_ready(self._programs[shapes](*arguments))
+        out = jax.block_until_ready(self._programs[shapes](*arguments, heads_params=heads_params))
         return (out.tokens, out.passes, out.trace), time.perf_counter() - start, compiling
 
     # -- teacher forcing, pixels
@@ -235,14 +233,15 @@ class Pipeline:
             warnings.warn(f"the model does not know the word {word!r}", stacklevel=2)
 
 
-def load(source: str | Path = "emoji", dtype: Any = None) -> Pipeline:
+def load(source: str | Path = "emoji", dtype: Any = None, heads: str | Path | None = None) -> Pipeline:
     """Loads a checkpoint.
 
     Args:
         source: the name of a bundled checkpoint ("emoji"), or a folder.
-        dtype: of the backbone's parameters and cache; None is float32 on CPU, bfloat16 elsewhere.
+        dtype: of the parameters and the cache; None is float32 on CPU, bfloat16 elsewhere.
+        heads: draft heads, a file or a folder with heads.safetensors; None takes the checkpoint's own, if it has any.
     Raises:
-        UserError: no such checkpoint, or files in it that are damaged or do not fit together.
+        UserError: no such checkpoint, files in it that are damaged or do not fit together, heads of another backbone.
     """
     folder = Path(source)
     if not folder.is_dir() and (BUNDLED / str(source)).is_dir() and folder.name == str(source):
@@ -255,32 +254,21 @@ def load(source: str | Path = "emoji", dtype: Any = None) -> Pipeline:
     config, vq_config = read_config(folder)
     ids = jnp.zeros((1, 1), jnp.int32)
     abstract = jax.eval_shape(lambda: nn.unbox(Transformer(config).init(jax.random.key(0), ids)))
-    return Pipeline(folder, config, vq_config, read_tensors(folder / "model.safetensors", abstract, dtype), dtype)
+    params = read_tensors(folder / "model.safetensors", abstract, dtype)
+    path = Path(folder if heads is None else heads)
+    path = path / "heads.safetensors" if path.is_dir() else path
+    drafters = (None, None)
+    if heads is not None or path.exists():
+        drafters = _read_heads(path, folder / "model.safetensors", config, dtype)
+    return Pipeline(folder, config, vq_config, params, dtype, *drafters)
 
 
-def _images(
-    prompts: Sequence[str], num_images: int, seed: int | Sequence[int]
-) -> tuple[list[str], list[int], list[int]]:
-    """Prompt, seed and occurrence number of every image of a call."""
-    if isinstance(prompts, str):
-        raise UserError("prompts must be a list of texts, not a single text.")
-    if not prompts:
-        raise UserError("There are no prompts.")
-    if num_images < 1:
-        raise UserError(f"num_images must be at least 1, not {num_images}.")
-    seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
-    if len(seeds) != len(prompts):
-        raise UserError(f"There are {len(seeds)} seeds for {len(prompts)} prompts.")
-    for value in seeds:
-        if not 0 <= value < 2**32:
-            raise UserError(f"A seed must be between 0 and {2**32 - 1}, not {value}.")
-    pairs = [pair for pair in zip(prompts, seeds, strict=True) for _ in range(num_images)]
-    seen: Counter = Counter()
-    numbers = []
-    for pair in pairs:
-        numbers.append(seen[pair])
-        seen[pair] += 1
-    return [text for text, _ in pairs], [value for _, value in pairs], numbers
+def _read_heads(path: Path, backbone: Path, config: ModelConfig, dtype: Any) -> tuple[HeadsConfig, Any]:
+    """Config and parameters of a heads file; raises `UserError` if they belong to another backbone."""
+    heads = read_heads_config(path, backbone)
+    x = jnp.zeros((1, config.width))
+    module = DraftHeads(heads, config.width, config.norm_eps)
+    return heads, read_tensors(path, jax.eval_shape(lambda: nn.unbox(module.init(jax.random.key(0), x, x))), dtype)
 
 
 @partial(jax.jit, static_argnames="config")

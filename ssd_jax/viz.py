@@ -1,7 +1,8 @@
-"""Pictures of pictures: grids to look at."""
+"""Pictures of pictures: grids, comparisons, and how a picture came into being."""
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -39,3 +40,86 @@ def grid(images: Sequence[np.ndarray], columns: int, captions: Sequence[str] | N
 def columns_for(count: int) -> int:
     """Columns of a grid that is a little wider than high, at most eight."""
     return min(8, max(1, int(np.ceil(np.sqrt(count * 1.5)))) if count > 4 else count)
+
+
+def comparison(rows: Sequence[tuple[str, Sequence[np.ndarray]]], captions: Sequence[Sequence[str]]) -> np.ndarray:
+    """One line of pictures per row, with the row's title above and a caption under every picture; uint8 [H, W, 3].
+
+    Args:
+        rows: (title, uint8 pictures of one size).
+        captions: one text per picture.
+    """
+    strips = []
+    for (title, images), texts in zip(rows, captions, strict=True):
+        strip = grid(images, len(images), texts)
+        heading = Image.new("RGB", (strip.shape[1], 2 * LINE), "white")
+        width = max(8, int(strip.shape[1] / 5.4))
+        text = textwrap.shorten(title, width, placeholder="...")
+        ImageDraw.Draw(heading).text((2, LINE / 2), text, (0, 0, 0), ImageFont.load_default(10))
+        strips += [np.asarray(heading), strip]
+    return np.concatenate(strips)
+
+
+def heat_map(trace: np.ndarray, height: int = 256) -> np.ndarray:
+    """The pass in which each token became final, dark for early and bright for late, with a legend; uint8 [H, W, 3].
+
+    Args:
+        trace: int32 [R, C], passes from 1.
+        height: pixels of the map, less where it would be more than four times as wide; cells are square.
+    """
+    cell = max(1, min(height // trace.shape[0], 4 * height // trace.shape[1]))
+    first, last = int(trace.min()), int(trace.max())
+    cells = colours((trace - first) / max(last - first, 1))
+    field = cells.repeat(cell, axis=0).repeat(cell, axis=1)
+    bar = colours(np.linspace(1.0, 0.0, field.shape[0]))[:, None].repeat(3 * GAP, axis=1)
+    canvas = Image.new("RGB", (field.shape[1] + 7 * LINE, field.shape[0]), "white")
+    canvas.paste(Image.fromarray(field), (0, 0))
+    canvas.paste(Image.fromarray(bar), (field.shape[1] + 2 * GAP, 0))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(10)
+    x = field.shape[1] + 6 * GAP
+    draw.text((x, 0), f"pass {last}", (60, 60, 60), font)
+    draw.text((x, field.shape[0] - LINE), f"pass {first}", (60, 60, 60), font)
+    return np.asarray(canvas)
+
+
+STOPS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], np.float64)
+"""Five colours of the map "viridis" (CC0, by van der Walt and Smith), which is even in lightness."""
+
+
+def colours(values: np.ndarray) -> np.ndarray:
+    """Values in 0..1, [...], to uint8 [..., 3]."""
+    places = np.linspace(0.0, 1.0, len(STOPS))
+    return np.stack([np.interp(values, places, stop) for stop in STOPS.T], axis=-1).round().astype(np.uint8)
+
+
+UNDRAWN = np.array([200, 200, 200], np.uint8)
+MAX_FRAMES = 60
+
+
+def frames(image: np.ndarray, trace: np.ndarray, limit: int = MAX_FRAMES) -> tuple[list[np.ndarray], list[int]]:
+    """The picture as it comes into being: tokens appear in the pass that fixed them, the others are grey.
+
+    The pixels are always those of the finished picture; the VQ decoder is not run on unfinished grids.
+
+    Args:
+        image: uint8 [H, W, 3], H and W multiples of R and C.
+        trace: int32 [R, C].
+        limit: at most so many frames; passes are skipped evenly.
+    Returns:
+        uint8 frames, the last one complete, and the pass that each shows.
+    """
+    R, C = trace.shape
+    when = trace.repeat(image.shape[0] // R, axis=0).repeat(image.shape[1] // C, axis=1)[..., None]
+    last = int(trace.max())
+    shown = sorted({round(x) for x in np.linspace(1, last, min(limit, last))})
+    return [np.where(when <= number, image, UNDRAWN) for number in shown], shown
+
+
+def write_gif(path: Path, pictures: Sequence[np.ndarray], milliseconds: int = 80, hold: int = 2000) -> None:
+    """An endless animation of uint8 pictures; the last one is held for `hold` milliseconds."""
+    # One palette, that of the finished picture and grey, so that nothing flickers.
+    grey = np.broadcast_to(UNDRAWN, (max(8, pictures[-1].shape[0] // 4), *pictures[-1].shape[1:]))
+    palette = Image.fromarray(np.concatenate([pictures[-1], grey])).quantize(256)
+    images = [Image.fromarray(p).quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
+    durations = [milliseconds] * (len(images) - 1) + [hold]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)

@@ -18,12 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd_jax.models.config import ModelConfig, VQConfig
+from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
+from ssd_jax.models.heads import DraftHeads
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.models.vq import VQModel
 from ssd_jax.pipeline import BUNDLED, Pipeline, load
 from ssd_jax.prompts import word_tokenizer
-from ssd_jax.weights.export import write_config, write_tensors
+from ssd_jax.weights.export import heads_metadata, write_config, write_tensors
+from ssd_jax.weights.load import read_config
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # sample.py is run from the checkout, not installed
@@ -91,6 +93,24 @@ def random_folder(tmp_path_factory) -> Path:
 def folder(random_folder, tmp_path) -> Path:
     """A copy of `random_folder` to damage."""
     return Path(shutil.copytree(random_folder, tmp_path / "checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def headed_folder(random_folder, tmp_path_factory) -> Path:
+    """`random_folder` with draft heads, two to the right and two down, that are not trained."""
+    folder = Path(shutil.copytree(random_folder, tmp_path_factory.mktemp("headed") / "checkpoint"))
+    config, heads = read_config(folder)[0], HeadsConfig(horizontal=2, vertical=2)
+    x = jnp.zeros((1, config.width))
+    params = nn.unbox(DraftHeads(heads, config.width).init(jax.random.key(0), x, x))
+    metadata = heads_metadata(heads, folder / "model.safetensors")
+    write_tensors(folder / "heads.safetensors", params, jnp.float32, metadata)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def headed(headed_folder) -> Pipeline:
+    """The model of `headed_folder`."""
+    return load(headed_folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,62 +1,228 @@
-"""The benchmark: what it prints, what it refuses, and that its "model's own forward" is all of the model's work."""
+"""The bench: decoders by text, what a picture's passes are made of, its tables, and one small run of everything."""
 
-import sys
+import json
+import re
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from ssd_jax import bench, entry
-from ssd_jax.decode.ar import AR
-from ssd_jax.decode.engine import make_cache
+from ssd_jax import AR, PRESETS, SSD, Group, Raster, UserError, Wave, entry
+from ssd_jax.bench import __main__ as bench
+from ssd_jax.bench.pieces import Clock, Draft, Verify, composition
+from ssd_jax.bench.report import table
+from ssd_jax.bench.speed import agreement
+from ssd_jax.decode.names import parse_decoder, parse_decoders
+from ssd_jax.eval.features import available
+from ssd_jax.eval.metrics import Estimate
 from ssd_jax.layout import Grid
-from ssd_jax.prompts import pad_left
+from ssd_jax.models.config import HeadsConfig
+
+HEADS = HeadsConfig(horizontal=5, vertical=2)
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """run(*arguments) -> (exit code, standard output, standard error)."""
-
-    def command(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
-        try:
-            entry.run(bench.main)
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return command
-
-
-def test_it_prints_a_row_per_decoder(run, random_folder):
-    code, stdout, _ = run("--decoders=ar", f"--weights={random_folder}", "--seeds=1", "--repeats=1")
-    assert code == 0
-    machine, head, _, row = stdout.splitlines()
-    assert "float32" in machine
-    names = [cell.strip() for cell in head.split("|")[1:-1]]
-    cells = dict(zip(names, [cell.strip() for cell in row.split("|")[1:-1]], strict=True))
-    assert cells["decoder"] == "ar" and float(cells["passes"]) == 16
-    seconds, per_pass = float(next(cells[n] for n in names if "seconds" in n).split()[0]), float(cells["ms per pass"])
-    assert per_pass == pytest.approx(1e3 * seconds / 16, rel=0.5, abs=0.1)
-    assert cells["outside the model's forward"].endswith(" %")
+# -- decoders as text
 
 
 @pytest.mark.parametrize(
-    ("flag", "word"), [("--decoders=ar,fast", "'fast'"), ("--seeds=0", "--seeds"), ("--weights=/nowhere", "/nowhere")]
+    ("text", "decoder"),
+    [
+        ("ssd-exact", PRESETS["ssd-exact"]),
+        ("AR()", AR()),
+        ("SSD(rounds=0)", SSD(rounds=0)),
+        ("SSD(rounds='auto')", SSD(rounds="auto")),
+        (" Wave(rows=4) ", Wave(rows=4)),
+        (
+            "Raster(window=8, coupling='resample', acceptance='grouped', group=Group(size=3, delta=None))",
+            Raster(window=8, coupling="resample", acceptance="grouped", group=Group(size=3, delta=None)),
+        ),
+    ],
 )
-def test_it_refuses_in_one_sentence(run, random_folder, flag, word):
-    code, stdout, stderr = run(f"--weights={random_folder}", flag)
-    assert code == 2 and stdout == ""
-    assert stderr.startswith("error: ") and stderr.count("\n") == 1 and word in stderr
+def test_decoder_from_text(text, decoder):
+    assert parse_decoder(text) == decoder
 
 
-def test_the_forward_alone_makes_the_passes_that_ar_makes(pipe):
-    """The prefill fills the prompt's slots and each of the R*C - 1 passes one more; the last token is never read."""
-    config, grid = pipe.config, Grid(4, 4)
-    ids, mask = pad_left([pipe.prompts.frame("red apple"), pipe.prompts.frame("")], config.pad_id)
-    cache = make_cache(config, AR(), grid, 2, ids.shape[1], jnp.float32)
-    _, cache = bench.forward_only(pipe.params, cache, ids, mask, config=config, grid=grid)
-    for layer in (*cache.keys, *cache.values):
-        written = np.any(np.asarray(layer) != 0, axis=(1, 3))  # [rows, slots]
-        assert written[:, : ids.shape[1] + 15].all() and not written[:, ids.shape[1] + 15].any()
+def test_commas_inside_parentheses_do_not_separate():
+    found = parse_decoders("ar, SSD(rounds=0, rows=2),Raster(window=8,group=Group(size=3)) ,ssd")
+    assert list(found) == ["ar", "SSD(rounds=0, rows=2)", "Raster(window=8,group=Group(size=3))", "ssd"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nonsense",
+        "SSD(rounds=-1)",
+        "SSD(1)",
+        "SSD(turns=2)",
+        "open('x')",
+        "SSD(rounds=print('x'))",
+        "SSD(",
+        "Group()",
+        "1(2)",
+    ],
+)
+def test_bad_decoder_text_is_one_sentence(text, capsys):
+    with pytest.raises(UserError) as caught:
+        parse_decoder(text)
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr().out == ""
+
+
+# -- composition
+
+
+@pytest.mark.parametrize(("rounds", "passes"), [(0, 34), (1, 57), (2, 80)])
+def test_composition_of_ssd_adds_up_to_the_published_passes(rounds, passes):
+    count = composition(SSD(rounds=rounds), Grid(24, 24), HEADS, passes, 0)
+    assert sum(times for piece, times in count.items() if isinstance(piece, Verify)) == passes - 1
+    assert count[Draft(((1, 0),), 24)] == 23
+
+
+@pytest.mark.parametrize("grid", [Grid(16, 16), Grid(5, 7), Grid(1, 4), Grid(4, 1)])
+@pytest.mark.parametrize("decoder", [SSD(), PRESETS["ssd2"], Wave(rows=1), Wave(rows=3), SSD(rows=2), AR(), Raster(8)])
+def test_composition_adds_up(decoder, grid):
+    row0 = 2 * -(-(grid.cols - 1) // min(5, max(grid.cols - 1, 1)))
+    passes = {
+        AR: lambda: grid.size,
+        Raster: lambda: 9,
+        SSD: lambda: 1 + row0 + -(-(grid.rows - 1) // decoder.rows) * (decoder.rounds + decoder.extra_rounds + 1),
+        Wave: lambda: 1 + row0 + (grid.rows - 1 + decoder.rows - 1 if grid.rows > 1 else 0),
+    }[type(decoder)]()
+    count = composition(decoder, grid, HEADS, passes, 0)
+    assert sum(times for piece, times in count.items() if isinstance(piece, Verify)) == passes - 1
+    assert all(times >= 0 for times in count.values())
+
+
+def test_composition_of_auto_rounds_follows_the_trace():
+    count = composition(SSD(rounds="auto"), Grid(16, 16), HEADS, 100, 9)
+    assert (count[Verify(5, 5)], count[Verify(16, 16)]) == (9, 90)
+
+
+def test_split_weights_pieces_by_how_often_they_run(headed):
+    clock = Clock(headed)
+    clock.seconds = lambda piece: 1.0 if isinstance(piece, Verify) else 0.1
+    parts = clock.split(SSD(rounds=1), passes=11, first_row=0)  # 4 x 4, 2 heads: 1 + 2 * 2 + 3 * 2
+    assert parts == pytest.approx({"verify": 1.0, "draft": 0.1 * 5 / 11})
+
+
+# -- tables
+
+
+def test_agreement():
+    tokens = np.arange(8).reshape(2, 2, 2)
+    other = tokens.copy()
+    other[1, 0, 0] = 99
+    assert agreement(tokens, other) == (7 / 8, 1 / 2)
+
+
+def test_table_has_the_columns_that_were_measured():
+    rows = {
+        "ar": {"passes": 256.0, "passes range": (256, 256), "seconds per pass": 0.002},
+        "ssd": {"passes": 46.0, "kid": Estimate(0.001, -0.001, 0.003), "nll difference": Estimate(1.5, np.nan, np.nan)},
+    }
+    lines = table(rows).splitlines()
+    assert lines[0] == "| decoder | passes | min..max | ms / pass | NLL - ar | KID x 1000 |"
+    assert lines[2] == "| ar | 256.0 | 256..256 | 2.00 |  |  |"
+    assert lines[3] == "| ssd | 46.0 |  |  | +1.500 | 1.00 [-1.00, 3.00] |"
+
+
+# -- the command
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Six reference pictures in the format of ssd_jax.training.emoji."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    images = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    np.save(folder / "images.npy", images)
+    names = ["red apple", "green apple", "dog", "cat", "heart", "thumbs up"]
+    pictures = [
+        dict(code=str(i), identity=str(i), style="twemoji", tone="", name=name, caption=name, split="train")
+        for i, name in enumerate(names)
+    ]
+    (folder / "index.json").write_text(json.dumps({"styles": ["twemoji"], "size": 16, "pictures": pictures}))
+    return folder
+
+
+def run(monkeypatch, *flags):
+    monkeypatch.setattr("sys.argv", ["bench", *map(str, flags)])
+    bench.main()
+
+
+def test_small_run_of_everything(headed_folder, data, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    flags = [
+        f"--weights={headed_folder}",
+        "--decoders=jacobi-above,ssd-wave",
+        "--seeds=1",
+        "--repeats=1",
+        f"--out={out}",
+    ]
+    run(
+        monkeypatch,
+        *flags,
+        "--prompt=red apple",
+        "--metrics=speed,quality",
+        "--images=6",
+        "--batch=4",
+        f"--data={data}",
+    )
+    values = json.loads((out / "bench.json").read_text())
+    rows = values["decoders"]
+    assert list(rows) == ["ar", "jacobi-above", "ssd-wave"]
+    assert [rows["ar"][key] for key in ("passes", "reduction", "speedup", "equal tokens")] == [16, 1, 1, 1]
+    assert rows["ssd-wave"]["passes"] == 1 + 4 + 3 + 1
+    assert rows["jacobi-above"]["equal pictures"] == 1
+    for row in rows.values():
+        assert row["verify"] > 0
+        assert row["verify"] + row["draft"] + row["rest"] == pytest.approx(row["seconds per pass"])
+    assert (rows["ar"]["draft"], rows["ssd-wave"]["draft"] > 0) == (0, True)
+    # The picture of `ar` has the likelihood and the distances of `ar`.
+    assert rows["jacobi-above"]["nll difference"]["value"] == 0
+    assert rows["ssd-wave"]["nll difference"]["value"] != 0
+    assert list(values["seconds per pass by window"]) == ["1", "2", "4", "8", "16"]
+    if available():
+        assert rows["jacobi-above"]["kid"] == rows["ar"]["kid"]
+        assert all(0 <= row["r@1"]["value"] <= row["r@5"]["value"] <= 1 for row in rows.values())
+    for name in ("window.png", "quality.png"):
+        with Image.open(out / name) as image:
+            image.verify()
+    printed = capsys.readouterr().out
+    assert re.search(r"^\| ssd-wave \|", printed, re.MULTILINE)
+    assert table_of((out / "bench.md").read_text()) == table_of(printed)
+
+
+def table_of(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith(("| decoder", "| ar", "| ssd"))]
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--metrics=beauty", "Unknown metric 'beauty'"),
+        ("--decoders=warp", "Unknown decoder 'warp'"),
+        ("--seeds=0", "--seeds must be at least 1"),
+        ("--images=2", "--images must be at least 3"),
+        ("--decoders=ssd", "needs draft heads"),
+        ("--heads=/nowhere", "does not exist"),
+    ],
+)
+def test_bad_input(random_folder, monkeypatch, flag, message):
+    with pytest.raises(UserError, match=message):
+        run(monkeypatch, f"--weights={random_folder}", flag)
+
+
+@pytest.mark.parametrize("flag", ["--decoders=ar,fast", "--seeds=0", "--weights=/nowhere"])
+def test_mistakes_are_one_sentence_and_exit_code_2(headed_folder, monkeypatch, capsys, flag):
+    monkeypatch.setattr("sys.argv", ["bench", f"--weights={headed_folder}", flag])
+    with pytest.raises(SystemExit) as stop:
+        entry.run(bench.main)
+    stdout, stderr = capsys.readouterr()
+    assert (stop.value.code, stdout) == (2, "")
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1
+
+
+def test_data_that_is_none(headed_folder, tmp_path):
+    with pytest.raises(UserError, match="reference pictures cannot be read"):
+        bench.Gallery.read(tmp_path)

@@ -1,0 +1,208 @@
+"""What a pass is made of: the seconds of its pieces, each run alone in a loop at the window size a decoder uses.
+
+verify: embedding, blocks over the window against a whole cache, output head. draft: the heads, their output head and
+the draw. What is left of a decoder's own seconds per pass is called sampling + accept: guidance, filters, noise,
+acceptance, copied and random drafts, bookkeeping of the loop. As a difference of two measurements it can come out
+slightly below zero where it is close to nothing.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import cache as memoize
+from functools import partial
+from statistics import median
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from tqdm import tqdm
+
+from ssd_jax.decode.ar import AR
+from ssd_jax.decode.engine import bind, make_cache
+from ssd_jax.decode.presets import Decoder
+from ssd_jax.decode.raster import Raster
+from ssd_jax.decode.rows import AUTO, SSD
+from ssd_jax.decode.state import Offsets
+from ssd_jax.decode.wave import Wave
+from ssd_jax.layout import Grid
+from ssd_jax.models.config import HeadsConfig, ModelConfig
+from ssd_jax.models.transformer import Transformer
+from ssd_jax.pipeline import Pipeline
+from ssd_jax.sampling import Sampler, choose
+from ssd_jax.shapes import bucket
+
+LOOPS = 24
+"""Times that a piece runs in one measurement."""
+
+
+class Verify(NamedTuple):
+    """A pass over `window` positions that makes logits for the last `outputs` of them; 0 in a commit pass."""
+
+    window: int
+    outputs: int
+
+
+class Draft(NamedTuple):
+    """The heads at `offsets`, from `sources` positions each."""
+
+    offsets: Offsets
+    sources: int
+
+
+def composition(
+    decoder: Decoder, grid: Grid, heads: HeadsConfig | None, passes: float, first_row: float
+) -> Counter[Verify | Draft]:
+    """How often a picture that takes `passes` runs each piece, without the prefill.
+
+    `first_row`, the last pass that changed row 0, is needed for SSD(rounds="auto") alone. The raster loop's horizontal
+    drafts, which only row 0 needs with vertical heads, are left out.
+    """
+    R, C = grid.rows, grid.cols
+    match decoder:
+        case AR():
+            return Counter({Verify(1, 1): passes - 1})
+        case Raster():
+            W = decoder.width(grid)
+            count = Counter({Verify(W, W): passes - 1})
+            if decoder.drafter == "horizontal" and W > 1:
+                count[Draft(_right(min(heads.horizontal, W - 1)), 1)] = passes
+            elif decoder.drafter == "spatial" and W > 1:
+                count[Draft(((1, 0),), min(C, W - 1))] = passes
+            return count
+        case SSD() | Wave():
+            length = min(heads.horizontal, max(C - 1, 1))
+            blocks = -(-(C - 1) // length)
+            count = Counter({Draft(_right(length), 1): blocks})
+            if isinstance(decoder, Wave):
+                count += Counter({Verify(length, length): blocks, Verify(length, 0): blocks})
+                if R > 1:
+                    m = decoder.rows
+                    count[Verify((m + 1) * C - 1, m * C)] += R + m - 2
+                    count[Draft(((1, 0),), C)] += R + m - 1
+                return count
+            W, later = decoder.rows * C, -(-(R - 1) // decoder.rows)
+            count[Draft(tuple((down, 0) for down in range(1, decoder.rows + 1)), C)] += later
+            if decoder.rounds == AUTO:
+                count[Verify(length, length)] += first_row
+                count[Verify(W, W)] += passes - 1 - first_row
+            else:
+                count += Counter({Verify(length, length): blocks, Verify(length, 0): blocks})
+                count[Verify(W, W)] += later * (decoder.rounds + decoder.extra_rounds)
+                count[Verify(W, 0)] += later
+            return +count
+    raise TypeError(decoder)
+
+
+class Clock:
+    """Measures pieces of one model at batch 1, each kind once."""
+
+    def __init__(self, pipe: Pipeline, repeats: int = 3):
+        config = pipe.config
+        self.grid, self.prompt = Grid(config.rows, config.cols), bucket(1)
+        self._pipe, self._repeats = pipe, repeats
+        self._guided = config.cfg_scale != 1.0
+        self.seconds = memoize(self._seconds)
+
+    def split(self, decoder: Decoder, passes: float, first_row: float) -> dict[str, float]:
+        """Mean seconds per pass that go into verifying (prefill included) and into drafting."""
+        count = composition(decoder, self.grid, self._pipe.heads, passes, first_row)
+        count[Verify(min(self.prompt, self.grid.size), 1)] += 1
+        out = {"verify": 0.0, "draft": 0.0}
+        for piece, times in (+count).items():
+            out["verify" if isinstance(piece, Verify) else "draft"] += times * self.seconds(piece) / passes
+        return out
+
+    def curve(self) -> dict[int, float]:
+        """Seconds per pass against the window: 1, 2, 4, ... up to 256 or the grid."""
+        windows = [2**power for power in range(9) if 2**power <= self.grid.size]
+        bar = tqdm(windows, desc="pass against window", unit="window", dynamic_ncols=True)
+        return {window: self.seconds(Verify(window, window)) for window in bar}
+
+    def _seconds(self, piece: Verify | Draft) -> float:
+        """Median seconds of one run of a piece."""
+        pipe, one = self._pipe, jnp.float32(1.0)
+        config = pipe.config
+        rows = 2 if self._guided else 1
+        sampler = Sampler(jnp.float32(config.cfg_scale), one, jnp.int32(config.top_k or config.visual_size), one)
+        mask, keys = jnp.ones((rows, self.prompt), bool), jax.random.split(jax.random.key(0), 1)
+        static = dict(config=config, guided=self._guided)
+        if isinstance(piece, Verify):
+
+            def prepare() -> tuple:
+                cache = make_cache(config, AR(), self.grid, rows, self.prompt, pipe.dtype)
+                return pipe.params, jax.block_until_ready(cache), mask, keys, sampler
+
+            return _timed(partial(_verify, **static, grid=self.grid, piece=piece), prepare, self._repeats)
+        arguments = pipe.params, pipe.heads_params, mask, keys, sampler
+        return _timed(partial(_draft, **static, heads=pipe.heads, piece=piece), lambda: arguments, self._repeats)
+
+
+def _timed(run: Callable, prepare: Callable[[], tuple], repeats: int) -> float:
+    taken = []
+    for _ in range(repeats + 1):
+        arguments = prepare()
+        start = time.perf_counter()
+        jax.block_until_ready(run(*arguments))
+        taken.append((time.perf_counter() - start) / LOOPS)
+    return median(taken[1:])  # the first one compiled
+
+
+@partial(jax.jit, static_argnames=("config", "grid", "guided", "piece"), donate_argnames="cache")
+def _verify(
+    params: Any,
+    cache: Any,
+    mask: jax.Array,
+    keys: jax.Array,
+    sampler: Sampler,
+    *,
+    config: ModelConfig,
+    grid: Grid,
+    guided: bool,
+    piece: Verify,
+) -> tuple:
+    """`LOOPS` passes at places spread over the grid; each hangs on every output of the one before."""
+    model = Transformer(config)
+    functions = bind(model, params, mask, keys, sampler, guided)
+
+    def body(step: jax.Array, state: tuple) -> tuple:
+        codes, cache = state
+        start = step * 37 % max(grid.size - piece.window + 1, 1)
+        positions = start + jnp.arange(piece.window, dtype=jnp.int32)[None]
+        hidden, cache = functions.verify(cache, codes, positions)
+        if piece.outputs:
+            hidden = model.apply(params, hidden[:, piece.window - piece.outputs :], method="logits")
+        return codes + (jnp.max(hidden) > 1e30).astype(jnp.int32), cache
+
+    return jax.lax.fori_loop(0, LOOPS, body, (jnp.zeros((1, piece.window), jnp.int32), cache))
+
+
+@partial(jax.jit, static_argnames=("config", "guided", "heads", "piece"))
+def _draft(
+    params: Any,
+    heads_params: Any,
+    mask: jax.Array,
+    keys: jax.Array,
+    sampler: Sampler,
+    *,
+    config: ModelConfig,
+    guided: bool,
+    heads: HeadsConfig,
+    piece: Draft,
+) -> jax.Array:
+    """`LOOPS` drafts, each from the tokens that the one before drew."""
+    functions = bind(Transformer(config), params, mask, keys, sampler, guided, heads, heads_params)
+    dtype = jax.tree.leaves(params)[0].dtype
+    hidden = jax.random.normal(jax.random.key(1), (mask.shape[0], piece.sources, config.width), dtype)
+
+    def body(step: jax.Array, codes: jax.Array) -> jax.Array:
+        log_q = functions.draft(hidden, codes, piece.offsets)
+        positions = step + jnp.arange(log_q.shape[1] * log_q.shape[2], dtype=jnp.int32)[None]
+        drawn = choose(log_q.reshape(1, -1, log_q.shape[-1]), functions.noise(positions))
+        return drawn[:, : piece.sources]
+
+    return jax.lax.fori_loop(0, LOOPS, body, jnp.zeros((1, piece.sources), jnp.int32))
+
+
+def _right(reach: int) -> Offsets:
+    return tuple((0, right) for right in range(1, reach + 1))

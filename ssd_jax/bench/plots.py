@@ -1,0 +1,59 @@
+"""The bench's two plots. They need matplotlib (extra [eval] or [train])."""
+
+from pathlib import Path
+from typing import Any
+
+from ssd_jax.eval.metrics import Estimate
+from ssd_jax.files import replacing
+
+MEASURES = (("nll difference", "NLL per token, difference to ar (nats)", 1.0), ("kid", "KID x 1000 to ar", 1e3))
+
+
+def quality_against_passes(rows: dict[str, dict[str, Any]], path: Path) -> None:
+    """One panel per measure that is there; a point per decoder with its 95 % interval; the band is the row of `ar`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    measures = [measure for measure in MEASURES if any(measure[0] in row for row in rows.values())]
+    figure = Figure(figsize=(6.5 * len(measures), 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (key, label, factor) in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
+        for name, row in rows.items():
+            estimate: Estimate = row[key]
+            passes = row.get("passes", row.get("quality passes"))
+            # An interval of NaN draws no bar.
+            bars = [[factor * (estimate.value - estimate.low)], [factor * (estimate.high - estimate.value)]]
+            axes.errorbar([passes], [factor * estimate.value], yerr=bars, fmt="o", capsize=3)
+            axes.annotate(name, (passes, factor * estimate.value), xytext=(5, 4), textcoords="offset points", size=8)
+            if name == "ar" and key != "nll difference":
+                axes.axhspan(factor * estimate.low, factor * estimate.high, color="0.9", zorder=0)
+        axes.axhline(0.0, color="0.6", linewidth=0.8)
+        axes.set(xscale="log", xlabel="verifier passes per picture", ylabel=label)
+        axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def pass_against_window(curve: dict[int, float], path: Path) -> None:
+    """Milliseconds per pass, and what they would be if a window were free, or cost in proportion."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    windows, times = list(curve), [1e3 * seconds for seconds in curve.values()]
+    axes.plot(windows, times, "o-", label="measured")
+    axes.plot(windows, [times[0]] * len(windows), ":", color="0.5", label="free")
+    axes.plot(windows, [times[0] * window for window in windows], "--", color="0.5", label="in proportion")
+    axes.set_xscale("log", base=2)
+    axes.set(yscale="log", xlabel="window, positions per pass", ylabel="ms per verifier pass, batch 1")
+    axes.set_ylim(min(times) / 1.5, max(times) * 2)
+    axes.set_xticks(windows, [str(window) for window in windows])
+    axes.legend()
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)

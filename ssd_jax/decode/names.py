@@ -1,0 +1,55 @@
+"""Decoders as text: "ssd-exact", or a dataclass with options such as "SSD(rounds=0)"."""
+
+import ast
+
+from ssd_jax.decode.accept import Group
+from ssd_jax.decode.ar import AR
+from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder
+from ssd_jax.decode.raster import Raster
+from ssd_jax.decode.rows import SSD
+from ssd_jax.decode.wave import Wave
+from ssd_jax.errors import UserError
+
+KINDS = {kind.__name__: kind for kind in (AR, Raster, SSD, Wave, Group)}
+
+
+def parse_decoder(text: str) -> Decoder:
+    """The decoder that a text means: a preset's name, or a dataclass with keyword options, which must be literals.
+
+    Raises:
+        UserError: an unknown name, or options that the dataclass refuses.
+    """
+    text = text.strip()
+    if "(" not in text:
+        return find_decoder(text)
+    try:
+        decoder = _build(ast.parse(text, mode="eval").body)
+    except UserError:
+        raise
+    except (SyntaxError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{text!r} is no decoder: {error}; write, for example, 'SSD(rounds=0)'.") from None
+    if not isinstance(decoder, Decoder):
+        raise UserError(f"{text!r} is no decoder; choose one of {', '.join(PRESETS)}.")
+    return decoder
+
+
+def parse_decoders(text: str) -> dict[str, Decoder]:
+    """Several decoders, separated by commas outside parentheses: name as written -> decoder, in order."""
+    names, depth = [""], 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and not depth:
+            names.append("")
+        else:
+            names[-1] += letter
+    names = [name.strip() for name in names if name.strip()]
+    if not names:
+        raise UserError(f"{text!r} names no decoder; choose some of {', '.join(PRESETS)}.")
+    return {name: parse_decoder(name) for name in names}
+
+
+def _build(node: ast.expr) -> object:
+    """A literal, or one of `KINDS` called with keywords; nothing else is evaluated."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
+        return KINDS[node.func.id](**{word.arg: _build(word.value) for word in node.keywords})
+    return ast.literal_eval(node)

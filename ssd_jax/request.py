@@ -1,0 +1,62 @@
+"""What a call of `Pipeline.generate` asks for, image by image, and what it gives back."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from ssd_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What `Pipeline.generate` returns; B images, prompt by prompt.
+
+    Attributes:
+        images: B pictures.
+        tokens: int32 [B, R, C], codebook ids.
+        passes: int32 [B], verifier passes, prefill included.
+        trace: int32 [B, R, C], the pass in which each token became final.
+        seconds: wall-clock of the decode (all batches), compilation and VQ decoder excluded.
+        compile_seconds: time spent compiling for this call; 0 when nothing had to be.
+        prompts: the prompt of every image.
+        seeds: the seed of every image.
+        numbers: occurrence number of every image among equal prompts of the call; (seed, number) keys its noise.
+    """
+
+    images: list[Image.Image]
+    tokens: np.ndarray
+    passes: np.ndarray
+    trace: np.ndarray
+    seconds: float
+    compile_seconds: float
+    prompts: list[str]
+    seeds: list[int]
+    numbers: list[int]
+
+
+def images_of_call(
+    prompts: Sequence[str], num_images: int, seed: int | Sequence[int]
+) -> tuple[list[str], list[int], list[int]]:
+    """Prompt, seed and occurrence number of every image of a call."""
+    if isinstance(prompts, str):
+        raise UserError("prompts must be a list of texts, not a single text.")
+    if not prompts:
+        raise UserError("There are no prompts.")
+    if num_images < 1:
+        raise UserError(f"num_images must be at least 1, not {num_images}.")
+    seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+    if len(seeds) != len(prompts):
+        raise UserError(f"There are {len(seeds)} seeds for {len(prompts)} prompts.")
+    for value in seeds:
+        if not 0 <= value < 2**32:
+            raise UserError(f"A seed must be between 0 and {2**32 - 1}, not {value}.")
+    pairs = [pair for pair in zip(prompts, seeds, strict=True) for _ in range(num_images)]
+    seen: Counter = Counter()
+    numbers = []
+    for pair in pairs:
+        numbers.append(seen[pair])
+        seen[pair] += 1
+    return [text for text, _ in pairs], [value for _, value in pairs], numbers
