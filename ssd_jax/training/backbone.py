@@ -68,6 +68,16 @@ class CaptionedCodes:
         return *pad_left(frames, self.pad_id, self.length), self.codes[indices]
 
 
+def corrupt(codes: np.ndarray, most: float, rng: np.random.Generator) -> np.ndarray:
+    """The codes a model is shown in training: some are replaced by codes from elsewhere in the batch.
+
+    Each picture loses a share drawn evenly from 0 to `most`. A model that always sees true codes recognises a picture it
+    has memorised from the first few and stops reading the caption, and its own first mistake throws it off.
+    """
+    replaced = rng.random(codes.shape) < most * rng.random((len(codes), 1))
+    return np.where(replaced, rng.permutation(codes.reshape(-1)).reshape(codes.shape), codes)
+
+
 def mean_nll(nll, params: Any, source: CaptionedCodes, indices: np.ndarray, batch: int, captions_of=None) -> np.ndarray:
     """NLL per token of every picture, float64 [M], with the jitted `nll(params, ids, mask, codes) -> [B, P]`."""
     out = []
@@ -102,9 +112,13 @@ def backbone_task(
     grid = Grid(model_config.rows, model_config.cols)
     heldout = source.split("combination", config.eval_images)
 
-    def nll(params: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array) -> jax.Array:
-        logits = model.apply(params, image_hidden(model, params, ids, mask, codes), method="logits")
-        return token_nll(logits, codes)
+    def nll(params: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array, seen: jax.Array | None = None) -> jax.Array:
+        hidden = image_hidden(model, params, ids, mask, codes if seen is None else seen)
+        return token_nll(model.apply(params, hidden, method="logits"), codes)
+
+    def batch(step: int) -> tuple[np.ndarray, ...]:
+        ids, mask, codes = source.batch(seed, step)
+        return ids, mask, codes, corrupt(codes, config.code_noise, np.random.default_rng([seed, step, 1]))
 
     def loss(params: Any, batch: tuple, key: jax.Array):
         del key
@@ -119,7 +133,7 @@ def backbone_task(
         params = nn.unbox(model.init(key, jnp.zeros((1, grid.size), jnp.int32)))["params"]
         return {"params": _codes_alike(params, jax.random.fold_in(key, 1), code_vectors, model_config)}
 
-    return Task("backbone", init, loss, lambda step: source.batch(seed, step), evaluate, draw, block_matrices)
+    return Task("backbone", init, loss, batch, evaluate, draw, block_matrices)
 
 
 def _codes_alike(params: dict, key: jax.Array, code_vectors: np.ndarray, config: ModelConfig) -> dict:

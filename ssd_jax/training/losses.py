@@ -45,5 +45,5 @@ def head_loss(predicted: jax.Array, target: jax.Array, valid: jax.Array) -> jax.
     error = jnp.abs(predicted - target)
     huber = jnp.where(error < 1.0, 0.5 * error**2, error - 0.5).mean(axis=-1)
     axes = tuple(range(1, huber.ndim))
-    valid = valid.astype(huber.dtype)
+    valid = jnp.broadcast_to(valid, huber.shape).astype(huber.dtype)
     return (huber * valid).sum(axes) / jnp.maximum(valid.sum(axes), 1.0)
