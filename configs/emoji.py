@@ -49,7 +49,8 @@ def get_config(variant: str = "") -> ConfigDict:
         dict(optimizer, **captions, steps=1600, batch=24, lr=3e-3, weight_decay=0.05, save_every=200)
     )
     config.backbone.update(
-        code_noise=0.4,  # up to this share of the codes that a training picture shows is wrong
+        code_noise=0.4,  # from this step on, up to this share of the codes that a training picture shows is wrong
+        code_noise_from=1000,
         decay=0.3875,
     )
     config.heads = ConfigDict(dict(optimizer, **captions, steps=300, batch=16, lr=2e-3, save_every=100))
@@ -89,4 +90,5 @@ def _shrink(config: ConfigDict) -> None:
     for stage in (config.tokenizer, config.backbone, config.heads):
         stage.update(steps=12, batch=4, warmup=2, save_every=4, log_every=4, eval_images=8)
     config.tokenizer.continuous_steps = 4
+    config.backbone.code_noise_from = 6
     config.report_images = 8

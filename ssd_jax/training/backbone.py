@@ -71,8 +71,8 @@ class CaptionedCodes:
 def corrupt(codes: np.ndarray, most: float, rng: np.random.Generator) -> np.ndarray:
     """The codes a model is shown in training: some are replaced by codes from elsewhere in the batch.
 
-    Each picture loses a share drawn evenly from 0 to `most`. A model that always sees true codes recognises a picture it
-    has memorised from the first few and stops reading the caption, and its own first mistake throws it off.
+    Each picture loses a share drawn evenly from 0 to `most`. A model that always sees true codes knows a picture it has
+    memorised from the first few and stops reading the caption, and its own first mistake throws it off.
     """
     replaced = rng.random(codes.shape) < most * rng.random((len(codes), 1))
     return np.where(replaced, rng.permutation(codes.reshape(-1)).reshape(codes.shape), codes)
@@ -118,7 +118,8 @@ def backbone_task(
 
     def batch(step: int) -> tuple[np.ndarray, ...]:
         ids, mask, codes = source.batch(seed, step)
-        return ids, mask, codes, corrupt(codes, config.code_noise, np.random.default_rng([seed, step, 1]))
+        most = config.code_noise if step >= config.code_noise_from else 0.0
+        return ids, mask, codes, corrupt(codes, most, np.random.default_rng([seed, step, 1]))
 
     def loss(params: Any, batch: tuple, key: jax.Array):
         del key
