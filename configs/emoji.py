@@ -46,14 +46,14 @@ def get_config(variant: str = "") -> ConfigDict:
         dict(optimizer, steps=1100, batch=24, lr=3e-3, save_every=220, continuous_steps=220, gradient_weight=0.5)
     )
     config.backbone = ConfigDict(
-        dict(optimizer, **captions, steps=1600, batch=24, lr=3e-3, weight_decay=0.05, save_every=200)
+        dict(optimizer, **captions, steps=1800, batch=24, lr=3e-3, weight_decay=0.05, save_every=200)
     )
     config.backbone.update(
         code_noise=0.4,  # from this step on, up to this share of the codes that a training picture shows is wrong
         code_noise_from=1000,
-        decay=0.3875,
+        decay=0.4556,
     )
-    config.heads = ConfigDict(dict(optimizer, **captions, steps=300, batch=16, lr=2e-3, save_every=100))
+    config.heads = ConfigDict(dict(optimizer, **captions, steps=250, batch=16, lr=2e-3, save_every=50))
     config.report_images = 400  # per split, in <workdir>/report.md
     # What is drawn while the backbone trains, to be looked at.
     config.sample_prompts = (
