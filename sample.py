@@ -61,7 +61,7 @@ def main() -> None:
         pipe.require(decoder)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        pipe.warn_unknown(prompts)
+        pipe.warn_unknown([*prompts, args.negative_prompt or ""])
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
     options = dict(
@@ -113,10 +113,12 @@ def read_prompts(args: argparse.Namespace, default: list[str]) -> list[str]:
 
 
 def writable(folder: Path) -> None:
-    """Raises before any work is done if pictures could not be written."""
+    """Raises before any work is done if pictures could not be written; makes nothing yet."""
+    nearest = folder.absolute()
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise UserError(f"The folder {folder} cannot be written to: {error.strerror}.") from None

@@ -5,6 +5,7 @@ config.workdir, the finished model to its folder export/. Started again, a run g
 """
 
 import sys
+from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
@@ -12,14 +13,28 @@ from ml_collections import config_flags
 from ssd_jax import entry
 from ssd_jax.errors import UserError
 
+CONFIGS = Path(__file__).parent / "configs"
 CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji.py", "file.py[:variant]", lock_config=True)
+
+
+def check_config(arguments: list[str]) -> None:
+    """Raises `UserError` if --config names no file; the flag's own message leaves the name out."""
+    for argument in arguments[1:]:
+        name, _, spec = argument.partition("=")
+        if name in ("--config", "-config") and spec and not Path(spec.partition(":")[0]).is_file():
+            valid = ", ".join(f"configs/{path.name}" for path in sorted(CONFIGS.glob("[!_]*.py")))
+            raise UserError(f"Unknown config {spec!r}; choose one of {valid}.")
 
 
 def main() -> None:
     try:
-        flags.FLAGS(sys.argv)
+        check_config(sys.argv)
+        extra = flags.FLAGS(sys.argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"The command line cannot be used: {str(error).splitlines()[0]}") from None
+        said = str(error.args[0] if error.args else error).strip().splitlines()
+        raise UserError(f"The command line cannot be used: {said[-1]}") from None
+    if extra:
+        raise UserError(f"The command line cannot be used: unexpected {extra[0]!r}; options start with --config.")
     from ssd_jax.training import stages  # after the flags, so that --help is quick
 
     export = stages.run(CONFIG.value)

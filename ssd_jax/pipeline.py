@@ -1,5 +1,6 @@
 """What users hold: a loaded model that turns prompts into pictures."""
 
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -71,6 +72,7 @@ class Pipeline:
         top_k: int | None = None,
         top_p: float | None = None,
         negative_prompt: str | None = None,
+        size: tuple[int, int] | None = None,
         max_batch: int | None = None,
     ) -> Output:
         """Draws `num_images` pictures of every prompt.
@@ -86,6 +88,7 @@ class Pipeline:
             top_k, top_p: keep the k most likely codes, or the most likely ones up to this mass; None is the model's
                 default (top_k) or off (top_p). top_k 0 is off.
             negative_prompt: what the guidance leads away from; None is the empty prompt.
+            size: (height, width) of the pictures in pixels; None is the size the model was trained on.
             max_batch: at most so many pictures at once; None decodes all together.
         Raises:
             UserError: a value out of range, an unknown decoder, draft heads or a file that is missing.
@@ -98,22 +101,25 @@ class Pipeline:
         guided = scale != 1.0
         if max_batch is not None and max_batch < 1:
             raise UserError(f"max_batch must be at least 1, not {max_batch}.")
+        grid = self._grid(size)
+        self.vq_params  # noqa: B018 - a damaged file is reported before the work, not after it
         frames = [self.prompts.frame(text) for text in texts]
         negative = self.prompts.frame(negative_prompt or "")
-        size = min(len(texts), max_batch or len(texts))
+        batch = min(len(texts), max_batch or len(texts))
         parts, seconds, compile_seconds = [], 0.0, 0.0
-        for start in range(0, len(texts), size):
-            part = [min(index, len(texts) - 1) for index in range(start, start + size)]  # a short last batch is filled
-            rows = [frames[index] for index in part] + ([negative] * size if guided else [])
+        for start in range(0, len(texts), batch):
+            part = [min(index, len(texts) - 1) for index in range(start, start + batch)]  # a short last batch is filled
+            rows = [frames[index] for index in part] + ([negative] * batch if guided else [])
             keys = image_keys(jnp.array([seeds[i] for i in part], jnp.uint32), jnp.array([numbers[i] for i in part]))
-            decoded, taken, compiling = self._decode(rows, keys, sampler, decoder, guided)
-            count = min(size, len(texts) - start)
+            decoded, taken, compiling = self._decode(rows, keys, sampler, decoder, guided, grid)
+            count = min(batch, len(texts) - start)
             parts.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:count], decoded))
             seconds, compile_seconds = seconds + taken, compile_seconds + compiling
         tokens, passes, trace = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        shape = (-1, self.config.rows, self.config.cols)
+        shape = (-1, grid.rows, grid.cols)
         tokens = tokens.reshape(shape)
-        images = [Image.fromarray(pixels) for pixels in self.decode(tokens)]
+        pixels = [self.decode(tokens[start : start + batch]) for start in range(0, len(tokens), batch)]
+        images = [Image.fromarray(picture) for part in pixels for picture in part]
         return Output(images, tokens, passes, trace.reshape(shape), seconds, compile_seconds, texts, seeds, numbers)
 
     def decoders(self) -> list[str]:
@@ -133,6 +139,9 @@ class Pipeline:
         return fingerprint(self.folder / "model.safetensors")
 
     def _sampler(self, scale: float, temperature: float, top_k: int | None, top_p: float | None) -> Sampler:
+        for name, value in (("cfg_scale", scale), ("temperature", temperature)):
+            if not math.isfinite(value):
+                raise UserError(f"{name} must be a finite number, but is {value}.")
         if temperature < 0:
             raise UserError(f"temperature must not be negative, but is {temperature}.")
         top_k = self.config.top_k if top_k is None else top_k
@@ -143,19 +152,26 @@ class Pipeline:
         return Sampler(
             cfg_scale=jnp.float32(scale),
             temperature=jnp.float32(temperature),
-            top_k=jnp.int32(top_k or self.config.visual_size),
+            top_k=jnp.int32(min(top_k or self.config.visual_size, self.config.visual_size)),
             top_p=jnp.float32(1.0 if top_p is None else top_p),
         )
 
-    def _decode(self, frames: list, keys: jax.Array, sampler: Sampler, decoder: Decoder, guided: bool):
+    def _grid(self, size: tuple[int, int] | None) -> Grid:
+        if size is None:
+            return Grid(self.config.rows, self.config.cols)
+        stride = self.vq_config.stride
+        if len(size) != 2 or any(side < stride or side % stride for side in size):
+            raise UserError(f"size must be (height, width) in multiples of {stride} pixels, not {size}.")
+        return Grid(size[0] // stride, size[1] // stride)
+
+    def _decode(self, frames: list, keys: jax.Array, sampler: Sampler, decoder: Decoder, guided: bool, grid: Grid):
         """Runs the compiled program of these shapes; returns ((tokens, passes, trace), seconds, compile seconds)."""
         ids, mask = pad_left(frames, self.config.pad_id)
-        grid = Grid(self.config.rows, self.config.cols)
         cache = make_cache(self.config, decoder, grid, len(frames), ids.shape[1], self.dtype)
         arguments = (self.params, cache, ids, mask, keys, sampler)
         drafts = any(decoder.heads)
         heads_params = self.heads_params if drafts else None
-        shapes = (ids.shape, decoder, guided)
+        shapes = (ids.shape, decoder, guided, grid)
         compiling = 0.0
         if shapes not in self._programs:
             start = time.perf_counter()
@@ -198,14 +214,20 @@ class Pipeline:
         """Pictures uint8 [B, H, W, 3] to codes int32 [B, R, C]."""
         images = np.asarray(images)
         stride = self.vq_config.stride
-        if images.ndim != 4 or images.shape[3] != 3 or images.shape[1] % stride or images.shape[2] % stride:
-            raise UserError(f"Pictures must be [B, H, W, 3] with H and W multiples of {stride}, not {images.shape}.")
+        fits = (
+            images.ndim == 4 and images.shape[3] == 3 and not images.shape[1] % stride and not images.shape[2] % stride
+        )
+        if not fits or images.dtype != np.uint8:
+            raise UserError(
+                f"Pictures must be uint8 [B, H, W, 3] with H and W multiples of {stride}, "
+                f"not {images.dtype} {images.shape}."
+            )
         return np.asarray(_to_codes(self.vq_params, images, config=self.vq_config))
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Codes int32 [B, R, C] to pictures uint8 [B, H, W, 3]."""
         codes = np.asarray(codes, np.int32)
-        if codes.ndim != 3 or codes.min() < 0 or codes.max() >= self.vq_config.codebook_size:
+        if codes.ndim != 3 or not codes.size or codes.min() < 0 or codes.max() >= self.vq_config.codebook_size:
             raise UserError(f"Codes must be [B, R, C] with values in 0..{self.vq_config.codebook_size - 1}.")
         return np.asarray(_to_pixels(self.vq_params, codes, config=self.vq_config))
 
@@ -228,7 +250,10 @@ class Pipeline:
         return self._vq_params
 
     def warn_unknown(self, prompts: Sequence[str]) -> None:
-        """Warns of words that the backbone never saw; it draws them as the unknown word."""
+        """Warns of words that the backbone never saw, which it draws as the unknown word, and of texts without words."""
+        for text in prompts:
+            if text.strip() and not self.prompts.words(text):
+                warnings.warn(f"the model can read no word of {text!r} and draws without a prompt", stacklevel=2)
         for word in dict.fromkeys(word for text in prompts for word in self.prompts.unknown(text)):
             warnings.warn(f"the model does not know the word {word!r}", stacklevel=2)
 

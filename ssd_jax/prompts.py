@@ -33,6 +33,10 @@ class Prompts:
     def __init__(self, tokenizer: Tokenizer, config: ModelConfig):
         self._tokenizer, self._config = tokenizer, config
 
+    def save(self, path: Path) -> None:
+        """Writes tokenizer.json."""
+        self._tokenizer.save(str(path))
+
     def words(self, text: str) -> list[str]:
         """The prompt's words as the tokenizer sees them."""
         normal = self._tokenizer.normalizer.normalize_str(text)

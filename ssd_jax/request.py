@@ -1,6 +1,7 @@
 """What a call of `Pipeline.generate` asks for, image by image, and what it gives back."""
 
 import dataclasses
+import numbers
 from collections import Counter
 from collections.abc import Sequence
 
@@ -47,7 +48,7 @@ def images_of_call(
         raise UserError("There are no prompts.")
     if num_images < 1:
         raise UserError(f"num_images must be at least 1, not {num_images}.")
-    seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+    seeds = [int(value) for value in ([seed] * len(prompts) if isinstance(seed, numbers.Integral) else seed)]
     if len(seeds) != len(prompts):
         raise UserError(f"There are {len(seeds)} seeds for {len(prompts)} prompts.")
     for value in seeds:
@@ -55,8 +56,8 @@ def images_of_call(
             raise UserError(f"A seed must be between 0 and {2**32 - 1}, not {value}.")
     pairs = [pair for pair in zip(prompts, seeds, strict=True) for _ in range(num_images)]
     seen: Counter = Counter()
-    numbers = []
+    occurrences = []
     for pair in pairs:
-        numbers.append(seen[pair])
+        occurrences.append(seen[pair])
         seen[pair] += 1
-    return [text for text, _ in pairs], [value for _, value in pairs], numbers
+    return [text for text, _ in pairs], [value for _, value in pairs], occurrences

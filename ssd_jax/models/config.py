@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,11 @@ class VQConfig:
     codebook_size: int = 1024
     code_dim: int = 8
     normalised: bool = True
+
+    def __post_init__(self):
+        for multiplier in self.multipliers:
+            if self.channels * multiplier % self.groups:
+                raise ConfigError(f"groups ({self.groups}) must divide {self.channels * multiplier} channels.")
 
     @property
     def stride(self) -> int:
@@ -140,6 +146,8 @@ def _checked(value: object, field: dataclasses.Field, where: str) -> object:
     if field.type is bool and isinstance(value, bool):
         return value
     if field.type is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{where} must be a positive number, not {value}.")
         return float(value)
     if field.type is int and isinstance(value, int) and not isinstance(value, bool):
         if value < 0 or (value == 0 and field.name not in _MAY_BE_ZERO):

@@ -88,7 +88,12 @@ def attend(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array) ->
     K = keys.shape[1]
     # Query heads of one key/value head and the window form the rows of one matrix product.
     rows = q.reshape(B, W, K, N // K, H).transpose(0, 2, 3, 1, 4) * H**-0.5
-    scores = jnp.einsum("bkgwh,bkth->bkgwt", rows, keys, preferred_element_type=jnp.float32)
+    if keys.shape[2] > W:
+        # A cache goes first: as the second operand, XLA copies all of it in every pass when there is one K head.
+        scores = jnp.einsum("bkth,bkgwh->bktgw", keys, rows, preferred_element_type=jnp.float32)
+        scores = scores.transpose(0, 1, 3, 4, 2)
+    else:
+        scores = jnp.einsum("bkgwh,bkth->bkgwt", rows, keys, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, MASKED), axis=-1).astype(values.dtype)
     out = jnp.einsum("bkgwt,bkth->bkgwh", weights, values)
     return out.transpose(0, 3, 1, 2, 4).reshape(B, W, N, H)

@@ -14,7 +14,7 @@ from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.transformer import Transformer, image_hidden
 from ssd_jax.prompts import Prompts, pad_left
 from ssd_jax.shapes import bucket
-from ssd_jax.training.emoji import EmojiData
+from ssd_jax.training.emoji import HELD_OUT, EmojiData
 from ssd_jax.training.loop import Task
 from ssd_jax.training.losses import token_nll
 
@@ -61,6 +61,10 @@ class CaptionedCodes:
         """At most `limit` pictures of a split, evenly spread."""
         indices = self.data.indices(split)
         return indices[np.linspace(0, len(indices) - 1, min(limit, len(indices))).astype(int)]
+
+    def heldout(self, limit: int) -> np.ndarray:
+        """Held-out combinations, or what there is instead: a small set of one style may have none."""
+        return next(picked for name in HELD_OUT if len(picked := self.split(name, limit)))
 
     def given(self, indices: np.ndarray, captions_of: np.ndarray | None = None):
         """Full captions and codes of the pictures; `captions_of` tells other pictures' captions instead."""
@@ -110,7 +114,7 @@ def backbone_task(
     """
     model = Transformer(model_config)
     grid = Grid(model_config.rows, model_config.cols)
-    heldout = source.split("combination", config.eval_images)
+    heldout = source.heldout(config.eval_images)
 
     def nll(params: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array, seen: jax.Array | None = None) -> jax.Array:
         hidden = image_hidden(model, params, ids, mask, codes if seen is None else seen)

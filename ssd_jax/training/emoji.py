@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 STYLES = ("twemoji", "noto", "fluent")
 SIZE = 128  # pixels, height and width
 SPLITS = ("train", "identity", "combination")
+HELD_OUT = ("combination", "identity", "train")  # where to measure: the first of these that has pictures
 HELD_OUT_IDENTITIES = 0.04  # share of all identities
 HELD_OUT_COMBINATIONS = 0.05  # share of the (style, identity, tone) combinations of the others
 TONED_WEIGHT = 0.5  # what all skin-tone variants of one emoji in one style weigh together; an untoned picture weighs 1

@@ -57,7 +57,7 @@ def heads_task(
 ) -> Task:
     """The heads' part of the loop; `backbone` are the frozen parameters."""
     values = per_offset_loss(model_config, heads_config)
-    heldout = source.split("combination", config.eval_images)
+    heldout = source.heldout(config.eval_images)
 
     def loss(params: Any, batch: tuple, key: jax.Array):
         del key

@@ -1,6 +1,7 @@
 """The training loop that all stages share: resume, step, log, checkpoint, look."""
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from ssd_jax.checkpoint import Checkpoints
+from ssd_jax.errors import UserError
 from ssd_jax.files import replacing
+from ssd_jax.models.config import read_json
 from ssd_jax.training.metrics import MetricLog, draw_curve
 from ssd_jax.training.step import Loss, TrainState, init_state, make_optimizer, make_step
 
@@ -42,13 +45,15 @@ class Task:
     revise: Callable[[Any, Any, jax.Array], Any] | None = None
 
 
-def fit(task: Task, config: Any, seed: int, workdir: Path) -> Any:
+def fit(task: Task, config: Any, seed: int, workdir: Path, origin: dict[str, Any]) -> Any:
     """Trains a stage to `config.steps` and returns its parameters.
 
     Starts from the newest checkpoint under `workdir/<name>`. A run killed at any moment and started again ends with the
     weights of an uninterrupted one: batches and keys depend on (seed, step) alone and a checkpoint is whole or absent.
+    `origin` (JSON) says what the stage is built on; a folder whose states began from something else is refused.
     """
     folder = workdir / task.name
+    check_origin(folder / "origin.json", origin)
     optimizer = make_optimizer(config, task.matrices)
     fresh = jax.jit(lambda key: init_state(task.init(key), optimizer))
     checkpoints = Checkpoints(folder / "state")
@@ -82,6 +87,20 @@ def fit(task: Task, config: Any, seed: int, workdir: Path) -> Any:
                 sums, since, seconds = {}, done, time.perf_counter()
     checkpoints.close()
     return state.params
+
+
+def check_origin(path: Path, origin: dict[str, Any]) -> None:
+    """Records what a stage is built on, or raises `UserError` if the folder's states began from something else."""
+    origin = json.loads(json.dumps(origin))
+    if path.exists():
+        if (found := read_json(path)) != origin:
+            changed = ", ".join(key for key in origin if found.get(key) != origin[key])
+            raise UserError(
+                f"{path.parent} holds a training with another {changed}; choose another workdir or remove that folder."
+            )
+        return
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
 
 
 def _look(task: Task, state: TrainState, log: MetricLog, folder: Path, step: int) -> None:

@@ -37,7 +37,7 @@ class Measured:
 
 
 def nll_report(model: ModelConfig, params: Any, source: CaptionedCodes, limit: int, batch: int) -> dict[str, Measured]:
-    """NLL in nats per token on every split, and on held-out combinations told the captions of other pictures."""
+    """NLL in nats per token on every split, and on held-out pictures told the captions of others."""
     transformer = Transformer(model)
 
     @jax.jit
@@ -47,11 +47,12 @@ def nll_report(model: ModelConfig, params: Any, source: CaptionedCodes, limit: i
 
     out = {}
     for split in SPLITS:
-        out[split] = Measured.of(mean_nll(nll, params, source, source.split(split, limit), batch))
-    picked = source.split("combination", limit)
+        if len(picked := source.split(split, limit)):
+            out[split] = Measured.of(mean_nll(nll, params, source, picked, batch))
+    picked = source.heldout(limit)
     others = np.random.default_rng(0).permutation(picked)
     shuffled = mean_nll(nll, params, source, picked, batch, captions_of=others)
-    out["combination, captions shuffled"] = Measured.of(shuffled)
+    out["held out, captions shuffled"] = Measured.of(shuffled)
     return out
 
 
@@ -67,6 +68,8 @@ def vq_report(vq: VQConfig, params: Any, source: CaptionedCodes, limit: int, bat
     out = {}
     for split in SPLITS:
         picked = source.split(split, limit)
+        if not len(picked):
+            continue
         values = [
             np.asarray(quality(params, np.asarray(source.data.images[np.resize(picked[i : i + batch], batch)])))
             for i in range(0, len(picked), batch)
@@ -79,7 +82,7 @@ def heads_report(
     model: ModelConfig, heads: HeadsConfig, params: Any, backbone: Any, source: CaptionedCodes, limit: int, batch: int
 ) -> list[dict]:
     """Smooth L1 and overlap of every offset on held-out combinations, beside the untrained head that copies."""
-    picked = source.split("combination", limit)
+    picked = source.heldout(limit)
     sampler = Sampler(
         jnp.float32(model.cfg_scale), jnp.float32(1.0), jnp.int32(model.top_k or model.visual_size), jnp.float32(1.0)
     )

@@ -23,7 +23,7 @@ from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.models.vq import VQModel, to_float, to_uint8
-from ssd_jax.prompts import SPECIALS, Prompts, pad_left, read_tokenizer, word_tokenizer
+from ssd_jax.prompts import SPECIALS, Prompts, pad_left, word_tokenizer
 from ssd_jax.sampling import Sampler, image_keys
 from ssd_jax.training import emoji
 from ssd_jax.training.backbone import CaptionedCodes, backbone_task
@@ -51,11 +51,17 @@ def run(config: Any) -> Path:
         raise UserError('matplotlib, which draws the loss curves, is missing: pip install "ssd_jax[train]".')
     wanted = STAGES if config.stage == "all" else (config.stage,)
     workdir = Path(config.workdir)
-    (workdir / "export").mkdir(parents=True, exist_ok=True)
+    if config.seed < 0:
+        raise UserError(f"config.seed must not be negative, but is {config.seed}.")
+    try:
+        (workdir / "export").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The folder {workdir} cannot be written to: {error.strerror}.") from None
     data = open_data(config)
     if "tokenizer" in wanted:
         task = tokenizer_task(_vq_config(config), config.tokenizer, config.seed, data)
-        params = fit(task, config.tokenizer, config.seed, workdir)
+        origin = {"vq": config.vq.to_dict(), "data": len(data)}
+        params = fit(task, config.tokenizer, config.seed, workdir, origin)
         write_tensors(workdir / "export" / "vq.safetensors", {"params": params["params"]}, EXPORT_DTYPE)
     if "backbone" in wanted or "heads" in wanted:
         trained = Trained.read(config, data)
@@ -101,11 +107,8 @@ class Trained:
         values = {**config.model.to_dict(), **sizes, "rows": rows, "cols": rows}
         values |= {f"{name.strip('<>')}_id": index for index, name in enumerate(SPECIALS)}
         model = from_dict(ModelConfig, values, "config.model")
-        write_config(export, model, vq)
-        with replacing(export / "tokenizer.json") as temporary:
-            tokenizer.save(str(temporary))
         codes = encode_pictures(vq, vq_params, data, Path(config.workdir) / f"codes-{fingerprint(path)[:12]}.npy")
-        return cls(vq, model, vq_params, data, codes, Prompts(read_tokenizer(export), model), export)
+        return cls(vq, model, vq_params, data, codes, Prompts(tokenizer, model), export)
 
     def captioned(self, stage: Any) -> CaptionedCodes:
         """Batches for a stage's config."""
@@ -123,7 +126,15 @@ def _train_backbone(config: Any, trained: Trained, workdir: Path) -> None:
     vectors = np.asarray(VQModel(trained.vq).apply(trained.vq_params, method="code_vectors"))
     source = trained.captioned(config.backbone)
     task = backbone_task(trained.model, config.backbone, config.seed, source, vectors, draw)
-    params = fit(task, config.backbone, config.seed, workdir)
+    origin = {
+        "model": dataclasses.asdict(trained.model),
+        "tokenizer": fingerprint(trained.export / "vq.safetensors"),
+        "data": len(trained.data),
+    }
+    params = fit(task, config.backbone, config.seed, workdir, origin)
+    write_config(trained.export, trained.model, trained.vq)
+    with replacing(trained.export / "tokenizer.json") as temporary:
+        trained.prompts.save(temporary)
     write_tensors(trained.export / "model.safetensors", params, EXPORT_DTYPE)
 
 
@@ -132,8 +143,8 @@ def _train_heads(config: Any, trained: Trained, workdir: Path) -> None:
     heads = from_dict(HeadsConfig, config.heads_model.to_dict(), "config.heads_model")
     source = trained.captioned(config.heads)
     task = heads_task(trained.model, heads, backbone, config.heads, config.seed, source)
-    params = fit(task, config.heads, config.seed, workdir)
     metadata = heads_metadata(heads, trained.export / "model.safetensors")
+    params = fit(task, config.heads, config.seed, workdir, metadata)
     path = trained.export / "heads.safetensors"
     write_tensors(path, params, EXPORT_DTYPE, metadata)
     params = read_tensors(path, jax.eval_shape(lambda: params), jnp.float32)
@@ -153,7 +164,7 @@ def open_data(config: Any) -> emoji.EmojiData:
     if not (folder / "index.json").exists():
         try:
             emoji.build(folder, styles=tuple(config.styles), limit=config.limit or None)
-        except (ImportError, FileExistsError) as error:
+        except (ImportError, ValueError, OSError) as error:
             raise UserError(str(error)) from None
     return emoji.load(folder)
 
@@ -161,7 +172,9 @@ def open_data(config: Any) -> emoji.EmojiData:
 def encode_pictures(vq: VQConfig, params: Any, data: emoji.EmojiData, path: Path, batch: int = 64) -> np.ndarray:
     """Codes of all pictures, int32 [N, R*C]; kept in `path`, because they depend on the tokenizer alone."""
     if path.exists():
-        return np.load(path, allow_pickle=False)
+        codes = np.load(path, allow_pickle=False)
+        if len(codes) == len(data):
+            return codes
     encode = jax.jit(lambda params, images: VQModel(vq).apply(params, to_float(images), method="encode"))
     codes = []
     for start in tqdm(range(0, len(data), batch), desc="pictures to codes", dynamic_ncols=True):

@@ -12,7 +12,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from ssd_jax.models.config import VQConfig
 from ssd_jax.models.vq import VQModel, to_float, to_uint8
-from ssd_jax.training.emoji import EmojiData
+from ssd_jax.training.emoji import HELD_OUT, EmojiData
 from ssd_jax.training.loop import Task
 from ssd_jax.training.losses import psnr, tokenizer_loss
 from ssd_jax.viz import grid
@@ -40,7 +40,8 @@ def tokenizer_task(vq: VQConfig, config: Any, seed: int, data: EmojiData) -> Tas
         data: pictures; those of the held-out identities are only evaluated on.
     """
     model = VQModel(vq)
-    train, heldout = data.indices("train"), data.indices("identity")
+    train = data.indices("train")
+    heldout = next(found for split in HELD_OUT[1:] if len(found := data.indices(split)))
     chance = data.weights[train] / data.weights[train].sum()
     picked = heldout[np.linspace(0, len(heldout) - 1, min(config.eval_images, len(heldout))).astype(int)]
 
