@@ -250,7 +250,7 @@ class Pipeline:
         return self._vq_params
 
     def warn_unknown(self, prompts: Sequence[str]) -> None:
-        """Warns of words that the backbone never saw, which it draws as the unknown word, and of texts without words."""
+        """Warns of words that the backbone never saw (it draws the unknown word) and of texts without words."""
         for text in prompts:
             if text.strip() and not self.prompts.words(text):
                 warnings.warn(f"the model can read no word of {text!r} and draws without a prompt", stacklevel=2)

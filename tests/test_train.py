@@ -164,7 +164,7 @@ def cheap_task(crash_at: int | None = None) -> Task:
 
 
 def test_what_is_logged_is_the_mean_over_the_steps_it_covers(tmp_path):
-    fit(cheap_task(), CHEAP, 0, tmp_path)
+    fit(cheap_task(), CHEAP, 0, tmp_path, {})
     losses = [(line["step"], line["loss"]) for line in read_log(tmp_path / "cheap" / "metrics.jsonl") if "loss" in line]
     # Sums start anew at a checkpoint (step 6), as they do in a run that is resumed there.
     assert losses == [(4, np.mean([0, 1, 2, 3])), (8, np.mean([6, 7])), (12, np.mean([8, 9, 10, 11]))]
@@ -172,19 +172,19 @@ def test_what_is_logged_is_the_mean_over_the_steps_it_covers(tmp_path):
 
 @pytest.mark.parametrize("crash_at", [1, 2])
 def test_a_crash_while_a_checkpoint_is_written_loses_no_line(tmp_path, crash_at):
-    expected = fit(cheap_task(), CHEAP, 0, tmp_path / "whole")
+    expected = fit(cheap_task(), CHEAP, 0, tmp_path / "whole", {})
     with pytest.raises(Crash):
-        fit(cheap_task(crash_at), CHEAP, 0, tmp_path / "crashed")
-    actual = fit(cheap_task(), CHEAP, 0, tmp_path / "crashed")
+        fit(cheap_task(crash_at), CHEAP, 0, tmp_path / "crashed", {})
+    actual = fit(cheap_task(), CHEAP, 0, tmp_path / "crashed", {})
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
     logs = [numbers(tmp_path / name / "cheap" / "metrics.jsonl") for name in ("whole", "crashed")]
     assert logs[0] == logs[1]
 
 
 def test_a_finished_run_started_again_changes_nothing(tmp_path):
-    expected = fit(cheap_task(), CHEAP, 0, tmp_path)
+    expected = fit(cheap_task(), CHEAP, 0, tmp_path, {})
     log = (tmp_path / "cheap" / "metrics.jsonl").read_bytes()
-    jax.tree.map(np.testing.assert_array_equal, fit(cheap_task(), CHEAP, 0, tmp_path), expected)
+    jax.tree.map(np.testing.assert_array_equal, fit(cheap_task(), CHEAP, 0, tmp_path, {}), expected)
     assert (tmp_path / "cheap" / "metrics.jsonl").read_bytes() == log
 
 

@@ -91,10 +91,15 @@ def smooth_l1(
     jitted, params: Any, backbone: Any, source: CaptionedCodes, indices: np.ndarray, batch: int
 ) -> np.ndarray:
     """Mean Smooth L1 of every offset over whole batches of pictures, float64 [O]."""
-    parts = [indices[start : start + batch] for start in range(0, len(indices), batch)]
-    parts = [part for part in parts if len(part) == batch] or [np.resize(indices, batch)]
+    parts = _whole_batches(indices, batch)
     values = [np.asarray(jitted(params, backbone, *source.given(part)), np.float64) for part in parts]
     return np.mean(values, axis=0)
+
+
+def _whole_batches(indices: np.ndarray, batch: int) -> list[np.ndarray]:
+    """Batches of one size; a rest is left out, fewer pictures than a batch are repeated."""
+    parts = [indices[start : start + batch] for start in range(0, len(indices) - batch + 1, batch)]
+    return parts or [np.resize(indices, batch)]
 
 
 def overlaps(
@@ -136,8 +141,8 @@ def overlaps(
         return jnp.stack(out)
 
     values = []
-    for start in range(0, len(indices) - batch + 1, batch):
-        ids, mask, codes = source.given(indices[start : start + batch])
+    for part in _whole_batches(indices, batch):
+        ids, mask, codes = source.given(part)
         empty_ids, empty_mask = pad_left([source.empty] * batch, source.pad_id, source.length)
         both = np.concatenate([ids, empty_ids]), np.concatenate([mask, empty_mask])
         values.append(np.asarray(overlap(params, backbone, *both, codes), np.float64))
