@@ -20,7 +20,7 @@ def quality_against_passes(rows: dict[str, dict[str, Any]], path: Path) -> None:
     for axes, (key, label, factor) in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
         for name, row in rows.items():
             estimate: Estimate = row[key]
-            passes = row.get("passes", row.get("quality passes"))
+            passes = row["passes"]
             # An interval of NaN draws no bar.
             bars = [[factor * (estimate.value - estimate.low)], [factor * (estimate.high - estimate.value)]]
             axes.errorbar([passes], [factor * estimate.value], yerr=bars, fmt="o", capsize=3)
