@@ -14,9 +14,9 @@ def test_comparison_has_a_line_per_row_and_a_column_per_picture():
     rows = [("red apple, noto", [picture(10), picture(20)]), ("dog", [picture(30), picture(40)])]
     sheet = comparison(rows, [["ar: 16 passes, 0.1 s", "ssd"], ["ar", "ssd"]])
     assert sheet.dtype == np.uint8
-    assert sheet.shape[1] < 3 * 32
+    assert 2 * 96 <= sheet.shape[1] < 3 * 96  # pictures of 32 pixels, three times as large
     for value in (10, 20, 30, 40):
-        assert (sheet == value).all(-1).sum() >= 32 * 32
+        assert (sheet == value).all(-1).sum() >= 96 * 96
     left, right = (np.argwhere((sheet == value).all(-1))[:, 1] for value in (10, 20))
     assert left.max() < right.min()
     above, below = (np.argwhere((sheet == value).all(-1))[:, 0] for value in (10, 30))
