@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 GAP = 4
 LINE = 12
 """Pixels between pictures, and per line of a caption."""
+NARROWEST = 96
+"""Pixels that a caption of a comparison needs."""
 
 
 def grid(images: Sequence[np.ndarray], columns: int, captions: Sequence[str] | None = None) -> np.ndarray:
@@ -45,13 +47,16 @@ def columns_for(count: int) -> int:
 def comparison(rows: Sequence[tuple[str, Sequence[np.ndarray]]], captions: Sequence[Sequence[str]]) -> np.ndarray:
     """One line of pictures per row, with the row's title above and a caption under every picture; uint8 [H, W, 3].
 
+    Pictures too narrow for a caption are enlarged by a whole number.
+
     Args:
         rows: (title, uint8 pictures of one size).
         captions: one text per picture.
     """
     strips = []
     for (title, images), texts in zip(rows, captions, strict=True):
-        strip = grid(images, len(images), texts)
+        factor = -(-NARROWEST // images[0].shape[1])
+        strip = grid([image.repeat(factor, axis=0).repeat(factor, axis=1) for image in images], len(images), texts)
         heading = Image.new("RGB", (strip.shape[1], 2 * LINE), "white")
         width = max(8, int(strip.shape[1] / 5.4))
         text = textwrap.shorten(title, width, placeholder="...")

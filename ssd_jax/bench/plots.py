@@ -8,6 +8,8 @@ from ssd_jax.files import replacing
 
 MEASURES = (("nll difference", "NLL per token, difference to ar (nats)", 1.0), ("kid", "KID x 1000 to ar", 1e3))
 
+TICKS = tuple(digit * 10**power for power in range(5) for digit in (1, 2, 5))
+
 
 def quality_against_passes(rows: dict[str, dict[str, Any]], path: Path) -> None:
     """One panel per measure that is there; a point per decoder with its 95 % interval; the band is the row of `ar`."""
@@ -20,7 +22,7 @@ def quality_against_passes(rows: dict[str, dict[str, Any]], path: Path) -> None:
     for axes, (key, label, factor) in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
         for name, row in rows.items():
             estimate: Estimate = row[key]
-            passes = row.get("passes", row.get("quality passes"))
+            passes = row["passes"]
             # An interval of NaN draws no bar.
             bars = [[factor * (estimate.value - estimate.low)], [factor * (estimate.high - estimate.value)]]
             axes.errorbar([passes], [factor * estimate.value], yerr=bars, fmt="o", capsize=3)
@@ -29,6 +31,10 @@ def quality_against_passes(rows: dict[str, dict[str, Any]], path: Path) -> None:
                 axes.axhspan(factor * estimate.low, factor * estimate.high, color="0.9", zorder=0)
         axes.axhline(0.0, color="0.6", linewidth=0.8)
         axes.set(xscale="log", xlabel="verifier passes per picture", ylabel=label)
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in TICKS if low <= tick <= high]
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.set_xticks([], minor=True)
         axes.grid(alpha=0.3)
     _save(figure, path)
 

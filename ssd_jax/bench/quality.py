@@ -94,7 +94,7 @@ def measure_quality(
     for name, (tokens, passes) in drawn.items():
         same_tokens, same_pictures = agreement(tokens, drawn[baseline][0])
         rows[name] = {
-            "quality passes": float(passes.mean()),
+            "passes": float(passes.mean()),
             "equal tokens": same_tokens,
             "equal pictures": same_pictures,
             "nll": Estimate.mean(nll[name]),
