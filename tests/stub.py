@@ -73,7 +73,7 @@ def stub(images: int, grid: Grid, keys: jax.Array, sharpness: float = 0.7, horiz
     return functions, StubCache(empty, empty, jnp.int32(0)), jnp.ones((images, 1, D))
 
 
-@partial(jax.jit, static_argnames=("decoder", "grid", "sharpness"))
+@partial(jax.jit, static_argnames=("decoder", "grid"))
 def _decode(numbers, seed, decoder, grid, sharpness):
     images = numbers.shape[0]
     keys = image_keys(jnp.broadcast_to(seed, (images,)), numbers)
@@ -84,7 +84,7 @@ def _decode(numbers, seed, decoder, grid, sharpness):
 def decode(decoder, grid: Grid, images: int = 4, seed: int = 0, numbers=None, sharpness: float = 0.7):
     """Decodes pictures of the stub; its cache counts the calls."""
     numbers = jnp.arange(images) if numbers is None else jnp.asarray(numbers)
-    return _decode(numbers, jnp.int32(seed), find_decoder(decoder), grid, sharpness)
+    return _decode(numbers, jnp.int32(seed), find_decoder(decoder), grid, jnp.float32(sharpness))
 
 
 @partial(jax.jit, static_argnames="grid")
