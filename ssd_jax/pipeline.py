@@ -245,7 +245,7 @@ class Pipeline:
         """The VQ tokenizer's parameters; read on first use, so a folder without vq.safetensors loads."""
         if self._vq_params is None:
             image = jnp.zeros((1, 2 * self.vq_config.stride, 2 * self.vq_config.stride, 3))
-            abstract = jax.eval_shape(lambda: VQModel(self.vq_config).init(jax.random.key(0), image, 1.0))
+            abstract = jax.eval_shape(lambda: VQModel(self.vq_config).init(jax.random.key(0), image))
             self._vq_params = read_tensors(self.folder / "vq.safetensors", abstract, jnp.float32)
         return self._vq_params
 

@@ -144,7 +144,9 @@ class VQModel(nn.Module):
         """Codes to images in [-1, 1] (not clipped)."""
         return self.decoder(self.code_vectors()[codes])
 
-    def __call__(self, images: jax.Array, quantised: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    def __call__(
+        self, images: jax.Array, quantised: jax.Array | float = 1.0
+    ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
         """Images -> (reconstruction, codes, scalar terms "codebook" and "commitment"); straight-through gradient.
 
         `quantised` is 1, or 0 while the decoder still sees the latents themselves: an encoder that is quantised from

@@ -210,7 +210,7 @@ def painter(trained: Trained, texts: list[str]):
 def abstract_vq(vq: VQConfig) -> Any:
     """Shapes of the tokenizer's parameters."""
     image = jnp.zeros((1, vq.stride * 2, vq.stride * 2, 3))
-    return jax.eval_shape(lambda: VQModel(vq).init(jax.random.key(0), image, 1.0))
+    return jax.eval_shape(lambda: VQModel(vq).init(jax.random.key(0), image))
 
 
 def abstract_backbone(model: ModelConfig) -> Any:
