@@ -40,8 +40,8 @@ def grid(images: Sequence[np.ndarray], columns: int, captions: Sequence[str] | N
 
 
 def columns_for(count: int) -> int:
-    """Columns of a grid that is a little wider than high, at most eight."""
-    return min(8, max(1, int(np.ceil(np.sqrt(count * 1.5)))) if count > 4 else count)
+    """Columns of a grid that is about square, at most eight."""
+    return min(8, int(np.ceil(np.sqrt(count))) if count > 4 else count)
 
 
 def comparison(rows: Sequence[tuple[str, Sequence[np.ndarray]]], captions: Sequence[Sequence[str]]) -> np.ndarray:
