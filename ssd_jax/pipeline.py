@@ -102,9 +102,9 @@ class Pipeline:
         if max_batch is not None and max_batch < 1:
             raise UserError(f"max_batch must be at least 1, not {max_batch}.")
         grid = self._grid(size)
-        self.vq_params  # noqa: B018 - a damaged file is reported before the work, not after it
         frames = [self.prompts.frame(text) for text in texts]
         negative = self.prompts.frame(negative_prompt or "")
+        self.vq_params  # noqa: B018 - a damaged file is reported before the work, not after it
         batch = min(len(texts), max_batch or len(texts))
         parts, seconds, compile_seconds = [], 0.0, 0.0
         for start in range(0, len(texts), batch):

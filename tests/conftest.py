@@ -22,7 +22,7 @@ from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
 from ssd_jax.models.heads import DraftHeads
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.models.vq import VQModel
-from ssd_jax.pipeline import BUNDLED, Pipeline, load
+from ssd_jax.pipeline import Pipeline, load
 from ssd_jax.prompts import word_tokenizer
 from ssd_jax.weights.export import heads_metadata, write_config, write_tensors
 from ssd_jax.weights.load import read_config
@@ -157,6 +157,4 @@ def fixtures() -> Path:
 @pytest.fixture(scope="session")
 def bundled() -> Pipeline:
     """The model that comes with the package."""
-    if not (BUNDLED / "emoji").is_dir():
-        pytest.skip("the checkpoint is not bundled yet")
     return load("emoji")
