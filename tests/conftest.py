@@ -30,9 +30,17 @@ from ssd_jax.weights.load import read_config
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # sample.py is run from the checkout, not installed
 
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# In this process nothing is kept: with hundreds of programs alive, writing one more to disk has aborted the process.
+jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_legacy_prng_key", "error")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _free_programs():
+    """Compiled programs go with the file that needed them; all of the suite's at once exhaust a process's mappings."""
+    yield
+    jax.clear_caches()
 
 
 # -- models with random weights: not trained, but nothing about them is symmetric or zero
