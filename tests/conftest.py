@@ -8,7 +8,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-# Repeated runs compile nothing; the entry points read the same variable, here and in their own processes.
+# Entry points that tests start in processes of their own share one compilation cache.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"ssd_jax_tests_{os.getuid()}"))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
