@@ -46,12 +46,13 @@ def get_config(variant: str = "") -> ConfigDict:
         dict(optimizer, steps=1100, batch=24, lr=3e-3, save_every=220, continuous_steps=220, gradient_weight=0.5)
     )
     config.backbone = ConfigDict(
-        dict(optimizer, **captions, steps=1800, batch=24, lr=3e-3, weight_decay=0.05, save_every=200)
+        dict(optimizer, **captions, steps=3300, batch=24, lr=3e-3, weight_decay=0.05, save_every=300)
     )
     config.backbone.update(
         code_noise=0.4,  # from this step on, up to this share of the codes that a training picture shows is wrong
-        code_noise_from=1000,
-        decay=0.4556,
+        code_noise_from=200,
+        decay=0.45,
+        matmul="bfloat16",  # products of the training steps; weights, optimizer and all between are float32
     )
     config.heads = ConfigDict(dict(optimizer, **captions, steps=250, batch=16, lr=2e-3, save_every=50))
     config.report_images = 400  # per split, in <workdir>/report.md

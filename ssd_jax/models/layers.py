@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from ssd_jax import cache
 from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.products import Product
 
 MASKED = -1e30
 """A finite score for what may not be seen: a row of the softmax never becomes NaN."""
@@ -50,6 +51,7 @@ class Attention(nn.Module):
     """Grouped-query attention with rotary positions, over a cache or over the window itself."""
 
     config: ModelConfig
+    product: Product = jnp.einsum
 
     @nn.compact
     def __call__(
@@ -68,9 +70,9 @@ class Attention(nn.Module):
         wk = parameter(self, "k", (D, K, H), ("embed", "kv_heads", "head_dim"), scale)
         wv = parameter(self, "v", (D, K, H), ("embed", "kv_heads", "head_dim"), scale)
         wo = parameter(self, "o", (N, H, D), ("heads", "head_dim", "embed"), (N * H * 2 * c.layers) ** -0.5)
-        q = jnp.einsum("bwd,dnh->bwnh", x, wq)
-        k = jnp.einsum("bwd,dkh->bwkh", x, wk)
-        v = jnp.einsum("bwd,dkh->bwkh", x, wv)
+        q = self.product("bwd,dnh->bwnh", x, wq)
+        k = self.product("bwd,dkh->bwkh", x, wk)
+        v = self.product("bwd,dkh->bwkh", x, wv)
         if c.qk_norm:
             q = RMSNorm(c.norm_eps, name="q_norm")(q)
             k = RMSNorm(c.norm_eps, name="k_norm")(k)
@@ -79,10 +81,12 @@ class Attention(nn.Module):
             keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
         else:
             keys, values = layer = cache.write(layer[0], k, slots), cache.write(layer[1], v, slots)
-        return jnp.einsum("bwnh,nhd->bwd", attend(q, keys, values, mask), wo), layer
+        return self.product("bwnh,nhd->bwd", attend(q, keys, values, mask, self.product), wo), layer
 
 
-def attend(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array) -> jax.Array:
+def attend(
+    q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, product: Product = jnp.einsum
+) -> jax.Array:
     """Masked softmax attention: q [B, W, N, H], keys and values [B, K, T, H], mask [B, W, T] -> [B, W, N, H]."""
     B, W, N, H = q.shape
     K = keys.shape[1]
@@ -90,12 +94,12 @@ def attend(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array) ->
     rows = q.reshape(B, W, K, N // K, H).transpose(0, 2, 3, 1, 4) * H**-0.5
     if keys.shape[2] > W:
         # A cache goes first: as the second operand, XLA copies all of it in every pass when there is one K head.
-        scores = jnp.einsum("bkth,bkgwh->bktgw", keys, rows, preferred_element_type=jnp.float32)
+        scores = product("bkth,bkgwh->bktgw", keys, rows, preferred_element_type=jnp.float32)
         scores = scores.transpose(0, 1, 3, 4, 2)
     else:
-        scores = jnp.einsum("bkgwh,bkth->bkgwt", rows, keys, preferred_element_type=jnp.float32)
+        scores = product("bkgwh,bkth->bkgwt", rows, keys, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, MASKED), axis=-1).astype(values.dtype)
-    out = jnp.einsum("bkgwt,bkth->bkgwh", weights, values)
+    out = product("bkgwt,bkth->bkgwh", weights, values)
     return out.transpose(0, 3, 1, 2, 4).reshape(B, W, N, H)
 
 
@@ -103,6 +107,7 @@ class MLP(nn.Module):
     """SwiGLU (arXiv 2002.05202)."""
 
     config: ModelConfig
+    product: Product = jnp.einsum
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -111,21 +116,23 @@ class MLP(nn.Module):
         gate = parameter(self, "gate", (D, F), ("embed", "mlp"), D**-0.5)
         up = parameter(self, "up", (D, F), ("embed", "mlp"), D**-0.5)
         down = parameter(self, "down", (F, D), ("mlp", "embed"), (F * 2 * c.layers) ** -0.5)
-        return (nn.silu(x @ gate) * (x @ up)) @ down
+        inner = nn.silu(self.product("bwd,df->bwf", x, gate)) * self.product("bwd,df->bwf", x, up)
+        return self.product("bwf,fd->bwd", inner, down)
 
 
 class Block(nn.Module):
     """Pre-norm attention and mlp with residual connections."""
 
     config: ModelConfig
+    product: Product = jnp.einsum
 
     @nn.compact
     def __call__(self, x, angles, mask, slots, layer):
         c = self.config
         with jax.named_scope("attention"):
-            y, layer = Attention(c, name="attention")(
+            y, layer = Attention(c, self.product, name="attention")(
                 RMSNorm(c.norm_eps, name="attention_norm")(x), angles, mask, slots, layer
             )
             x = x + y
         with jax.named_scope("mlp"):
-            return x + MLP(c, name="mlp")(RMSNorm(c.norm_eps, name="mlp_norm")(x)), layer
+            return x + MLP(c, self.product, name="mlp")(RMSNorm(c.norm_eps, name="mlp_norm")(x)), layer

@@ -11,6 +11,7 @@ from ssd_jax.layout import prompt_starts, rotary_positions
 from ssd_jax.masks import causal
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.layers import Block, RMSNorm, parameter, rotary_angles
+from ssd_jax.models.products import Product
 
 
 class Transformer(nn.Module):
@@ -18,14 +19,19 @@ class Transformer(nn.Module):
 
     `hidden` is the last block's output before the final norm (h in the papers), which is what draft heads predict;
     `logits` applies the final norm and the visual head to any such state.
+
+    Attributes:
+        config: sizes.
+        product: how matrices are multiplied (see `products`).
     """
 
     config: ModelConfig
+    product: Product = jnp.einsum
 
     def setup(self):
         c = self.config
         self.embedding = parameter(self, "embedding", (c.vocab_size, c.width), ("vocab", "embed"), c.width**-0.5)
-        self.blocks = [Block(c, name=f"block_{index}") for index in range(c.layers)]
+        self.blocks = [Block(c, self.product, name=f"block_{index}") for index in range(c.layers)]
         self.final_norm = RMSNorm(c.norm_eps)
         self.visual_head = parameter(self, "visual_head", (c.width, c.visual_size), ("embed", "visual"), c.width**-0.5)
 
@@ -69,7 +75,10 @@ class Transformer(nn.Module):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Visual logits, float32 [..., V]."""
         with jax.named_scope("visual_head"):
-            return jnp.matmul(self.final_norm(hidden), self.visual_head, preferred_element_type=jnp.float32)
+            normed = self.final_norm(hidden)
+            flat = normed.reshape(-1, normed.shape[-1])
+            logits = self.product("bd,dv->bv", flat, self.visual_head, preferred_element_type=jnp.float32)
+            return logits.reshape(*normed.shape[:-1], -1)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """Causal logits of whole sequences, ids int32 [B, W] -> float32 [B, W, V]; touches every parameter."""

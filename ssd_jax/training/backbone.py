@@ -11,6 +11,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.products import PRODUCTS
 from ssd_jax.models.transformer import Transformer, image_hidden
 from ssd_jax.prompts import Prompts, pad_left
 from ssd_jax.shapes import bucket
@@ -106,18 +107,18 @@ def backbone_task(
 
     Args:
         model_config: what to train.
-        config: the stage's config.
+        config: the stage's config; `matmul` names one of `PRODUCTS` for the training steps.
         seed: decides batches together with the step.
         source: captions and codes.
         code_vectors: float32 [V, code_dim], the tokenizer's codebook, from which the visual rows start.
         draw: params -> picture [height, width, 3], samples of the current model.
     """
-    model = Transformer(model_config)
+    model, trained = Transformer(model_config), Transformer(model_config, PRODUCTS[config.matmul])
     grid = Grid(model_config.rows, model_config.cols)
     heldout = source.heldout(config.eval_images)
 
-    def nll(params: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array, seen: jax.Array | None = None) -> jax.Array:
-        hidden = image_hidden(model, params, ids, mask, codes if seen is None else seen)
+    def nll(model: Transformer, params: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array, seen: jax.Array):
+        hidden = image_hidden(model, params, ids, mask, seen)
         return token_nll(model.apply(params, hidden, method="logits"), codes)
 
     def batch(step: int) -> tuple[np.ndarray, ...]:
@@ -127,9 +128,9 @@ def backbone_task(
 
     def loss(params: Any, batch: tuple, key: jax.Array):
         del key
-        return nll(params, *batch).mean(), {}
+        return nll(trained, params, *batch).mean(), {}
 
-    jitted = jax.jit(nll)
+    jitted = jax.jit(lambda params, ids, mask, codes: nll(model, params, ids, mask, codes, codes))
 
     def evaluate(params: Any) -> dict[str, float]:
         return {"heldout": float(mean_nll(jitted, params, source, heldout, config.batch).mean())}
