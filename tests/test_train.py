@@ -232,6 +232,7 @@ def test_the_tokenizers_update_is_compiled_once(tiny_run):
         ("--config=configs/nope.py", ["configs/nope.py"]),
         ("--config=configs/emoji.py:big", ["'big'", "tiny"]),
         ("--config.stage=bakbone", ["bakbone", "tokenizer", "backbone", "heads"]),
+        ("--config.backbone.matmul=int4", ["int4", "float32", "bfloat16"]),
         ("--config.backbone.stepz=3", ["stepz", "steps"]),
         ("--config.backbone.steps=many", ["steps", "many"]),
     ],

@@ -14,8 +14,9 @@ Product = Callable[..., jax.Array]
 def mixed(subscripts: str, a: jax.Array, b: jax.Array, preferred_element_type: Any = None) -> jax.Array:
     """An einsum whose operands are rounded to bfloat16 and whose sums are float32, in its gradients too.
 
-    Unlike bfloat16 parameters it keeps all between two products in float32, and unlike `jax.default_matmul_precision` it
-    is also faster on CPUs that multiply bfloat16. Every index of an operand must occur in the other one or in the result.
+    Unlike bfloat16 parameters it keeps all between two products in float32, and unlike
+    `jax.default_matmul_precision` it is faster on CPUs that multiply bfloat16, too. Every index of an operand must
+    occur in the other one or in the result.
     """
     return _mixed(subscripts, a, b).astype(preferred_element_type or jnp.result_type(a, b))
 

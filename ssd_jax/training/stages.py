@@ -21,6 +21,7 @@ from ssd_jax.errors import UserError
 from ssd_jax.files import replacing
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict
+from ssd_jax.models.products import PRODUCTS
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.models.vq import VQModel, to_float, to_uint8
 from ssd_jax.prompts import SPECIALS, Prompts, pad_left, word_tokenizer
@@ -49,6 +50,10 @@ def run(config: Any) -> Path:
         raise UserError(f"Unknown stage {config.stage!r}; choose one of all, {', '.join(STAGES)}.")
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError('matplotlib, which draws the loss curves, is missing: pip install "ssd_jax[train]".')
+    if config.backbone.matmul not in PRODUCTS:
+        raise UserError(
+            f"Unknown config.backbone.matmul {config.backbone.matmul!r}; choose one of {', '.join(PRODUCTS)}."
+        )
     wanted = STAGES if config.stage == "all" else (config.stage,)
     workdir = Path(config.workdir)
     if config.seed < 0:

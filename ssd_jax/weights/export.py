@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from ssd_jax.files import replacing
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
-from ssd_jax.weights.load import CONFIG_NAME, FINGERPRINT_KEY, FORMAT, HEADS_KEY, fingerprint
+from ssd_jax.weights.load import CONFIG_NAME, FORMAT, HEADS_KEY, fingerprint
 from ssd_jax.weights.mapping import flatten
 
 
@@ -26,8 +26,11 @@ def write_tensors(
         path: the file, replaced if it exists.
         params: nested dict of unboxed arrays, with or without the leading "params".
         dtype: what floating-point tensors are stored as; integers keep their own dtype.
-        metadata: text to put into the file's header.
+        metadata: text to put into the file's header; one entry at most, because safetensors writes several in an order
+            that changes from process to process, and equal weights should give equal bytes.
     """
+    if metadata is not None and len(metadata) > 1:
+        raise ValueError(f"one metadata entry at most, not {sorted(metadata)}")
     tensors = {}
     for name, leaf in flatten(params).items():
         stored = dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
@@ -48,4 +51,5 @@ def write_config(folder: Path, model: ModelConfig, vq: VQConfig) -> None:
 
 def heads_metadata(config: HeadsConfig, backbone_path: Path) -> dict[str, str]:
     """The metadata of a heads file: its config and the fingerprint of the backbone file it was trained on."""
-    return {HEADS_KEY: json.dumps(dataclasses.asdict(config)), FINGERPRINT_KEY: fingerprint(backbone_path)}
+    values = {"config": dataclasses.asdict(config), "backbone": fingerprint(backbone_path)}
+    return {HEADS_KEY: json.dumps(values)}

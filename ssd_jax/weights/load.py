@@ -19,7 +19,8 @@ from ssd_jax.weights.mapping import COLLECTION, flatten, unflatten
 
 CONFIG_NAME = "config.json"
 FORMAT = "ssd_jax-1"
-HEADS_KEY, FINGERPRINT_KEY = "heads", "fingerprint"
+HEADS_KEY = "heads"
+"""The metadata of a heads file: JSON with `config` and `backbone`, the fingerprint of the file they belong to."""
 """Keys in the metadata of a heads file."""
 
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
@@ -95,15 +96,15 @@ def fingerprint(path: Path) -> str:
 def read_heads_config(path: Path, backbone_path: Path) -> HeadsConfig:
     """The config of a heads file; raises `WeightsError` unless the heads were trained on this very backbone file."""
     metadata = read_metadata(path)
-    for key in (HEADS_KEY, FINGERPRINT_KEY):
-        if key not in metadata:
-            raise WeightsError(f"{path}: metadata {key!r} is missing, so this is no file of draft heads.")
+    if HEADS_KEY not in metadata:
+        raise WeightsError(f"{path}: metadata {HEADS_KEY!r} is missing, so this is no file of draft heads.")
     try:
         values = json.loads(metadata[HEADS_KEY])
-    except json.JSONDecodeError as error:
-        raise WeightsError(f"{path}: metadata {HEADS_KEY!r} is not JSON: {error}.") from None
-    config = from_dict(HeadsConfig, values, f"{path}: {HEADS_KEY}")
-    if metadata[FINGERPRINT_KEY] != fingerprint(backbone_path):
+        found, trained_on = values["config"], values["backbone"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise WeightsError(f"{path}: metadata {HEADS_KEY!r} is not JSON with 'config' and 'backbone'.") from None
+    config = from_dict(HeadsConfig, found, f"{path}: {HEADS_KEY}")
+    if trained_on != fingerprint(backbone_path):
         raise WeightsError(f"{path}: these draft heads were trained on another backbone than {backbone_path}.")
     return config
 
