@@ -35,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
         )
     )
     config.model = ConfigDict(
-        dict(layers=6, width=256, mlp_width=704, heads=2, kv_heads=1, head_dim=128, rope_theta=10_000.0, qk_norm=True)
+        dict(layers=6, width=256, mlp_width=704, heads=2, kv_heads=1, head_dim=128, rope_theta=10_000.0, qk_norm="rms")
     )
     config.model.cfg_scale = 3.0
     config.heads_model = ConfigDict(dict(horizontal=5, vertical=2))

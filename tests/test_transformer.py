@@ -64,7 +64,7 @@ def codes() -> np.ndarray:
 
 
 @pytest.mark.parametrize("window", [1, 5])
-@pytest.mark.parametrize(("heads", "kv_heads", "qk_norm"), [(2, 2, True), (4, 2, False), (4, 1, True)])
+@pytest.mark.parametrize(("heads", "kv_heads", "qk_norm"), [(2, 2, "rms"), (4, 2, ""), (4, 1, "rms")])
 def test_cached_decode_equals_the_full_forward_at_every_position(backbone, codes, heads, kv_heads, qk_norm, window):
     config, params = backbone(heads=heads, kv_heads=kv_heads, qk_norm=qk_norm)
     ids, mask = pad_left(PROMPTS, config.pad_id, S)

@@ -9,6 +9,15 @@ from pathlib import Path
 
 from ssd_jax.errors import UserError
 
+NONE, UNKNOWN = -1, -2
+"""What stands for a special id that the backbone does not have, and for one that it has but nothing tells."""
+
+FAMILIES = ("emoji", "emu3", "chameleon", "janus")
+"""What `ModelConfig.architecture` may say: the bundled model, Emu3, Lumina-mGPT (a Chameleon), Janus-Pro."""
+
+QK_NORMS = ("", "rms", "layer")
+"""What `ModelConfig.qk_norm` may say."""
+
 
 class ConfigError(UserError):
     """A configuration that cannot be used."""
@@ -51,20 +60,28 @@ class VQConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A Llama-style decoder over one sequence of text ids and visual ids.
+    """A Llama-style decoder over one sequence of text ids and visual codes.
 
     Attributes:
-        vocab_size: rows of the embedding table: text, special and visual ids.
+        vocab_size: rows of the embedding table: text, special and, unless they have a table of their own, visual ids.
         visual_offset: id of visual code 0; code c is id `visual_offset + c`.
         visual_size: number of visual codes, V; the output head has only these rows.
         layers, width, mlp_width, heads, kv_heads, head_dim: L, D, F, N, K, H.
         rope_theta: base of the rotary position embedding (half-split pairs).
         norm_eps: epsilon of every RMSNorm.
-        qk_norm: RMS-normalise queries and keys per head before the rotation.
+        qk_norm: how queries and keys are normalised per head before the rotation: "rms", "layer" (LayerNorm with a
+            scale and a bias for every head), or "" for not at all.
+        code_width: width of the visual codes' own table, from which an mlp leads to D; 0: codes are rows of the
+            embedding table.
+        head_width: width inside the output head when it is an mlp with biases; 0: it is one matrix.
         rows, cols: the default image grid, R and C.
         pad_id, unk_id, bos_id, boi_id: special ids: padding, unknown word, begin of text, begin of image.
+        row_end_id: the token after every row of the grid, the last one included; `NONE` if rows follow each other.
         cfg_scale: default classifier-free-guidance scale.
         top_k: default top-k of the sampler; 0 keeps all codes.
+        architecture: one of `FAMILIES`: whose prompts and tensor names these are.
+
+    A special id is `NONE` where the backbone has no such token, and `UNKNOWN` where no file names it.
     """
 
     vocab_size: int
@@ -78,22 +95,29 @@ class ModelConfig:
     head_dim: int = 64
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
-    qk_norm: bool = True
+    qk_norm: str = "rms"
+    code_width: int = 0
+    head_width: int = 0
     rows: int = 16
     cols: int = 16
     pad_id: int = 0
     unk_id: int = 1
     bos_id: int = 2
     boi_id: int = 3
+    row_end_id: int = NONE
     cfg_scale: float = 3.0
     top_k: int = 0
+    architecture: str = "emoji"
 
     def __post_init__(self):
         if self.heads % self.kv_heads:
             raise ConfigError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads}).")
         if self.head_dim % 2:
             raise ConfigError(f"head_dim ({self.head_dim}) must be even for the rotary embedding.")
-        if self.visual_offset + self.visual_size > self.vocab_size:
+        for name, allowed in (("qk_norm", QK_NORMS), ("architecture", FAMILIES)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}.")
+        if not self.code_width and self.visual_offset + self.visual_size > self.vocab_size:
             raise ConfigError(
                 f"visual ids {self.visual_offset}..{self.visual_offset + self.visual_size - 1} "
                 f"do not fit a vocabulary of {self.vocab_size}."
@@ -143,14 +167,16 @@ def from_dict(kind: type[Config], values: object, where: str) -> Config:
 
 
 def _checked(value: object, field: dataclasses.Field, where: str) -> object:
-    if field.type is bool and isinstance(value, bool):
+    if field.name == "qk_norm" and isinstance(value, bool):
+        return "rms" if value else ""  # as the bundled model's config.json has it
+    if field.type in (bool, str) and isinstance(value, field.type):
         return value
     if field.type is float and isinstance(value, int | float) and not isinstance(value, bool):
         if not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{where} must be a positive number, not {value}.")
         return float(value)
     if field.type is int and isinstance(value, int) and not isinstance(value, bool):
-        if value < 0 or (value == 0 and field.name not in _MAY_BE_ZERO):
+        if value < _LOWEST.get(field.name, 1):
             raise ConfigError(f"{where} must be positive, not {value}.")
         return value
     if field.name == "multipliers" and isinstance(value, list | tuple) and value:
@@ -159,7 +185,8 @@ def _checked(value: object, field: dataclasses.Field, where: str) -> object:
     raise ConfigError(f"{where} has the wrong type: {value!r}.")
 
 
-_MAY_BE_ZERO = {"pad_id", "unk_id", "bos_id", "boi_id", "visual_offset", "top_k", "horizontal", "vertical"}
+_LOWEST = dict.fromkeys(("visual_offset", "top_k", "horizontal", "vertical", "code_width", "head_width"), 0)
+_LOWEST |= dict.fromkeys(("pad_id", "unk_id", "bos_id", "boi_id", "row_end_id"), UNKNOWN)
 
 
 def read_json(path: Path) -> dict:

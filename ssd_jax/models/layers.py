@@ -30,7 +30,38 @@ class RMSNorm(nn.Module):
         scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("norm",)), (x.shape[-1],))
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
-        return (y * scale.astype(jnp.float32)).astype(x.dtype)
+        return y.astype(x.dtype) * scale.astype(x.dtype)  # the published models round before they scale
+
+
+class HeadNorm(nn.Module):
+    """Layer normalisation of every head by itself, each with its own scale and bias, computed in float32.
+
+    Source: Chameleon, arXiv 2405.09818, section 2.3 (QK-Norm); its epsilon is fixed.
+
+    Attributes:
+        axis: the logical name of the heads' axis.
+    """
+
+    axis: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., heads, H] -> the same."""
+        axes, shape = (self.axis, "head_dim"), x.shape[-2:]
+        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, axes), shape)
+        bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, axes), shape)
+        y = x.astype(jnp.float32)
+        y = y - y.mean(axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-5)
+        return y.astype(x.dtype) * scale.astype(x.dtype) + bias.astype(x.dtype)
+
+
+QK_NORMS = {
+    "": lambda config, axis, name: lambda x: x,
+    "rms": lambda config, axis, name: RMSNorm(config.norm_eps, name=name),
+    "layer": lambda config, axis, name: HeadNorm(axis, name=name),
+}
+"""`ModelConfig.qk_norm` -> what makes the normalisation."""
 
 
 def rotary_angles(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
@@ -73,9 +104,8 @@ class Attention(nn.Module):
         q = self.product("bwd,dnh->bwnh", x, wq)
         k = self.product("bwd,dkh->bwkh", x, wk)
         v = self.product("bwd,dkh->bwkh", x, wv)
-        if c.qk_norm:
-            q = RMSNorm(c.norm_eps, name="q_norm")(q)
-            k = RMSNorm(c.norm_eps, name="k_norm")(k)
+        normalise = QK_NORMS[c.qk_norm]
+        q, k = normalise(c, "heads", "q_norm")(q), normalise(c, "kv_heads", "k_norm")(k)
         q, k = rotate(q, angles), rotate(k, angles)
         if layer is None:
             keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
