@@ -93,8 +93,7 @@ def read_config(spec: str):
                 return runpy.run_path(str(path))["get_config"](variant)
             except (KeyError, ValueError) as error:
                 raise UserError(f"{path} gives no configuration: {error}.") from None
-    valid = ", ".join(f"configs/{path.name}" for path in sorted(CONFIGS.glob("[!_]*.py")))
-    raise UserError(f"Unknown config {spec!r}; choose one of {valid}.")
+    raise entry.unknown_config(spec, CONFIGS)
 
 
 def read_prompts(args: argparse.Namespace, default: list[str]) -> list[str]:

@@ -22,8 +22,7 @@ def check_config(arguments: list[str]) -> None:
     for argument in arguments[1:]:
         name, _, spec = argument.partition("=")
         if name in ("--config", "-config") and spec and not Path(spec.partition(":")[0]).is_file():
-            valid = ", ".join(f"configs/{path.name}" for path in sorted(CONFIGS.glob("[!_]*.py")))
-            raise UserError(f"Unknown config {spec!r}; choose one of {valid}.")
+            raise entry.unknown_config(spec, CONFIGS)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ class KVCache:
 
 
 def empty(layers: int, batch: int, kv_heads: int, length: int, head_dim: int, dtype: jnp.dtype) -> KVCache:
-    """A cache of zeros; `length` must include the window's slack, because writes past the end are dropped."""
+    """A cache of zeros; writes past `length` are dropped."""
     shape = (batch, kv_heads, length, head_dim)
     return KVCache(
         keys=tuple(jnp.zeros(shape, dtype) for _ in range(layers)),

@@ -30,6 +30,12 @@ def compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+def unknown_config(spec: str, configs: Path) -> UserError:
+    """The mistake of asking for a configuration that is not there; it lists those in the folder `configs`."""
+    valid = ", ".join(f"{configs.name}/{path.name}" for path in sorted(configs.glob("[!_]*.py")))
+    return UserError(f"Unknown config {spec!r}; choose one of {valid}.")
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs an entry point; a `UserError` becomes one sentence on standard error and exit code 2."""
     # orbax and absl tell of every file they touch; warnings are enough for people.

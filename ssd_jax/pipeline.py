@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +18,9 @@ from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder, require_heads
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
-from ssd_jax.models.heads import DraftHeads
-from ssd_jax.models.transformer import Transformer, image_hidden
-from ssd_jax.models.vq import VQModel, to_float, to_uint8
+from ssd_jax.models.heads import abstract_heads
+from ssd_jax.models.transformer import Transformer, abstract_backbone, image_hidden
+from ssd_jax.models.vq import VQModel, abstract_vq, to_float, to_uint8
 from ssd_jax.prompts import Prompts, pad_left, read_tokenizer
 from ssd_jax.request import Output, images_of_call
 from ssd_jax.sampling import Sampler, image_keys
@@ -167,7 +166,7 @@ class Pipeline:
     def _decode(self, frames: list, keys: jax.Array, sampler: Sampler, decoder: Decoder, guided: bool, grid: Grid):
         """Runs the compiled program of these shapes; returns ((tokens, passes, trace), seconds, compile seconds)."""
         ids, mask = pad_left(frames, self.config.pad_id)
-        cache = make_cache(self.config, decoder, grid, len(frames), ids.shape[1], self.dtype)
+        cache = make_cache(self.config, grid, len(frames), ids.shape[1], self.dtype)
         arguments = (self.params, cache, ids, mask, keys, sampler)
         drafts = any(decoder.heads)
         heads_params = self.heads_params if drafts else None
@@ -244,9 +243,7 @@ class Pipeline:
     def vq_params(self) -> Any:
         """The VQ tokenizer's parameters; read on first use, so a folder without vq.safetensors loads."""
         if self._vq_params is None:
-            image = jnp.zeros((1, 2 * self.vq_config.stride, 2 * self.vq_config.stride, 3))
-            abstract = jax.eval_shape(lambda: VQModel(self.vq_config).init(jax.random.key(0), image))
-            self._vq_params = read_tensors(self.folder / "vq.safetensors", abstract, jnp.float32)
+            self._vq_params = read_tensors(self.folder / "vq.safetensors", abstract_vq(self.vq_config), jnp.float32)
         return self._vq_params
 
     def warn_unknown(self, prompts: Sequence[str]) -> None:
@@ -277,9 +274,7 @@ def load(source: str | Path = "emoji", dtype: Any = None, heads: str | Path | No
     if dtype is None:
         dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     config, vq_config = read_config(folder)
-    ids = jnp.zeros((1, 1), jnp.int32)
-    abstract = jax.eval_shape(lambda: nn.unbox(Transformer(config).init(jax.random.key(0), ids)))
-    params = read_tensors(folder / "model.safetensors", abstract, dtype)
+    params = read_tensors(folder / "model.safetensors", abstract_backbone(config), dtype)
     path = Path(folder if heads is None else heads)
     path = path / "heads.safetensors" if path.is_dir() else path
     drafters = (None, None)
@@ -291,9 +286,7 @@ def load(source: str | Path = "emoji", dtype: Any = None, heads: str | Path | No
 def _read_heads(path: Path, backbone: Path, config: ModelConfig, dtype: Any) -> tuple[HeadsConfig, Any]:
     """Config and parameters of a heads file; raises `UserError` if they belong to another backbone."""
     heads = read_heads_config(path, backbone)
-    x = jnp.zeros((1, config.width))
-    module = DraftHeads(heads, config.width, config.norm_eps)
-    return heads, read_tensors(path, jax.eval_shape(lambda: nn.unbox(module.init(jax.random.key(0), x, x))), dtype)
+    return heads, read_tensors(path, abstract_heads(heads, config.width), dtype)
 
 
 @partial(jax.jit, static_argnames="config")

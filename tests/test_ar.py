@@ -19,7 +19,7 @@ from ssd_jax.decode.ar import AR
 from ssd_jax.decode.engine import decode, make_cache
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.models.transformer import Transformer
+from ssd_jax.models.transformer import Transformer, abstract_backbone
 from ssd_jax.prompts import pad_left
 from ssd_jax.sampling import Sampler, choose, guide, gumbel_noise, image_keys, log_probabilities
 
@@ -35,7 +35,7 @@ def sampler(cfg_scale=2.0, temperature=0.9, top_k=20, top_p=0.95) -> Sampler:
 def run(config, params, keys, knobs, guided, prompts=PROMPTS):
     """The decoder itself."""
     ids, mask = pad_left(prompts + [EMPTY] * len(prompts) * guided, config.pad_id)
-    cache = make_cache(config, AR(), GRID, len(ids), ids.shape[1], jnp.float32)
+    cache = make_cache(config, GRID, len(ids), ids.shape[1], jnp.float32)
     return decode(params, cache, ids, mask, keys, knobs, config=config, decoder=AR(), grid=GRID, guided=guided)
 
 
@@ -115,8 +115,8 @@ def test_the_loop_copies_no_cache_and_the_donation_is_used():
     # The bundled model's sizes, with fewer layers: what XLA copies depends on shapes.
     config = ModelConfig(2000, 900, 1024, layers=2, heads=2, kv_heads=1, head_dim=128)
     grid, rows, S = Grid(16, 16), 2, 16
-    params = jax.eval_shape(lambda: Transformer(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
-    cache = jax.eval_shape(lambda: make_cache(config, AR(), grid, rows, S, jnp.float32))
+    params = abstract_backbone(config)
+    cache = jax.eval_shape(lambda: make_cache(config, grid, rows, S, jnp.float32))
     lowered = decode.lower(
         params,
         cache,

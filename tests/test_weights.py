@@ -13,9 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
-from ssd_jax.models.heads import DraftHeads
-from ssd_jax.models.transformer import Transformer
-from ssd_jax.models.vq import VQModel
+from ssd_jax.models.heads import DraftHeads, abstract_heads
+from ssd_jax.models.transformer import Transformer, abstract_backbone
+from ssd_jax.models.vq import VQModel, abstract_vq
 from ssd_jax.weights import export
 from ssd_jax.weights.export import heads_metadata, write_config, write_tensors
 from ssd_jax.weights.load import (
@@ -48,8 +48,11 @@ def initialise(name: str):
     return nn.meta.unbox(params)
 
 
-def abstract(params):
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+ABSTRACT = {
+    "model": lambda: abstract_backbone(MODEL),
+    "vq": lambda: abstract_vq(VQ),
+    "heads": lambda: abstract_heads(HEADS, MODEL.width),
+}
 
 
 def assert_same(a, b):
@@ -72,28 +75,27 @@ def backbone(tmp_path, params):
 
 @pytest.mark.parametrize("name", ["model", "vq", "heads"])
 def test_round_trip(tmp_path, name):
-    params, path = initialise(name), tmp_path / f"{name}.safetensors"
+    params, like, path = initialise(name), ABSTRACT[name](), tmp_path / f"{name}.safetensors"
     write_tensors(path, params, jnp.float32)
-    assert_same(read_tensors(path, abstract(params), jnp.float32), params)
+    assert_same(read_tensors(path, like, jnp.float32), params)
     write_tensors(path, params, jnp.bfloat16)  # bfloat16 is a cast, whether at writing or at reading
     assert {x.dtype for x in load_file(path).values()} == {np.dtype(ml_dtypes.bfloat16)}
     cast = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
-    assert_same(read_tensors(path, abstract(params), jnp.bfloat16), cast)
-    assert_same(read_tensors(path, abstract(params), jnp.float32), jax.tree.map(lambda x: x.astype(jnp.float32), cast))
+    assert_same(read_tensors(path, like, jnp.bfloat16), cast)
+    assert_same(read_tensors(path, like, jnp.float32), jax.tree.map(lambda x: x.astype(jnp.float32), cast))
     write_tensors(path, params, jnp.float32)
-    assert_same(read_tensors(path, abstract(params), jnp.bfloat16), cast)
+    assert_same(read_tensors(path, like, jnp.bfloat16), cast)
 
 
 def test_loaded_parameters_run(backbone, params):
     ids = jnp.arange(4, dtype=jnp.int32)[None]
-    loaded = read_tensors(backbone, abstract(params), jnp.float32)
+    loaded = read_tensors(backbone, abstract_backbone(MODEL), jnp.float32)
     forward = jax.jit(Transformer(MODEL).apply)
     np.testing.assert_array_equal(forward(loaded, ids), forward(params, ids))
 
 
-def test_like_from_eval_shape_and_without_collection(backbone, params):
-    shapes = nn.meta.unbox(jax.eval_shape(Transformer(MODEL).init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32)))
-    assert_same(read_tensors(backbone, shapes, jnp.float32), params)
+def test_like_without_collection(backbone, params):
+    shapes = abstract_backbone(MODEL)
     assert_same(read_tensors(backbone, shapes["params"], jnp.float32), params["params"])
 
 
@@ -110,8 +112,9 @@ def test_integers_scalars_and_any_memory_order(tmp_path):
     params = {"t": a.T, "f": np.asfortranarray(a), "i": np.arange(3, dtype=np.int8), "s": np.array(2.5, np.float32)}
     path = tmp_path / "x.safetensors"
     write_tensors(path, params, jnp.float32)
-    assert_same(read_tensors(path, abstract(params), jnp.float32), params)
-    assert read_tensors(path, abstract(params), jnp.bfloat16)["i"].dtype == jnp.int8
+    like = jax.eval_shape(lambda: params)
+    assert_same(read_tensors(path, like, jnp.float32), params)
+    assert read_tensors(path, like, jnp.bfloat16)["i"].dtype == jnp.int8
 
 
 def test_names(params):
@@ -156,7 +159,7 @@ def test_wrong_tensor(backbone, params, change, words):
     change(tensors)
     save_file(tensors, backbone)
     with pytest.raises(WeightsError) as error:
-        read_tensors(backbone, abstract(params), jnp.float32)
+        read_tensors(backbone, abstract_backbone(MODEL), jnp.float32)
     assert all(word in str(error.value) for word in [str(backbone), *words]), error.value
 
 
@@ -169,7 +172,7 @@ def test_integers_are_not_read_from_floats(backbone, params):
 def test_missing_tensors_are_counted(backbone, params):
     save_file({"embedding": np.zeros((40, 32), np.float32)}, backbone)
     with pytest.raises(WeightsError, match=rf"'block_0.*' is missing \(and {len(flatten(params)) - 2} more\)"):
-        read_tensors(backbone, abstract(params), jnp.float32)
+        read_tensors(backbone, abstract_backbone(MODEL), jnp.float32)
 
 
 def twice(data: bytes) -> bytes:
@@ -186,7 +189,7 @@ def twice(data: bytes) -> bytes:
 )
 def test_damaged_file(backbone, params, damage):
     backbone.write_bytes(damage(backbone.read_bytes()))
-    for read in (lambda p: read_tensors(p, abstract(params), jnp.float32), read_metadata, fingerprint):
+    for read in (lambda p: read_tensors(p, abstract_backbone(MODEL), jnp.float32), read_metadata, fingerprint):
         with pytest.raises(WeightsError, match="model.safetensors is damaged or not a safetensors file"):
             read(backbone)
 
@@ -267,7 +270,7 @@ def test_fingerprint(backbone, params):
     first = fingerprint(backbone)
     assert len(first) == 64
     for dtype in (jnp.float32, jnp.bfloat16):  # of the file, however it is loaded
-        read_tensors(backbone, abstract(params), dtype)
+        read_tensors(backbone, abstract_backbone(MODEL), dtype)
         assert fingerprint(backbone) == first
     write_tensors(backbone, params, jnp.float32, {"note": "metadata does not count"})
     assert fingerprint(backbone) == first

@@ -143,7 +143,7 @@ def decode(
     ids, mask = prompts(images, guided, which)
     numbers = jnp.arange(images) if numbers is None else jnp.asarray(numbers)
     keys = image_keys(jnp.broadcast_to(jnp.asarray(seed), (images,)), numbers)
-    cache = engine.make_cache(toy.config, decoder, grid, ids.shape[0], ids.shape[1], jnp.float32)
+    cache = engine.make_cache(toy.config, grid, ids.shape[0], ids.shape[1], jnp.float32)
     return program(
         toy.params,
         cache,
@@ -163,7 +163,7 @@ def decode(
 @partial(jax.jit, static_argnames=("config", "grid", "guided"))
 def _forced(params, tokens, ids, mask, keys, knobs, config, grid, guided):
     model = Transformer(config)
-    cache = engine.make_cache(config, find_decoder("ar"), grid, ids.shape[0], ids.shape[1], jnp.float32)
+    cache = engine.make_cache(config, grid, ids.shape[0], ids.shape[1], jnp.float32)
     hidden, cache = engine.prefill(model, params, cache, ids, mask)
     functions = engine.bind(model, params, mask, keys, knobs, guided)
     positions = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)

@@ -130,7 +130,7 @@ class Clock:
         if isinstance(piece, Verify):
 
             def prepare() -> tuple:
-                cache = make_cache(config, AR(), self.grid, rows, self.prompt, pipe.dtype)
+                cache = make_cache(config, self.grid, rows, self.prompt, pipe.dtype)
                 return pipe.params, jax.block_until_ready(cache), mask, keys, sampler
 
             return _timed(partial(_verify, **static, grid=self.grid, piece=piece), prepare, self._repeats)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ssd_jax.decode.state import Functions
-from ssd_jax.errors import UserError
+from ssd_jax.errors import UserError, require_whole
 from ssd_jax.sampling import Tag, choose, fresh_keys, gumbel, residual, uniform
 
 COUPLINGS = ("resample", "maximal", "gumbel", "match")
@@ -32,8 +32,7 @@ class Group:
     radius: float | None = None
 
     def __post_init__(self):
-        if not isinstance(self.size, int) or self.size < 1:
-            raise UserError(f"A group's size must be a whole number of at least 1, not {self.size!r}.")
+        require_whole("A group's size", self.size, 1)
         for name in ("delta", "radius"):
             value = getattr(self, name)
             if value is not None and not value >= 0:

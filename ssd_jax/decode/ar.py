@@ -18,11 +18,6 @@ class AR:
     """Ancestral sampling by Gumbel-max, token i = argmax(log p_i + g_i); R*C passes, the prefill included."""
 
     @property
-    def slack(self) -> int:
-        """Cache slots needed beyond the sequence."""
-        return 0
-
-    @property
     def heads(self) -> tuple[int, int]:
         """How many horizontal and vertical heads it takes."""
         return 0, 0

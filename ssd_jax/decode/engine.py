@@ -111,10 +111,12 @@ def prefill(
     return hidden[:, -1:], cache
 
 
-def make_cache(config: ModelConfig, decoder: Any, grid: Grid, rows: int, prompt: int, dtype: jnp.dtype) -> KVCache:
-    """An empty cache for `rows` batch rows (guidance included) and prompts of `prompt` slots."""
-    length = prompt + grid.size + decoder.slack
-    return kv.empty(config.layers, rows, config.kv_heads, length, config.head_dim, dtype)
+def make_cache(config: ModelConfig, grid: Grid, rows: int, prompt: int, dtype: jnp.dtype) -> KVCache:
+    """An empty cache for `rows` batch rows (guidance included) and prompts of `prompt` slots.
+
+    A window may reach past the end of the grid; what lies there is padding and is not written.
+    """
+    return kv.empty(config.layers, rows, config.kv_heads, prompt + grid.size, config.head_dim, dtype)
 
 
 @partial(jax.jit, static_argnames=("config", "decoder", "grid", "guided", "heads"), donate_argnames=("cache",))

@@ -21,7 +21,7 @@ from ssd_jax.decode.ar import AR
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
-from ssd_jax.errors import UserError
+from ssd_jax.errors import UserError, require_one_of
 
 Decoder = AR | Raster | SSD | Wave
 
@@ -46,8 +46,7 @@ def find_decoder(decoder: str | Decoder) -> Decoder:
     """The decoder of a name, or the decoder itself; raises `UserError` that lists the names."""
     if isinstance(decoder, Decoder):
         return decoder
-    if not isinstance(decoder, str) or decoder not in PRESETS:
-        raise UserError(f"Unknown decoder {decoder!r}; choose one of {', '.join(PRESETS)}.")
+    require_one_of("decoder", decoder, tuple(PRESETS))
     return PRESETS[decoder]
 
 

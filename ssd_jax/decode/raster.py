@@ -18,7 +18,7 @@ from ssd_jax.cache import KVCache
 from ssd_jax.decode import accept, drafters
 from ssd_jax.decode.drafters import Seen
 from ssd_jax.decode.state import Decoded, Functions, gather, scatter
-from ssd_jax.errors import UserError
+from ssd_jax.errors import UserError, require_one_of, require_whole
 from ssd_jax.layout import Grid
 from ssd_jax.sampling import choose
 
@@ -45,23 +45,13 @@ class Raster:
     group: accept.Group = accept.Group()
 
     def __post_init__(self):
-        for name, size in (("window", self.window), ("rows", 1 if self.rows is None else self.rows)):
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise UserError(f"{name} must be a whole number of at least 1, not {size!r}.")
-        for name, valid in (
-            ("drafter", drafters.DRAFTERS),
-            ("coupling", accept.COUPLINGS),
-            ("acceptance", accept.ACCEPTANCES),
-        ):
-            if getattr(self, name) not in valid:
-                raise UserError(f"Unknown {name} {getattr(self, name)!r}; choose one of {', '.join(valid)}.")
+        require_whole("window", self.window, 1)
+        require_whole("rows", 1 if self.rows is None else self.rows, 1)
+        require_one_of("drafter", self.drafter, drafters.DRAFTERS)
+        require_one_of("coupling", self.coupling, accept.COUPLINGS)
+        require_one_of("acceptance", self.acceptance, accept.ACCEPTANCES)
         if self.coupling == "match" and self.acceptance == "grouped":
             raise UserError("The match coupling accepts by equality; combine grouped acceptance with another coupling.")
-
-    @property
-    def slack(self) -> int:
-        """Cache slots needed beyond the sequence: none, padding is not written."""
-        return 0
 
     @property
     def heads(self) -> tuple[int, int]:

@@ -22,11 +22,12 @@ import jax.numpy as jnp
 from ssd_jax.cache import KVCache
 from ssd_jax.decode.accept import auto_correct
 from ssd_jax.decode.state import Decoded, Functions, gather, scatter
-from ssd_jax.errors import UserError
+from ssd_jax.errors import UserError, is_whole, require_one_of, require_whole
 from ssd_jax.layout import Grid
 from ssd_jax.sampling import choose
 
 AUTO = "auto"
+MASKS = ("raster", "row")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +59,13 @@ class SSD:
     mask: str = "raster"
 
     def __post_init__(self):
-        if self.rounds != AUTO and not _whole(self.rounds, 0):
+        if self.rounds != AUTO and not is_whole(self.rounds, 0):
             raise UserError(f'rounds must be a whole number of at least 0 or "auto", not {self.rounds!r}.')
-        if not _whole(self.extra_rounds, 0):
-            raise UserError(f"extra_rounds must be a whole number of at least 0, not {self.extra_rounds!r}.")
-        if not _whole(self.rows, 1) or self.rows > 2:
+        require_whole("extra_rounds", self.extra_rounds, 0)
+        if not is_whole(self.rows, 1) or self.rows > 2:
             raise UserError(f"rows must be 1 or 2, not {self.rows!r}.")
-        for name, valid in (("schedule", ("joint", "staged")), ("mask", ("raster", "row"))):
-            if getattr(self, name) not in valid:
-                raise UserError(f"Unknown {name} {getattr(self, name)!r}; choose one of {', '.join(valid)}.")
+        require_one_of("schedule", self.schedule, ("joint", "staged"))
+        require_one_of("mask", self.mask, MASKS)
         if self.schedule == "staged" and (self.rows != 2 or self.rounds == AUTO):
             raise UserError("The staged schedule needs rows=2 and a fixed number of rounds.")
         if self.schedule == "joint" and self.extra_rounds:
@@ -75,18 +74,9 @@ class SSD:
             raise UserError('rounds="auto" needs the raster mask.')
 
     @property
-    def slack(self) -> int:
-        """Cache slots needed beyond the sequence: none, padding is not written."""
-        return 0
-
-    @property
     def heads(self) -> tuple[int, int]:
         """How many horizontal and vertical heads it takes."""
         return 1, self.rows
-
-
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 class Phase(NamedTuple):

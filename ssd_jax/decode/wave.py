@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from ssd_jax.cache import KVCache
 from ssd_jax.decode.accept import auto_correct
-from ssd_jax.decode.rows import first_row
+from ssd_jax.decode.rows import MASKS, first_row
 from ssd_jax.decode.state import Decoded, Functions, gather, scatter
-from ssd_jax.errors import UserError
+from ssd_jax.errors import require_one_of, require_whole
 from ssd_jax.layout import Grid
 from ssd_jax.sampling import choose
 
@@ -37,15 +37,8 @@ class Wave:
     mask: str = "raster"
 
     def __post_init__(self):
-        if not isinstance(self.rows, int) or isinstance(self.rows, bool) or self.rows < 1:
-            raise UserError(f"rows must be a whole number of at least 1, not {self.rows!r}.")
-        if self.mask not in ("raster", "row"):
-            raise UserError(f"Unknown mask {self.mask!r}; choose one of raster, row.")
-
-    @property
-    def slack(self) -> int:
-        """Cache slots needed beyond the sequence: none, padding is not written."""
-        return 0
+        require_whole("rows", self.rows, 1)
+        require_one_of("mask", self.mask, MASKS)
 
     @property
     def heads(self) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """Draft heads: predict the hidden state of a position further right or further down (arXiv 2606.20543)."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -54,6 +56,12 @@ class DraftHeads(nn.Module):
         normed = (normed * scale).astype(y.dtype)
         inner = nn.silu(jnp.einsum("o...d,odf->o...f", normed, gate)) * jnp.einsum("o...d,odf->o...f", normed, up)
         return y + jnp.einsum("o...f,ofd->o...d", inner, down)
+
+
+def abstract_heads(config: HeadsConfig, width: int) -> Any:
+    """Shapes of the parameters, without making any: a pytree of `jax.ShapeDtypeStruct`."""
+    x = jnp.zeros((1, width))
+    return jax.eval_shape(lambda: nn.unbox(DraftHeads(config, width).init(jax.random.key(0), x, x)))
 
 
 def _copy_hidden(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:

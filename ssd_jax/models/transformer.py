@@ -88,6 +88,12 @@ class Transformer(nn.Module):
         return self.logits(self.hidden(self.embed(ids), positions, mask)[0])
 
 
+def abstract_backbone(config: ModelConfig) -> Any:
+    """Shapes of the parameters, without making any: a pytree of `jax.ShapeDtypeStruct`."""
+    ids = jnp.zeros((1, 1), jnp.int32)
+    return jax.eval_shape(lambda: nn.unbox(Transformer(config).init(jax.random.key(0), ids)))
+
+
 def image_hidden(
     model: Transformer, params: Any, prompt_ids: jax.Array, prompt_mask: jax.Array, codes: jax.Array
 ) -> jax.Array:

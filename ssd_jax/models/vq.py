@@ -4,6 +4,8 @@ Block structure and names follow the published tokenizers (conv_in, down, mid, u
 between them is in `VQConfig`. Images are float32 [B, height, width, 3] in [-1, 1], codes int32 [B, R, C].
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -160,6 +162,12 @@ class VQModel(nn.Module):
             "commitment": quantised * jnp.mean(jnp.sum((z - jax.lax.stop_gradient(chosen)) ** 2, axis=-1)),
         }
         return self.decoder(z + quantised * jax.lax.stop_gradient(chosen - z)), codes, terms
+
+
+def abstract_vq(config: VQConfig) -> Any:
+    """Shapes of the parameters, without making any: a pytree of `jax.ShapeDtypeStruct`."""
+    image = jnp.zeros((1, 2 * config.stride, 2 * config.stride, 3))
+    return jax.eval_shape(lambda: VQModel(config).init(jax.random.key(0), image))
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -9,7 +9,6 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,13 +16,14 @@ from tqdm import tqdm
 
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.engine import decode, make_cache
-from ssd_jax.errors import UserError
+from ssd_jax.errors import UserError, require_one_of
 from ssd_jax.files import replacing
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict
+from ssd_jax.models.heads import abstract_heads
 from ssd_jax.models.products import PRODUCTS
-from ssd_jax.models.transformer import Transformer
-from ssd_jax.models.vq import VQModel, to_float, to_uint8
+from ssd_jax.models.transformer import abstract_backbone
+from ssd_jax.models.vq import VQModel, abstract_vq, to_float, to_uint8
 from ssd_jax.prompts import SPECIALS, Prompts, pad_left, word_tokenizer
 from ssd_jax.sampling import Sampler, image_keys
 from ssd_jax.training import emoji
@@ -46,14 +46,10 @@ def run(config: Any) -> Path:
     Raises:
         UserError: an unknown stage, data or packages that are missing, an earlier stage that has not been exported.
     """
-    if config.stage != "all" and config.stage not in STAGES:
-        raise UserError(f"Unknown stage {config.stage!r}; choose one of all, {', '.join(STAGES)}.")
+    require_one_of("stage", config.stage, ("all", *STAGES))
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError('matplotlib, which draws the loss curves, is missing: pip install "ssd_jax[train]".')
-    if config.backbone.matmul not in PRODUCTS:
-        raise UserError(
-            f"Unknown config.backbone.matmul {config.backbone.matmul!r}; choose one of {', '.join(PRODUCTS)}."
-        )
+    require_one_of("config.backbone.matmul", config.backbone.matmul, tuple(PRODUCTS))
     wanted = STAGES if config.stage == "all" else (config.stage,)
     workdir = Path(config.workdir)
     if config.seed < 0:
@@ -152,7 +148,7 @@ def _train_heads(config: Any, trained: Trained, workdir: Path) -> None:
     params = fit(task, config.heads, config.seed, workdir, metadata)
     path = trained.export / "heads.safetensors"
     write_tensors(path, params, EXPORT_DTYPE, metadata)
-    params = read_tensors(path, jax.eval_shape(lambda: params), jnp.float32)
+    params = read_tensors(path, abstract_heads(heads, trained.model.width), jnp.float32)
     limit, batch = config.report_images, config.heads.batch
     write_report(
         workdir / "report",
@@ -204,24 +200,12 @@ def painter(trained: Trained, texts: list[str]):
     to_pixels = jax.jit(lambda params, codes: to_uint8(VQModel(trained.vq).apply(params, codes, method="decode")))
 
     def draw(params: Any) -> np.ndarray:
-        cache = make_cache(model, decoder, grid, 2 * len(texts), ids.shape[1], jnp.float32)
+        cache = make_cache(model, grid, 2 * len(texts), ids.shape[1], jnp.float32)
         out = decode(params, cache, ids, mask, keys, sampler, config=model, decoder=decoder, grid=grid, guided=True)
         pixels = to_pixels(trained.vq_params, out.tokens.reshape(-1, grid.rows, grid.cols))
         return picture_grid(list(np.asarray(pixels)), columns=8)
 
     return draw
-
-
-def abstract_vq(vq: VQConfig) -> Any:
-    """Shapes of the tokenizer's parameters."""
-    image = jnp.zeros((1, vq.stride * 2, vq.stride * 2, 3))
-    return jax.eval_shape(lambda: VQModel(vq).init(jax.random.key(0), image))
-
-
-def abstract_backbone(model: ModelConfig) -> Any:
-    """Shapes of the backbone's parameters."""
-    ids = jnp.zeros((1, 1), jnp.int32)
-    return jax.eval_shape(lambda: nn.unbox(Transformer(model).init(jax.random.key(0), ids)))
 
 
 def needed(path: Path, stage: str) -> Path:

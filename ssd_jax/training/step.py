@@ -82,7 +82,7 @@ def make_step(
         params = optax.apply_updates(state.params, updates)
         if revise is not None:
             params = revise(params, batch, key)
-        metrics = {"loss": value, "grad_norm": optax.global_norm(grads), **metrics}
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return update
