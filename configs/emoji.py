@@ -46,7 +46,7 @@ def get_config(variant: str = "") -> ConfigDict:
         dict(optimizer, steps=1100, batch=24, lr=3e-3, save_every=220, continuous_steps=220, gradient_weight=0.5)
     )
     config.backbone = ConfigDict(
-        dict(optimizer, **captions, steps=3300, batch=24, lr=3e-3, weight_decay=0.05, save_every=300)
+        dict(optimizer, **captions, steps=2900, batch=24, lr=3e-3, weight_decay=0.05, save_every=300)
     )
     config.backbone.update(
         code_noise=0.4,  # from this step on, up to this share of the codes that a training picture shows is wrong
