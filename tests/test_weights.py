@@ -18,15 +18,9 @@ from ssd_jax.models.transformer import Transformer, abstract_backbone
 from ssd_jax.models.vq import VQModel, abstract_vq
 from ssd_jax.weights import export
 from ssd_jax.weights.export import heads_metadata, write_config, write_tensors
-from ssd_jax.weights.load import (
-    WeightsError,
-    fingerprint,
-    read_config,
-    read_heads_config,
-    read_metadata,
-    read_tensors,
-)
+from ssd_jax.weights.load import fingerprint, read_config, read_heads_config, read_metadata, read_tensors
 from ssd_jax.weights.mapping import flatten, unflatten
+from ssd_jax.weights.store import WeightsError
 
 MODEL = ModelConfig(
     vocab_size=40, visual_offset=8, visual_size=32, layers=2, width=32, mlp_width=64, heads=2, kv_heads=1,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ssd_jax.cache import KVCache
 from ssd_jax.layout import prompt_starts, rotary_positions
 from ssd_jax.masks import causal
+from ssd_jax.models.codes import CodeEmbedding, VisualMLP
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.layers import Block, RMSNorm, parameter, rotary_angles
 from ssd_jax.models.products import Product
@@ -33,7 +34,13 @@ class Transformer(nn.Module):
         self.embedding = parameter(self, "embedding", (c.vocab_size, c.width), ("vocab", "embed"), c.width**-0.5)
         self.blocks = [Block(c, self.product, name=f"block_{index}") for index in range(c.layers)]
         self.final_norm = RMSNorm(c.norm_eps)
-        self.visual_head = parameter(self, "visual_head", (c.width, c.visual_size), ("embed", "visual"), c.width**-0.5)
+        if c.code_width:
+            self.code_embedding = CodeEmbedding(c, self.product)
+        if c.head_width:
+            self.visual_mlp = VisualMLP(c, self.product)
+        else:
+            shape, axes = (c.width, c.visual_size), ("embed", "visual")
+            self.visual_head = parameter(self, "visual_head", shape, axes, c.width**-0.5)
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """Input embeddings [..., D] of ids int32 [...]."""
@@ -41,6 +48,8 @@ class Transformer(nn.Module):
 
     def embed_codes(self, codes: jax.Array) -> jax.Array:
         """Input embeddings [..., D] of codebook ids int32 [...]."""
+        if self.config.code_width:
+            return self.code_embedding(codes)
         return self.embedding[codes + self.config.visual_offset]
 
     def hidden(
@@ -76,6 +85,8 @@ class Transformer(nn.Module):
         """Visual logits, float32 [..., V]."""
         with jax.named_scope("visual_head"):
             normed = self.final_norm(hidden)
+            if self.config.head_width:
+                return self.visual_mlp(normed)
             flat = normed.reshape(-1, normed.shape[-1])
             logits = self.product("bd,dv->bv", flat, self.visual_head, preferred_element_type=jnp.float32)
             return logits.reshape(*normed.shape[:-1], -1)
@@ -85,6 +96,8 @@ class Transformer(nn.Module):
         B, W = ids.shape
         positions = jnp.broadcast_to(jnp.arange(W, dtype=jnp.int32), (B, W))
         mask = jnp.broadcast_to(jnp.tri(W, dtype=bool), (B, W, W))
+        if self.is_initializing():
+            self.embed_codes(ids[:, :1])
         return self.logits(self.hidden(self.embed(ids), positions, mask)[0])
 
 

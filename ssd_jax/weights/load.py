@@ -1,9 +1,9 @@
 """Reading a checkpoint folder. Nothing is unpickled, and a file is checked from its header before any data is read."""
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +11,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from safetensors import SafetensorError, safe_open
 
-from ssd_jax.errors import UserError
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict, read_json
-from ssd_jax.weights.mapping import COLLECTION, flatten, unflatten
+from ssd_jax.weights.mapping import COLLECTION, Source, flatten, unflatten
+from ssd_jax.weights.store import Store, WeightsError, opened, others
 
 CONFIG_NAME = "config.json"
 FORMAT = "ssd_jax-1"
 HEADS_KEY = "heads"
 """The metadata of a heads file: JSON with `config` and `backbone`, the fingerprint of the file they belong to."""
-"""Keys in the metadata of a heads file."""
 
-_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
-class WeightsError(UserError):
-    """A checkpoint file that cannot be used."""
-
-
-def read_tensors(path: Path, like: Mapping[str, Any], dtype: DTypeLike) -> dict[str, Any]:
-    """Reads parameters, one tensor at a time, so that host memory holds one tensor more than the result.
+def read_tensors(
+    path: Path,
+    like: Mapping[str, Any],
+    dtype: DTypeLike,
+    sources: Mapping[str, Source] | None = None,
+    ignored: str = "",
+) -> dict[str, Any]:
+    """Reads parameters one tensor at a time: host memory holds one tensor more than the result, and a device at most
+    one that is still to be cast. Headers are compared with the wanted parameters before anything is read.
 
     Args:
-        path: a safetensors file with exactly the tensors of `like`.
+        path: a safetensors file or the index of a sharded one.
         like: nested dict of `jax.ShapeDtypeStruct`, with or without the leading "params". A leaf's sharding, if
-            any, says where the array goes.
+            any, says where the array goes; a device is then given its own part alone.
         dtype: what floating-point tensors are cast to; others must be stored as `like` has them.
+        sources: for every flat name of `like` where it is stored; None: under its own name, as it is.
+        ignored: a pattern of the names of tensors that are left out on purpose.
     Returns:
         the structure of `like` with arrays.
     Raises:
@@ -46,14 +48,28 @@ def read_tensors(path: Path, like: Mapping[str, Any], dtype: DTypeLike) -> dict[
             shape or dtype.
     """
     leaves = flatten(like)
-    with _opened(path) as file:
-        _check(path, file, leaves)
+    sources = sources or {name: Source(name) for name in leaves}
+    if sources.keys() != leaves.keys():
+        raise ValueError(f"no source, or no parameter, for {min(sources.keys() ^ leaves.keys())!r}")
+    with opened(path) as store:
+        _check(store, leaves, sources, ignored)
+        order = {name: place for place, name in enumerate(store.names)}
         flat = {}
-        for name, leaf in leaves.items():
-            kind = dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
-            flat[name] = jax.device_put(file.get_tensor(name).astype(kind, copy=False), leaf.sharding)
+        for name in sorted(leaves, key=lambda name: order[sources[name].name]):
+            flat[name] = _read(store, leaves[name], sources[name], dtype)
     params = unflatten(flat)
     return params if COLLECTION in like else params[COLLECTION]
+
+
+def _read(store: Store, leaf: Any, source: Source, dtype: DTypeLike) -> jax.Array:
+    tensor, shape = store.tensor(source.name), tuple(leaf.shape)
+    if leaf.sharding is None:
+        # Axes are permuted by the transfer, which is many times faster at it than NumPy.
+        array = jax.device_put(source.read(tensor, shape))
+    else:
+        array = jax.make_array_from_callback(shape, leaf.sharding, lambda index: source.read(tensor, shape, index))
+    kind = dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
+    return array.astype(kind).block_until_ready()
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, VQConfig]:
@@ -71,25 +87,25 @@ def read_config(folder: Path) -> tuple[ModelConfig, VQConfig]:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The text in a safetensors file's header; empty if there is none."""
-    with _opened(path) as file:
-        return file.metadata() or {}
+    with opened(path) as store:
+        return store.metadata
 
 
 def fingerprint(path: Path) -> str:
-    """Identifies a backbone file: sha256 of the sorted tensor names with shapes and the bytes of every 1-D tensor.
+    """Identifies a backbone's file or index: sha256 of the sorted tensor names with shapes and of all 1-D tensors.
 
     Only the 1-D tensors are hashed, because a backbone may have 16 GB: they are the norm scales, a few kilobytes, and
     as trained parameters they differ between any two trainings. Two untrained backbones, whose scales are all ones,
     or two that differ in matrices alone are not told apart. The bytes are those stored: the dtype in which a file is
-    loaded does not matter, but the same weights saved in another dtype are another file.
+    loaded does not matter, nor how it is sharded, but the same weights saved in another dtype are another file.
     """
     digest = hashlib.sha256()
-    with _opened(path) as file:
-        for name in sorted(file.keys()):
-            shape = file.get_slice(name).get_shape()
+    with opened(path) as store:
+        for name in sorted(store.names):
+            shape = list(store.shape(name))
             digest.update(f"{name} {shape}\n".encode())
             if len(shape) == 1:
-                digest.update(file.get_tensor(name).tobytes())
+                digest.update(store.read(name).tobytes())
     return digest.hexdigest()
 
 
@@ -109,41 +125,26 @@ def read_heads_config(path: Path, backbone_path: Path) -> HeadsConfig:
     return config
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[safe_open]:
-    """An open safetensors file; opening checks that the header fits the file's size and describes every byte of it."""
-    path = Path(path)
-    if path.suffix in _PICKLES:
-        raise WeightsError(
-            f"{path} is refused: {path.suffix} files are pickles, which can run any code when loaded; "
-            "convert it to safetensors."
-        )
-    if not path.exists():
-        raise WeightsError(f"{path} does not exist.")
-    try:
-        with safe_open(path, framework="np") as file:
-            yield file
-    except SafetensorError as error:
-        raise WeightsError(f"{path} is damaged or not a safetensors file: {error}.") from None
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error}.") from None
-
-
-def _check(path: Path, file: safe_open, leaves: Mapping[str, Any]) -> None:
-    """Compares the header with the wanted tensors."""
-    stored = set(file.keys())
-    for what, names in (("is missing", set(leaves) - stored), ("is unexpected", stored - set(leaves))):
+def _check(store: Store, leaves: Mapping[str, Any], sources: Mapping[str, Source], ignored: str) -> None:
+    """Compares the headers with the wanted parameters."""
+    stored, wanted = set(store.names), {source.name for source in sources.values()}
+    if len(wanted) < len(sources):
+        raise ValueError("two parameters have one source")
+    unexpected = {name for name in stored - wanted if not re.fullmatch(ignored, name)}
+    for what, names in (("is missing", wanted - stored), ("is unexpected", unexpected)):
         if names:
-            others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise WeightsError(f"{path}: tensor {min(names)!r} {what}{others}.")
+            raise WeightsError(f"{store.path}: tensor {min(names)!r} {what}{others(names)}.")
     for name, leaf in leaves.items():
-        tensor = file.get_slice(name)
-        shape, kind = tuple(tensor.get_shape()), tensor.get_dtype()
-        if shape != tuple(leaf.shape):
-            raise WeightsError(f"{path}: tensor {name!r} has shape {shape}, but the config wants {tuple(leaf.shape)}.")
+        source = sources[name]
+        shape, kind = store.shape(source.name), store.tensor(source.name).get_dtype()
+        if not source.fits(shape, leaf.shape):
+            expected = source.stored_shape(leaf.shape)
+            raise WeightsError(
+                f"{store.path}: tensor {source.name!r} has shape {shape}, but the config wants {expected}."
+            )
         if kind not in _stored_as(leaf.dtype):
-            wanted = " or ".join(sorted(_stored_as(leaf.dtype)))
-            raise WeightsError(f"{path}: tensor {name!r} has dtype {kind}, but {wanted} is wanted.")
+            expected = " or ".join(sorted(_stored_as(leaf.dtype)))
+            raise WeightsError(f"{store.path}: tensor {source.name!r} has dtype {kind}, but {expected} is wanted.")
 
 
 def _stored_as(dtype: DTypeLike) -> set[str]:

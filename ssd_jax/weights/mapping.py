@@ -1,9 +1,17 @@
-"""Nested linen parameters <-> the flat tensor names of a checkpoint file: {"block_0": {"mlp": {"up": x}}} is
-{"block_0.mlp.up": x}."""
+"""Where a parameter's values lie in a file.
 
+Our own files hold nested linen parameters under flat names: {"block_0": {"mlp": {"up": x}}} is {"block_0.mlp.up": x}.
+In published files a parameter has another name, its axes are permuted and grouped, and it may be a part of a tensor;
+a `Source` says how.
+"""
+
+import dataclasses
+import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from flax import traverse_util
 
 COLLECTION = "params"
@@ -33,3 +41,91 @@ def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `flatten`: {"params": nested dict}, as `Module.apply` takes it."""
     return {COLLECTION: traverse_util.unflatten_dict(dict(flat), sep=".")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The stored tensor that a parameter is read from.
+
+    Attributes:
+        name: the tensor's name.
+        layout: the stored axes and the parameter's, as in "(n h) d -> d n h": stored axes in the order of the file,
+            those in brackets are stored as one, and 1 is an axis of length one that the parameter lacks. Empty: the
+            same axes.
+        first, rows: the parameter is a part of the stored axis 0, which has `rows` entries, from entry `first` on;
+            `rows` 0: the whole axis.
+        spread: the stored axis 0 may have fewer entries than the parameter's, each of them for equally many in a row.
+    """
+
+    name: str
+    layout: str = ""
+    first: int = 0
+    rows: int = 0
+    spread: bool = False
+
+    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape that the tensor of a parameter of `shape` must have in the file."""
+        stored = tuple(math.prod(shape[axis] for axis in group) for group in self._groups(len(shape)))
+        return (self.rows, *stored[1:]) if self.rows else stored
+
+    def fits(self, stored: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+        """Whether a tensor of shape `stored` can fill a parameter of `shape`."""
+        wanted = self.stored_shape(shape)
+        if self.spread and len(stored) == len(wanted) and stored and stored[0] and not wanted[0] % stored[0]:
+            return stored[1:] == wanted[1:]
+        return stored == wanted
+
+    def read(self, tensor: Any, shape: tuple[int, ...], index: tuple[slice, ...] | None = None) -> np.ndarray:
+        """The part `index` of the parameter of `shape`; of the tensor no more than needed is read.
+
+        Args:
+            tensor: what slices of the stored tensor can be taken from, with `get_shape`; it must fit.
+            shape: the parameter's.
+            index: one slice with step 1 for every axis of the parameter; None is the whole parameter.
+        """
+        ranges = [
+            part.indices(size)[:2] for part, size in zip(index or (slice(None),) * len(shape), shape, strict=True)
+        ]
+        groups = self._groups(len(shape))
+        if self.spread:
+            whole = tensor[:]
+            whole = np.repeat(whole, self.stored_shape(shape)[0] // whole.shape[0], axis=0)
+            return whole[tuple(slice(*part) for part in ranges)]
+        slices, sizes = [], []
+        for group in groups:
+            # Of axes stored as one, a range of the slowest is contiguous; ranges of the others are cut out below.
+            inner = math.prod(shape[axis] for axis in group[1:])
+            low, high = ranges[group[0]] if group else (0, 1)
+            offset = 0 if slices else self.first * inner
+            slices.append(slice(offset + low * inner, offset + high * inner))
+            sizes += [high - low, *(shape[axis] for axis in group[1:])] if group else []
+        stored = tensor[tuple(slices)]
+        order = [axis for group in groups for axis in group]
+        out = stored.reshape(sizes).transpose([order.index(axis) for axis in range(len(shape))])
+        leading = {group[0] for group in groups if group}
+        return out[tuple(slice(None) if axis in leading else slice(*part) for axis, part in enumerate(ranges))]
+
+    def _groups(self, ndim: int) -> tuple[tuple[int, ...], ...]:
+        """For every stored axis the parameter's axes that it is made of."""
+        return _parse(self.layout) if self.layout else tuple((axis,) for axis in range(ndim))
+
+
+@functools.cache
+def _parse(layout: str) -> tuple[tuple[int, ...], ...]:
+    stored, ours = (side.strip() for side in layout.split("->"))
+    ours = ours.split()
+    groups = []
+    bracket = None
+    for token in stored.replace("(", " ( ").replace(")", " ) ").split():
+        if token == "(":
+            bracket = []
+        elif token == ")":
+            groups.append(tuple(bracket))
+            bracket = None
+        elif bracket is not None:
+            bracket.append(ours.index(token))
+        else:
+            groups.append(() if token == "1" else (ours.index(token),))
+    if sorted(axis for group in groups for axis in group) != list(range(len(ours))):
+        raise ValueError(f"{layout!r} does not name every axis once on both sides.")
+    return tuple(groups)
