@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ from ssd_jax.models.vq import VQModel, abstract_vq, to_float, to_uint8
 from ssd_jax.prompts import Prompts, pad_left, read_tokenizer
 from ssd_jax.request import Output, images_of_call
 from ssd_jax.sampling import Sampler, image_keys
-from ssd_jax.weights.load import fingerprint, read_config, read_heads_config, read_tensors
+from ssd_jax.weights.hub import download, is_hub_id
+from ssd_jax.weights.load import fingerprint, read_backbone, read_config, read_heads_config, read_tensors
+from ssd_jax.weights.store import find_weights
 
 BUNDLED = Path(__file__).parent / "assets"
 """Checkpoints that come with the package, by folder name."""
@@ -135,7 +137,7 @@ class Pipeline:
 
     def fingerprint(self) -> str:
         """Identifies the backbone's file (see `weights.load.fingerprint`)."""
-        return fingerprint(self.folder / "model.safetensors")
+        return fingerprint(find_weights(self.folder))
 
     def _sampler(self, scale: float, temperature: float, top_k: int | None, top_p: float | None) -> Sampler:
         for name, value in (("cfg_scale", scale), ("temperature", temperature)):
@@ -255,32 +257,48 @@ class Pipeline:
             warnings.warn(f"the model does not know the word {word!r}", stacklevel=2)
 
 
-def load(source: str | Path = "emoji", dtype: Any = None, heads: str | Path | None = None) -> Pipeline:
+def load(
+    source: str | Path = "emoji",
+    dtype: Any = None,
+    heads: str | Path | None = None,
+    tokens: Mapping[str, int] | None = None,
+) -> Pipeline:
     """Loads a checkpoint.
 
     Args:
-        source: the name of a bundled checkpoint ("emoji"), or a folder.
+        source: the name of a bundled checkpoint ("emoji"); a folder, in our format or as the models are published; or
+            "organisation/name" of the Hugging Face hub.
         dtype: of the parameters and the cache; None is float32 on CPU, bfloat16 elsewhere.
         heads: draft heads, a file or a folder with heads.safetensors; None takes the checkpoint's own, if it has any.
+        tokens: special ids ("pad", "unk", "bos", "boi", "row_end") where config.json and tokenizer do not tell.
     Raises:
         UserError: no such checkpoint, files in it that are damaged or do not fit together, heads of another backbone.
     """
-    folder = Path(source)
-    if not folder.is_dir() and (BUNDLED / str(source)).is_dir() and folder.name == str(source):
-        folder = BUNDLED / folder.name
-    if not folder.is_dir():
-        bundled = ", ".join(sorted(path.name for path in BUNDLED.iterdir())) if BUNDLED.is_dir() else "none"
-        raise UserError(f"There is no checkpoint folder {str(source)!r}; bundled checkpoints: {bundled}.")
+    folder = find_folder(source)
     if dtype is None:
         dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    config, vq_config = read_config(folder)
-    params = read_tensors(folder / "model.safetensors", abstract_backbone(config), dtype)
+    config, vq_config = read_config(folder, tokens)
+    weights = find_weights(folder)
+    params = read_backbone(weights, config, abstract_backbone(config), dtype)
     path = Path(folder if heads is None else heads)
     path = path / "heads.safetensors" if path.is_dir() else path
     drafters = (None, None)
     if heads is not None or path.exists():
-        drafters = _read_heads(path, folder / "model.safetensors", config, dtype)
+        drafters = _read_heads(path, weights, config, dtype)
     return Pipeline(folder, config, vq_config, params, dtype, *drafters)
+
+
+def find_folder(source: str | Path) -> Path:
+    """The folder of a checkpoint: a local one, a bundled one, or a download; raises `UserError` if there is none."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if folder.name == str(source) and (BUNDLED / folder.name).is_dir():
+        return BUNDLED / folder.name
+    if is_hub_id(str(source)):
+        return download(str(source))
+    bundled = ", ".join(sorted(path.name for path in BUNDLED.iterdir())) if BUNDLED.is_dir() else "none"
+    raise UserError(f"There is no checkpoint folder {str(source)!r}; bundled checkpoints: {bundled}.")
 
 
 def _read_heads(path: Path, backbone: Path, config: ModelConfig, dtype: Any) -> tuple[HeadsConfig, Any]:

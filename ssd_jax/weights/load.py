@@ -13,10 +13,12 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict, read_json
+from ssd_jax.models.published import from_hf, with_tokens
 from ssd_jax.weights.mapping import COLLECTION, Source, flatten, unflatten
+from ssd_jax.weights.names import find_sources, ignored_names
 from ssd_jax.weights.store import Store, WeightsError, opened, others
 
-CONFIG_NAME = "config.json"
+CONFIG_NAME, TOKENIZER_NAME = "config.json", "tokenizer.json"
 FORMAT = "ssd_jax-1"
 HEADS_KEY = "heads"
 """The metadata of a heads file: JSON with `config` and `backbone`, the fingerprint of the file they belong to."""
@@ -72,17 +74,53 @@ def _read(store: Store, leaf: Any, source: Source, dtype: DTypeLike) -> jax.Arra
     return array.astype(kind).block_until_ready()
 
 
-def read_config(folder: Path) -> tuple[ModelConfig, VQConfig]:
-    """Reads `config.json` of a checkpoint folder; raises a `UserError` that names the file and what is wrong in it."""
+def read_backbone(path: Path, config: ModelConfig, like: Mapping[str, Any], dtype: DTypeLike) -> dict[str, Any]:
+    """Reads a backbone's parameters under our own names or under those of its publishers; otherwise `read_tensors`."""
+    with opened(path) as store:
+        names = store.names
+    if "embedding" in names:
+        return read_tensors(path, like, dtype)
+    try:
+        sources = find_sources(config, like, names)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    return read_tensors(path, like, dtype, sources, ignored_names(config))
+
+
+def read_config(folder: Path, tokens: Mapping[str, int] | None = None) -> tuple[ModelConfig, VQConfig | None]:
+    """Reads `config.json` of a checkpoint folder, in our own format or as published.
+
+    Args:
+        folder: its tokenizer.json, if any, names special ids of a published model.
+        tokens: special ids that are known better (see `models.published.from_hf`).
+    Raises:
+        UserError: names the file and what is wrong in it.
+    """
     path = Path(folder) / CONFIG_NAME
-    sections = read_json(path)
-    if sections.get("format") != FORMAT:
-        raise WeightsError(f"{path}: format must be {FORMAT!r}, not {sections.get('format')!r}.")
+    values = read_json(path)
+    if "format" not in values and ("model_type" in values or "architectures" in values):
+        return from_hf(values, read_vocabulary(folder), tokens, str(path)), None
+    if values.get("format") != FORMAT:
+        raise WeightsError(f"{path}: format must be {FORMAT!r}, not {values.get('format')!r}.")
     for name in ("model", "vq"):
-        if name not in sections:
+        if name not in values:
             raise WeightsError(f"{path}: section {name!r} is missing.")
-    model = from_dict(ModelConfig, sections["model"], f"{path}: model")
-    return model, from_dict(VQConfig, sections["vq"], f"{path}: vq")
+    model = from_dict(ModelConfig, values["model"], f"{path}: model")
+    return with_tokens(model, tokens, str(path)), from_dict(VQConfig, values["vq"], f"{path}: vq")
+
+
+def read_vocabulary(folder: Path) -> dict[str, int]:
+    """Token -> id of a folder's tokenizer.json; empty without such a file."""
+    path = Path(folder) / TOKENIZER_NAME
+    if not path.exists():
+        return {}
+    values = read_json(path)
+    try:
+        vocabulary = values["model"]["vocab"]
+        vocabulary = dict(vocabulary) if isinstance(vocabulary, dict) else {}
+        return vocabulary | {token["content"]: token["id"] for token in values.get("added_tokens") or ()}
+    except (KeyError, TypeError):
+        raise WeightsError(f"{path} is not a tokenizer file.") from None
 
 
 def read_metadata(path: Path) -> dict[str, str]:

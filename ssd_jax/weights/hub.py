@@ -1,0 +1,33 @@
+"""Checkpoints of the Hugging Face hub: only for an explicit `organisation/name`, and only files that are safe."""
+
+import re
+from pathlib import Path
+
+from ssd_jax.weights.store import WeightsError
+
+FILES = ("*.json", "*.safetensors", "merges.txt")
+"""What is downloaded: configurations, tokenizers and weights; no pickles and no code."""
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a text reads as `organisation/name` and cannot be meant as a path."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source):
+        return False
+    return Path(source).parts[0] not in {path.name for path in Path().iterdir()}
+
+
+def download(source: str) -> Path:
+    """The local folder of a hub repository, downloaded if it is not in the hub's cache yet.
+
+    Raises:
+        WeightsError: `huggingface_hub` is not installed, there is no connection, or no such repository.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise WeightsError(f"{source!r} needs the package huggingface_hub, which is not installed.") from None
+    try:
+        return Path(snapshot_download(source, allow_patterns=list(FILES)))
+    except Exception as error:  # the library raises those of its HTTP client, too
+        first = str(error).strip().split("\n")[0]
+        raise WeightsError(f"{source!r} could not be downloaded from the Hugging Face hub: {first}") from None
