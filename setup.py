@@ -38,6 +38,7 @@ setup(
         "test": [
             *TRAIN,
             *EVAL,
+            "torch==2.13.0",  # the published models, to compare with
             "pytest>=9",
             "ruff>=0.17",
             "build",

@@ -81,7 +81,7 @@ def read_backbone(path: Path, config: ModelConfig, like: Mapping[str, Any], dtyp
     if "embedding" in names:
         return read_tensors(path, like, dtype)
     try:
-        sources = find_sources(config, like, names)
+        sources = find_sources(config, flatten(like), names)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     return read_tensors(path, like, dtype, sources, ignored_names(config))

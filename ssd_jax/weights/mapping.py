@@ -112,11 +112,12 @@ class Source:
 
 @functools.cache
 def _parse(layout: str) -> tuple[tuple[int, ...], ...]:
-    stored, ours = (side.strip() for side in layout.split("->"))
-    ours = ours.split()
-    groups = []
-    bracket = None
-    for token in stored.replace("(", " ( ").replace(")", " ) ").split():
+    """For every stored axis of a layout the positions of its parts among ours."""
+    stored, ours = (side.split() for side in layout.replace("(", " ( ").replace(")", " ) ").split("->"))
+    if sorted(set(stored) - {"(", ")", "1"}) != sorted(ours):
+        raise ValueError(f"{layout!r} does not name every axis once on both sides.")
+    groups, bracket = [], None
+    for token in stored:
         if token == "(":
             bracket = []
         elif token == ")":
@@ -126,6 +127,4 @@ def _parse(layout: str) -> tuple[tuple[int, ...], ...]:
             bracket.append(ours.index(token))
         else:
             groups.append(() if token == "1" else (ours.index(token),))
-    if sorted(axis for group in groups for axis in group) != list(range(len(ours))):
-        raise ValueError(f"{layout!r} does not name every axis once on both sides.")
     return tuple(groups)

@@ -1,11 +1,10 @@
 """Tensor names of the published backbones, and where each of our parameters is among them."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
 
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.weights.mapping import Source, flatten
+from ssd_jax.weights.mapping import Source
 from ssd_jax.weights.store import WeightsError
 
 BLOCK = {
@@ -103,12 +102,12 @@ def ignored_names(config: ModelConfig) -> str:
     return IGNORED + (UNDERSTANDING if config.architecture == "janus" else "")
 
 
-def find_sources(config: ModelConfig, like: Mapping[str, Any], names: Collection[str]) -> dict[str, Source]:
+def find_sources(config: ModelConfig, parameters: Iterable[str], names: Collection[str]) -> dict[str, Source]:
     """Where every parameter of a published backbone is stored.
 
     Args:
         config: the backbone's.
-        like: its parameters' shapes, nested.
+        parameters: flat names of its parameters.
         names: of the tensors in the file; they show which naming it has.
     Returns:
         flat parameter name -> source.
@@ -119,10 +118,8 @@ def find_sources(config: ModelConfig, like: Mapping[str, Any], names: Collection
     naming = next((naming for naming in namings if naming.embedding in names), None)
     if naming is None:
         known = " or ".join(repr(naming.embedding) for naming in namings)
-        raise WeightsError(
-            f"there is no tensor {known}, so these are not the weights of a {config.architecture} model."
-        )
-    return {name: _source(name, naming, config) for name in flatten(like)}
+        raise WeightsError(f"there is no tensor {known}, so this is no model of the family {config.architecture!r}.")
+    return {name: _source(name, naming, config) for name in parameters}
 
 
 def _source(name: str, naming: Naming, config: ModelConfig) -> Source:
