@@ -38,8 +38,8 @@ setup(
         "test": [
             *TRAIN,
             *EVAL,
-            "torch==2.13.0",  # the published models, to compare with
             "pytest>=9",
+            "torch==2.13.0",  # the published models, to compare with
             "ruff>=0.17",
             "build",
             "setuptools>=77",
