@@ -38,7 +38,7 @@ def get_config(variant: str = "") -> ConfigDict:
         dict(layers=6, width=256, mlp_width=704, heads=2, kv_heads=1, head_dim=128, rope_theta=10_000.0, qk_norm="rms")
     )
     config.model.cfg_scale = 3.0
-    config.heads_model = ConfigDict(dict(horizontal=5, vertical=2))
+    config.heads_model = ConfigDict(dict(horizontal=5, vertical=2, context=2))
 
     optimizer = dict(warmup=50, decay=0.3, clip=1.0, weight_decay=0.01, b2=0.99, log_every=20, eval_images=256)
     captions = dict(caption_drop=0.1, style_drop=0.2, word_drop=0.02)
@@ -54,7 +54,10 @@ def get_config(variant: str = "") -> ConfigDict:
         decay=0.45,
         matmul="bfloat16",  # products of the training steps; weights, optimizer and all between are float32
     )
+    # The draft heads: first on Smooth L1 as published, then on the overlap of their drafts with the verifier.
     config.heads = ConfigDict(dict(optimizer, **captions, steps=250, batch=16, lr=2e-3, save_every=50))
+    config.overlap = ConfigDict(dict(optimizer, **captions, steps=250, batch=16, lr=2e-3, save_every=50))
+    config.heads.matmul = config.overlap.matmul = config.backbone.matmul
     config.report_images = 400  # per split, in <workdir>/report.md
     # What is drawn while the backbone trains, to be looked at.
     config.sample_prompts = (
@@ -88,7 +91,7 @@ def _shrink(config: ConfigDict) -> None:
     config.vq.update(channels=16, groups=4, codebook_size=64)
     config.model.update(layers=2, width=32, mlp_width=64, heads=2, kv_heads=1, head_dim=16)
     config.sample_prompts = config.sample_prompts[:4]
-    for stage in (config.tokenizer, config.backbone, config.heads):
+    for stage in (config.tokenizer, config.backbone, config.heads, config.overlap):
         stage.update(steps=12, batch=4, warmup=2, save_every=4, log_every=4, eval_images=8)
     config.tokenizer.continuous_steps = 4
     config.backbone.code_noise_from = 6

@@ -12,14 +12,13 @@ from pathlib import Path
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"ssd_jax_tests_{os.getuid()}"))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
-from ssd_jax.models.heads import DraftHeads
+from ssd_jax.models.heads import DraftHeads, init_heads
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.models.vq import VQModel
 from ssd_jax.pipeline import Pipeline, load
@@ -107,8 +106,7 @@ def headed_folder(random_folder, tmp_path_factory) -> Path:
     """`random_folder` with draft heads, two to the right and two down, that are not trained."""
     folder = Path(shutil.copytree(random_folder, tmp_path_factory.mktemp("headed") / "checkpoint"))
     config, heads = read_config(folder)[0], HeadsConfig(horizontal=2, vertical=2)
-    x = jnp.zeros((1, config.width))
-    params = nn.unbox(DraftHeads(heads, config.width).init(jax.random.key(0), x, x))
+    params = init_heads(DraftHeads(heads, config.width), jax.random.key(0))
     metadata = heads_metadata(heads, folder / "model.safetensors")
     write_tensors(folder / "heads.safetensors", params, jnp.float32, metadata)
     return folder

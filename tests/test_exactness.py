@@ -52,6 +52,12 @@ def test_heads(decoder, knobs):
         assert passes["fitted"] < passes["wrong"] <= GRID.size
 
 
+@pytest.mark.parametrize("decoder", [SPATIAL[1], PRESETS["ssd-exact"]], ids=lambda d: f"{d.rows}rows,W={d.window}")
+def test_heads_with_context(decoder):
+    out = decode(TOY, decoder, GRID, images=16, heads="context", **KNOBS[0])
+    assert_same_pictures(out, decode(TOY, "ar", GRID, images=16, **KNOBS[0]), **KNOBS[0])
+
+
 @pytest.mark.parametrize(
     "decoder", ["jacobi-match", "jacobi-above", Raster(9, drafter="left"), Raster(9, drafter="horizontal")]
 )

@@ -1,21 +1,29 @@
 """Draft heads: what an untrained one does, where their targets lie, and how they are scored, against slow NumPy."""
 
-import flax.linen as nn
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import toy
 
+from ssd_jax.decode import drafters, engine
+from ssd_jax.decode.rows import SSD
+from ssd_jax.decode.state import Functions
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig
-from ssd_jax.models.heads import DraftHeads
+from ssd_jax.models.heads import DraftHeads, init_heads
 from ssd_jax.models.transformer import Transformer, image_hidden
 from ssd_jax.prompts import pad_left
-from ssd_jax.sampling import Sampler
-from ssd_jax.training.heads import offset_name, overlaps, targets_of
+from ssd_jax.sampling import Sampler, choose, gumbel_noise, image_keys
+from ssd_jax.training.heads import offset_name, targets_of
 from ssd_jax.training.losses import head_loss
+from ssd_jax.training.overlap import guided_law, guided_overlaps, per_offset_overlap
 
 HEADS = HeadsConfig(horizontal=2, vertical=1)
+WIDE = HeadsConfig(horizontal=2, vertical=2, context=2)
 D = 32
 
 
@@ -23,17 +31,32 @@ def states(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(*shape, D)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def untrained():
-    x = jnp.zeros((1, D))
-    return nn.unbox(jax.jit(DraftHeads(HEADS, D).init)(jax.random.key(0), x, x))
+GRID = Grid(3, 4)
 
 
-@pytest.fixture(scope="module")
-def trained(untrained):
-    """Every parameter moved, as training would."""
+def columns(images: int, places: int = GRID.size) -> np.ndarray:
+    return np.broadcast_to(np.arange(places, dtype=np.int32) % GRID.cols, (images, places))
+
+
+def moved(config: HeadsConfig):
+    """Every parameter of untrained heads moved, as training would."""
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda p: p + 0.2 * rng.normal(size=p.shape).astype(np.float32), untrained)
+    start = init_heads(DraftHeads(config, D), jax.random.key(0))
+    return jax.tree.map(lambda p: p + 0.2 * rng.normal(size=p.shape).astype(np.float32), start)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return moved(HEADS)
+
+
+@pytest.fixture(scope="module")
+def wide():
+    return moved(WIDE)
+
+
+def run(config: HeadsConfig, params, hidden, embeddings, **options):
+    return DraftHeads(config, D).apply(params, hidden, embeddings, columns(*hidden.shape[:2]), **options)
 
 
 def test_offsets_go_right_first_and_then_down():
@@ -41,37 +64,191 @@ def test_offsets_go_right_first_and_then_down():
     assert [offset_name(offset) for offset in HEADS.offsets] == ["right+1", "right+2", "down+1"]
 
 
-def test_an_untrained_head_copies_the_hidden_state(untrained):
-    hidden, embeddings = states(4, 5), states(4, 5, seed=1)
-    out = DraftHeads(HEADS, D).apply(untrained, hidden, embeddings)
-    np.testing.assert_array_equal(out, np.broadcast_to(hidden, (3, *hidden.shape)))
+@pytest.mark.parametrize("config", [HEADS, WIDE], ids=["published", "context"])
+def test_an_untrained_head_copies_the_hidden_state(config):
+    hidden, embeddings = states(2, 12), states(2, 12, seed=1)
+    out = run(config, init_heads(DraftHeads(config, D), jax.random.key(0)), hidden, embeddings)
+    np.testing.assert_array_equal(out, np.broadcast_to(hidden, out.shape))
+
+
+def formula(p: dict, hidden: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    """The published head in NumPy, float64."""
+    y = np.concatenate([hidden, embeddings], axis=-1) @ p["w0"]
+    normed = rms(y) * p["norm"]
+    return y + (silu(normed @ p["gate"]) * (normed @ p["up"])) @ p["down"]
+
+
+def rms(x: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.exp(-x))
+
+
+def of_head(params, index: int, names: tuple[str, ...]) -> dict:
+    return {name: np.asarray(params["params"][name][index], np.float64) for name in names}
+
+
+PUBLISHED = ("w0", "gate", "up", "down", "norm")
 
 
 def test_heads_follow_their_formula(trained):
-    hidden, embeddings = states(5), states(5, seed=1)
-    out = DraftHeads(HEADS, D, eps=1e-5).apply(trained, hidden, embeddings)
+    hidden, embeddings = states(1, 5), states(1, 5, seed=1)
+    out = run(HEADS, trained, hidden, embeddings)
     for index in range(3):
-        p = {name: np.asarray(value[index], np.float64) for name, value in trained["params"].items()}
-        y = np.concatenate([hidden, embeddings], axis=-1) @ p["w0"]
-        normed = y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-5) * p["norm"]
-        gate = normed @ p["gate"]
-        expected = y + (gate / (1 + np.exp(-gate)) * (normed @ p["up"])) @ p["down"]
+        expected = formula(of_head(trained, index, PUBLISHED), hidden, embeddings)
         np.testing.assert_allclose(out[index], expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("which", [(0,), (2, 0)])
-def test_which_selects_heads(trained, which):
-    hidden, embeddings = states(4, 5), states(4, 5, seed=1)
-    every = DraftHeads(HEADS, D).apply(trained, hidden, embeddings)
-    some = DraftHeads(HEADS, D).apply(trained, hidden, embeddings, which=which)
-    assert some.shape == (len(which), 4, 5, D)
+def test_which_selects_heads(wide, which):
+    hidden, embeddings = states(2, 12), states(2, 12, seed=1)
+    every = run(WIDE, wide, hidden, embeddings)
+    some = run(WIDE, wide, hidden, embeddings, which=which)
+    assert some.shape == (len(which), 2, 12, D)
     for row, index in zip(some, which, strict=True):
         np.testing.assert_allclose(row, every[index], rtol=1e-5, atol=1e-5)
 
 
+# -- context
+
+
+def test_a_head_with_context_starts_as_the_published_one(wide):
+    """Its own matrices untrained: the same numbers, bit for bit."""
+    published = {"params": {name: wide["params"][name] for name in PUBLISHED}}
+    untrained = init_heads(DraftHeads(WIDE, D), jax.random.key(2))
+    params = {"params": {**untrained["params"], **published["params"]}}
+    hidden, embeddings = states(2, 12), states(2, 12, seed=1)
+    plain = dataclasses.replace(WIDE, context=0)
+    np.testing.assert_array_equal(run(WIDE, params, hidden, embeddings), run(plain, published, hidden, embeddings))
+
+
+def test_context_follows_its_formula(wide):
+    hidden, embeddings = states(1, 12), states(1, 12, seed=1)
+    out = run(WIDE, wide, hidden, embeddings)
+    seen = np.concatenate([rms(hidden), rms(embeddings)], axis=-1)[0]
+    for index in range(4):
+        beside = np.zeros((12, D))
+        if index >= 2:
+            p = of_head(wide, index - 2, ("see", "use"))
+            for place in range(12):
+                near = [
+                    seen[place + away] @ p["see"][away + 2] if 0 <= place % 4 + away < 4 else np.zeros(D // 4)
+                    for away in range(-2, 3)
+                ]
+                beside[place] = silu(np.concatenate(near)) @ p["use"]
+        expected = formula(of_head(wide, index, PUBLISHED), hidden[0], embeddings[0]) + beside
+        np.testing.assert_allclose(out[index, 0], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("first", [0, 3], ids=["whole rows", "from column 3"])
+def test_what_a_vertical_head_sees(wide, first):
+    """Changing one source changes the sources up to two columns away in its own row, and no other."""
+    places = first + np.arange(9)
+    rows, cols = np.divmod(places, 5)
+    config = HeadsConfig(horizontal=2, vertical=2, context=2)
+    module = jax.jit(DraftHeads(config, D).apply)
+    hidden, embeddings = states(1, 9), states(1, 9, seed=1)
+    before = module(wide, hidden, embeddings, cols[None])
+    for place in range(9):
+        other = hidden.copy()
+        other[:, place] += 1.0
+        after = module(wide, other, embeddings, cols[None])
+        changed = np.abs(np.asarray(after - before)).max(axis=(1, 3)) > 1e-4
+        reached = (rows == rows[place]) & (np.abs(cols - cols[place]) <= 2)
+        for head in range(4):
+            expected = reached if head >= 2 else np.arange(9) == place
+            np.testing.assert_array_equal(changed[head], expected, err_msg=f"head {head}, source {place}")
+
+
+def test_the_raster_loop_gives_the_row_above_with_its_columns():
+    """The C sources up to `last`, whatever column it is in."""
+    given = []
+
+    def draft(hidden, codes, columns, offsets):
+        given.append((hidden, codes, columns))
+        return jnp.zeros((*codes.shape[:1], len(offsets), codes.shape[1], 7))
+
+    keys = image_keys(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
+    functions = Functions(
+        verify=None,
+        log_p=None,
+        embed=None,
+        noise=lambda at: gumbel_noise(keys, at, 7),
+        keys=None,
+        draft=draft,
+        horizontal=2,
+        vertical=1,
+    )
+    tokens, row = jnp.arange(20, dtype=jnp.int32)[None], states(1, 5)
+    seen = drafters.Seen(tokens, jnp.array([11]), jnp.asarray(row), jnp.array([3]))
+    drafters.draft("spatial", functions, Grid(4, 5), 7, seen, 8)
+    hidden, codes, columns = given[-1]
+    np.testing.assert_array_equal(hidden, row)
+    assert codes.tolist() == [[7, 8, 9, 10, 11]] and columns.tolist() == [[2, 3, 4, 0, 1]]
+
+
+def test_rows_are_drafted_from_the_whole_row_above():
+    """Without a verification round a row is what the heads with context draft from the finished row above it."""
+    grid, images = Grid(3, 5), 3
+    out = toy.decode(toy.TOY, SSD(rounds=0), grid, images=images, heads="context")
+    ids, mask = toy.prompts(images, guided=True)
+    keys = image_keys(jnp.zeros(images, jnp.int32), jnp.arange(images))
+
+    @jax.jit
+    def expected(tokens):
+        config = toy.TOY.config
+        model, params, sampler = Transformer(config), toy.TOY.params, toy.sampler(2.0)
+        cache = engine.make_cache(config, grid, 2 * images, toy.PROMPT, jnp.float32)
+        hidden, cache = engine.prefill(model, params, cache, ids, mask)
+        heads = toy.heads_config("context"), toy.TOY.heads("context")
+        functions = engine.bind(model, params, mask, keys, sampler, True, *heads)
+        places = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
+        rest, _ = functions.verify(cache, tokens, places)
+        hidden = jnp.concatenate([hidden, rest[:, :-1]], axis=1)
+        rows = []
+        for row in range(1, grid.rows):
+            above, here = places[:, (row - 1) * 5 : row * 5], places[:, row * 5 : (row + 1) * 5]
+            log_q = functions.draft(hidden[:, above[0]], tokens[:, above[0]], above % 5, ((1, 0),))[:, 0]
+            rows.append(choose(log_q, functions.noise(here)))
+        return jnp.concatenate(rows, axis=1)
+
+    np.testing.assert_array_equal(expected(out.tokens), out.tokens[:, grid.cols :])
+
+
+def test_training_uses_the_context_where_it_matters():
+    """The state below is the one two columns to the right; only a head that sees it can learn that."""
+    hidden, embeddings = (jnp.asarray(states(16, 12, seed=seed)) for seed in (2, 3))
+    target = jnp.roll(hidden, -2, axis=1)
+    valid = np.arange(12) % 4 < 2
+    losses = {}
+    for context in (0, 2):
+        config = HeadsConfig(horizontal=0, vertical=1, context=context)
+        module, optimizer = DraftHeads(config, D), optax.adam(3e-3)
+
+        def loss(params, module=module):
+            return head_loss(module.apply(params, hidden, embeddings, columns(16)), target[None], valid)[0]
+
+        @jax.jit
+        def step(params, state, loss=loss, optimizer=optimizer):
+            value, gradient = jax.value_and_grad(loss)(params)
+            updates, state = optimizer.update(gradient, state)
+            return optax.apply_updates(params, updates), state, value
+
+        params = init_heads(module, jax.random.key(0))
+        state = optimizer.init(params)
+        for _ in range(150):
+            params, state, losses[context] = step(params, state)
+    assert losses[2] < 0.7 * losses[0]
+
+
+# -- training
+
+
 def test_targets_are_the_states_at_the_offsets():
     hidden = jnp.asarray(states(2, 12))
-    target, valid = targets_of(hidden, Grid(3, 4), HEADS.offsets)
+    target, valid = targets_of(hidden, GRID, HEADS.offsets)
     assert target.shape == (3, 2, 12, D) and valid.shape == (3, 1, 12)
     for index, (down, right) in enumerate(HEADS.offsets):
         for place in range(12):
@@ -101,7 +278,7 @@ def test_smooth_l1_counts_only_valid_places():
 
 
 class Pictures:
-    """Four captioned pictures, as `overlaps` asks for them."""
+    """Four captioned pictures, as `guided_overlaps` asks for them."""
 
     prompts = [[2, 5, 3], [2, 4, 5, 6, 3], [2, 7, 3], [2, 6, 6, 3]]
     empty, pad_id, length = [2, 3], 0, 8
@@ -123,7 +300,8 @@ def test_overlap_is_the_shared_mass_of_verifier_and_head(backbone, trained):
     grid, scale, temperature = Grid(config.rows, config.cols), 2.0, 0.8
     knobs = Sampler(jnp.float32(scale), jnp.float32(temperature), jnp.int32(1000), jnp.float32(1.0))
     source = Pictures(grid.size)
-    actual = overlaps(config, HEADS, trained, params, source, np.arange(4), knobs, batch=2)
+    measure = jax.jit(per_offset_overlap(config, HEADS, guided_law(knobs)))
+    actual = guided_overlaps(measure, trained, params, source, np.arange(4), batch=2)
 
     model = Transformer(config)
     hidden_of = jax.jit(lambda ids, mask, codes: image_hidden(model, params, ids, mask, codes))
@@ -137,7 +315,7 @@ def test_overlap_is_the_shared_mass_of_verifier_and_head(backbone, trained):
         return softmax((u + scale * (c - u)) / temperature)
 
     p = distribution(*hidden)
-    drafts = [DraftHeads(HEADS, D, config.norm_eps).apply(trained, x, embeddings) for x in hidden]
+    drafts = [run(HEADS, trained, x, embeddings) for x in hidden]
     for index, (down, right) in enumerate(HEADS.offsets):
         q = distribution(drafts[0][index], drafts[1][index])
         shared = [

@@ -27,7 +27,7 @@ from ssd_jax.training.tokenizer import tokenizer_task
 from ssd_jax.weights.load import read_heads_config
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("tokenizer", "backbone", "heads")
+STAGES = ("tokenizer", "backbone", "heads", "overlap")  # "overlap" is the second part of config.stage "heads"
 STEPS, EVERY = 12, 4  # of every stage of `:tiny`
 EXPORTED = {"config.json", "tokenizer.json", "vq.safetensors", "model.safetensors", "heads.safetensors"}
 
@@ -51,11 +51,23 @@ def test_the_exported_checkpoint_draws(tiny_export):
     assert out.images[0].size == (128, 128)
 
 
+def test_the_report_follows_the_heads_through_their_training(tiny_run):
+    heads = json.loads((tiny_run / "runs" / "report.json").read_text())["heads"]
+    for measure in ("Smooth L1", "overlap"):
+        untrained, first, both = heads[measure].values()
+        assert list(untrained) == list(first) == list(both) and len(both) == 7
+    mean = {state: np.mean(list(values.values())) for state, values in heads["overlap"].items()}
+    assert mean["untrained"] < mean["Smooth L1"] < mean["Smooth L1, then overlap"]
+    assert heads["Smooth L1"]["Smooth L1"]["down+1"] < heads["Smooth L1"]["untrained"]["down+1"]
+
+
 def test_the_heads_belong_to_the_backbone(tiny_export):
     heads = read_heads_config(tiny_export / "heads.safetensors", tiny_export / "model.safetensors")
     tensors = load_file(tiny_export / "heads.safetensors")
-    assert {len(tensor) for tensor in tensors.values()} == {len(heads.offsets)}
-    assert any(np.any(tensor) for name, tensor in tensors.items() if name == "down")  # it starts at zero
+    vertical = {name for name in tensors if name in ("see", "use")}
+    for name, tensor in tensors.items():
+        assert len(tensor) == (heads.vertical if name in vertical else len(heads.offsets)), name
+    assert all(np.any(tensors[name]) for name in ("down", "use"))  # they start at zero
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -67,7 +79,7 @@ def test_every_stage_leaves_a_log_a_curve_and_its_newest_states(tiny_run, stage)
     assert all(np.isfinite(value) for line in lines for value in line.values())
     assert (folder / "loss.png").stat().st_size > 1000
     assert max(int(path.name) for path in (folder / "state").iterdir()) == STEPS
-    if stage != "heads":
+    if stage in ("tokenizer", "backbone"):
         assert (folder / f"sample_{STEPS:06d}.png").is_file()
 
 
@@ -233,6 +245,7 @@ def test_the_tokenizers_update_is_compiled_once(tiny_run):
         ("--config=configs/emoji.py:big", ["'big'", "tiny"]),
         ("--config.stage=bakbone", ["bakbone", "tokenizer", "backbone", "heads"]),
         ("--config.backbone.matmul=int4", ["int4", "float32", "bfloat16"]),
+        ("--config.overlap.matmul=int4", ["config.overlap.matmul", "int4", "float32", "bfloat16"]),
         ("--config.backbone.stepz=3", ["stepz", "steps"]),
         ("--config.backbone.steps=many", ["steps", "many"]),
     ],

@@ -131,8 +131,9 @@ def test_every_parameter_has_logical_axis_names(backbone, module):
     if module == "backbone":
         shapes = jax.eval_shape(lambda: Transformer(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
     else:
-        x = jnp.zeros((1, config.width))
-        shapes = jax.eval_shape(lambda: DraftHeads(HeadsConfig(), config.width).init(jax.random.key(0), x, x))
+        x, columns = jnp.zeros((1, 1, config.width)), jnp.zeros((1, 1), jnp.int32)
+        drafters = DraftHeads(HeadsConfig(context=1), config.width)
+        shapes = jax.eval_shape(lambda: drafters.init(jax.random.key(0), x, x, columns))
     leaves = jax.tree.leaves_with_path(shapes, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
     assert leaves
     for path, leaf in leaves:

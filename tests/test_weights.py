@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
-from ssd_jax.models.heads import DraftHeads, abstract_heads
+from ssd_jax.models.heads import DraftHeads, abstract_heads, init_heads
 from ssd_jax.models.transformer import Transformer, abstract_backbone
 from ssd_jax.models.vq import VQModel, abstract_vq
 from ssd_jax.weights import export
@@ -38,7 +38,7 @@ def initialise(name: str):
     elif name == "vq":
         params = jax.jit(VQModel(VQ).init)(key, jnp.zeros((1, 8, 8, 3)))
     else:
-        params = jax.jit(DraftHeads(HEADS, MODEL.width).init)(key, jnp.zeros((1, 32)), jnp.zeros((1, 32)))
+        params = init_heads(DraftHeads(HEADS, MODEL.width), key)
     return nn.meta.unbox(params)
 
 

@@ -11,12 +11,13 @@ from ssd_jax.decode import engine
 from ssd_jax.decode.presets import find_decoder
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
-from ssd_jax.models.heads import DraftHeads
+from ssd_jax.models.heads import DraftHeads, init_heads
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.sampling import Sampler, image_keys
 
 PROMPT = 4
 HEADS = HeadsConfig(horizontal=3, vertical=2)
+CONTEXT = HeadsConfig(horizontal=3, vertical=2, context=2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,10 @@ def config(visual: int = 24, width: int = 24, layers: int = 2) -> ModelConfig:
 TOY = Toy(config())
 
 
+def heads_config(kind: str) -> HeadsConfig:
+    return CONTEXT if kind == "context" else HEADS
+
+
 @cache
 def _params(toy: Toy):
     """Parameters at several times their usual scale, so that tokens depend on each other strongly."""
@@ -63,15 +68,12 @@ def _params(toy: Toy):
 
 @cache
 def _heads(toy: Toy, kind: str):
-    """Draft heads: "untrained" (copy h), "random", "wrong" (the logits' sign flipped), "fitted" (least squares)."""
-    import flax.linen as nn
-
-    D = toy.config.width
-    module = DraftHeads(HEADS, D)
-    params = nn.unbox(module.init(jax.random.key(1), jnp.zeros((1, D)), jnp.zeros((1, D))))
+    """Draft heads: "untrained" (copy h), "random", "wrong" (the logits' sign flipped), "fitted" (least squares), and
+    "context" (random ones that see their neighbours)."""
+    params = init_heads(DraftHeads(heads_config(kind), toy.config.width), jax.random.key(1))
     if kind == "wrong":
         params["params"]["w0"] = -params["params"]["w0"]
-    elif kind == "random":
+    elif kind in ("random", "context"):
         leaves, tree = jax.tree.flatten(params)
         keys = jax.random.split(jax.random.key(2), len(leaves))
         params = jax.tree.unflatten(tree, [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
@@ -155,7 +157,7 @@ def decode(
         decoder=decoder,
         grid=grid,
         guided=guided,
-        heads=HEADS if heads else None,
+        heads=heads_config(heads) if heads else None,
         heads_params=toy.heads(heads) if heads else None,
     )
 

@@ -44,7 +44,7 @@ class Verify(NamedTuple):
 
 
 class Draft(NamedTuple):
-    """The heads at `offsets`, from `sources` positions each."""
+    """The heads at `offsets`, from `sources` consecutive positions each."""
 
     offsets: Offsets
     sources: int
@@ -68,7 +68,7 @@ def composition(
             if decoder.drafter == "horizontal" and W > 1:
                 count[Draft(_right(min(heads.horizontal, W - 1)), 1)] = passes
             elif decoder.drafter == "spatial" and W > 1:
-                count[Draft(((1, 0),), min(C, W - 1))] = passes
+                count[Draft(((1, 0),), C)] = passes
             return count
         case SSD() | Wave():
             length = min(heads.horizontal, max(C - 1, 1))
@@ -195,8 +195,10 @@ def _draft(
     dtype = jax.tree.leaves(params)[0].dtype
     hidden = jax.random.normal(jax.random.key(1), (mask.shape[0], piece.sources, config.width), dtype)
 
+    columns = jnp.arange(piece.sources, dtype=jnp.int32)[None]
+
     def body(step: jax.Array, codes: jax.Array) -> jax.Array:
-        log_q = functions.draft(hidden, codes, piece.offsets)
+        log_q = functions.draft(hidden, codes, columns, piece.offsets)
         positions = step + jnp.arange(log_q.shape[1] * log_q.shape[2], dtype=jnp.int32)[None]
         drawn = choose(log_q.reshape(1, -1, log_q.shape[-1]), functions.noise(positions))
         return drawn[:, : piece.sources]

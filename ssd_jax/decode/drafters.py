@@ -66,7 +66,7 @@ def _horizontal(drafter: str, functions: Functions, grid: Grid, seen: Seen, posi
 
     def heads() -> jax.Array:
         offsets = tuple((0, right) for right in range(1, reach + 1))
-        q = functions.draft(seen.row[:, -1:], gather(seen.tokens, last), offsets)[:, :, 0]
+        q = functions.draft(seen.row[:, -1:], gather(seen.tokens, last), last % grid.cols, offsets)[:, :, 0]
         return jnp.where(same_row[..., None], q, log_q[:, :reach])
 
     if drafter == "horizontal":
@@ -76,10 +76,13 @@ def _horizontal(drafter: str, functions: Functions, grid: Grid, seen: Seen, posi
 
 
 def _vertical(functions: Functions, grid: Grid, seen: Seen, positions, log_q) -> jax.Array:
-    """log q of the positions below one with a hidden state: the next C after `last`, but for row 0. [B, <= C, V]."""
+    """log q of the positions below one with a hidden state: the next C after `last`, but for row 0. [B, <= C, V].
+
+    What stands beside a source is given too, for heads with a context; it may be a draft still.
+    """
     count = positions.shape[1]
-    codes = gather(seen.tokens, positions - grid.cols)
-    q = functions.draft(seen.row[:, :count], codes, ((1, 0),))[:, 0]
+    sources = seen.last[:, None] + 1 + jnp.arange(-grid.cols, 0, dtype=jnp.int32)
+    q = functions.draft(seen.row, gather(seen.tokens, sources), sources % grid.cols, ((1, 0),))[:, 0, :count]
     return jnp.where((positions >= grid.cols)[..., None], q, log_q[:, :count])
 
 

@@ -130,8 +130,9 @@ def decode_rows(functions: Functions, cache: KVCache, hidden: jax.Array, grid: G
     offsets = tuple((down, 0) for down in range(1, decoder.rows + 1))
 
     def draft(row: jax.Array, tokens: jax.Array, base: jax.Array) -> jax.Array:
-        above = base[:, None] - grid.cols + jnp.arange(grid.cols, dtype=jnp.int32)
-        log_q = functions.draft(row, gather(tokens, above), offsets)
+        columns = jnp.broadcast_to(jnp.arange(grid.cols, dtype=jnp.int32), (base.size, grid.cols))
+        above = base[:, None] - grid.cols + columns
+        log_q = functions.draft(row, gather(tokens, above), columns, offsets)
         return log_q.reshape(log_q.shape[0], -1, log_q.shape[-1])
 
     phase = Phase(
@@ -163,10 +164,10 @@ def first_row(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Gri
         return row.at[rows, positions].set(hidden, mode="drop")  # positions of row 0 are its columns
 
     def draft(row: jax.Array, tokens: jax.Array, base: jax.Array) -> jax.Array:
-        source = jnp.minimum(base - 1, grid.cols - 1)
-        h = jnp.take_along_axis(row, jnp.tile(source, row.shape[0] // source.size)[:, None, None], axis=1)
+        source = jnp.minimum(base - 1, grid.cols - 1)[:, None]  # a position of row 0, hence a column
+        h = jnp.take_along_axis(row, jnp.tile(source, (row.shape[0] // source.size, 1))[..., None], axis=1)
         offsets = tuple((0, right) for right in range(1, length + 1))
-        return functions.draft(h, gather(tokens, source[:, None]), offsets)[:, :, 0]
+        return functions.draft(h, gather(tokens, source), source, offsets)[:, :, 0]
 
     phase = Phase(length, grid.cols, rounds, rounds, False, remember, draft)
     trace = scatter(empty, zero[:, None], one)

@@ -57,8 +57,9 @@ def decode_wave(functions: Functions, cache: KVCache, hidden: jax.Array, grid: G
     def draft_row(row: jax.Array, state: tuple, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Drafts `row` from the h [G, C, D] above it: tokens, trace, log q [B, C, V]; past the grid nothing happens."""
         tokens, trace, passes = state
-        positions = jnp.broadcast_to(row * C + jnp.arange(C, dtype=jnp.int32), (tokens.shape[0], C))
-        log_q = functions.draft(hidden, gather(tokens, positions - C), ((1, 0),))[:, 0]
+        columns = jnp.broadcast_to(jnp.arange(C, dtype=jnp.int32), (tokens.shape[0], C))
+        positions = row * C + columns
+        log_q = functions.draft(hidden, gather(tokens, positions - C), columns, ((1, 0),))[:, 0]
         tokens = scatter(tokens, positions, choose(log_q, functions.noise(positions)))
         return tokens, scatter(trace, positions, passes), log_q
 

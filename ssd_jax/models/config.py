@@ -128,11 +128,16 @@ class ModelConfig:
 class HeadsConfig:
     """Draft heads: one per offset, `horizontal` = 1..k_h to the right, `vertical` = 1..k_v rows down.
 
-    Source: Spatially Speculative Decoding, arXiv 2606.20543 (k_h = 5, k_v = 1 as published).
+    Source: Spatially Speculative Decoding, arXiv 2606.20543 (k_h = 5, k_v = 1, no context as published).
+
+    Attributes:
+        horizontal, vertical: k_h and k_v.
+        context: columns on either side of its source that a vertical head sees, too; 0 is the published head.
     """
 
     horizontal: int = 5
     vertical: int = 2
+    context: int = 0
 
     @property
     def offsets(self) -> tuple[tuple[int, int], ...]:
@@ -185,7 +190,8 @@ def _checked(value: object, field: dataclasses.Field, where: str) -> object:
     raise ConfigError(f"{where} has the wrong type: {value!r}.")
 
 
-_LOWEST = dict.fromkeys(("visual_offset", "top_k", "horizontal", "vertical", "code_width", "head_width"), 0)
+_LOWEST = dict.fromkeys(("visual_offset", "top_k", "code_width", "head_width"), 0)
+_LOWEST |= dict.fromkeys(("horizontal", "vertical", "context"), 0)
 _LOWEST |= dict.fromkeys(("pad_id", "unk_id", "bos_id", "boi_id", "row_end_id"), UNKNOWN)
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ssd_jax.models.config import HeadsConfig
+from ssd_jax.models.products import Product
 
 
 class DraftHeads(nn.Module):
@@ -16,52 +17,117 @@ class DraftHeads(nn.Module):
 
     W0 starts as [I ; 0] and the SwiGLU's output as 0, so an untrained head copies the hidden state of its source.
 
+    When a row is drafted, the whole row above it is known. With `config.context` = c a vertical head sees the columns
+    x-c .. x+c of its source's row (ours, not published; letter N for the 2c+1 of them):
+
+        out = y + SwiGLU(RMSNorm(y)) + silu([a_{x-c} A_{-c} ; ... ; a_{x+c} A_c]) B,   a = [RMSNorm(h) ; RMSNorm(e)]
+
+    A_n is 2D -> D/4; columns outside the row, or not among the given sources, count as 0. B starts as 0.
+
     Attributes:
-        config: the offsets.
+        config: the offsets and the context.
         width: D of the backbone.
-        eps: epsilon of the norm, the backbone's own.
+        eps: epsilon of the norms, the backbone's own.
+        product: how matrices are multiplied (see `products`).
     """
 
     config: HeadsConfig
     width: int
     eps: float = 1e-5
+    product: Product = jnp.einsum
 
     @nn.compact
-    def __call__(self, hidden: jax.Array, embeddings: jax.Array, which: tuple[int, ...] | None = None) -> jax.Array:
+    def __call__(
+        self, hidden: jax.Array, embeddings: jax.Array, columns: jax.Array, which: tuple[int, ...] | None = None
+    ) -> jax.Array:
         """Predicted hidden states before the final norm.
 
         Args:
-            hidden: h_i [..., D], the state that predicted token i, before the final norm.
-            embeddings: e_i [..., D], the input embedding of token i.
+            hidden: h_i [B, X, D], the states that predicted tokens i, before the final norm; the X sources are
+                consecutive in raster order.
+            embeddings: e_i [B, X, D], the input embeddings of tokens i.
+            columns: the sources' columns in the grid, int32 [B, X].
             which: the heads to run, as indices into `config.offsets`; None runs all.
         Returns:
-            [O, ..., D], O = len(which).
+            [O, B, X, D], O = len(which).
         """
         offsets, D = len(self.config.offsets), self.width
-
-        def matrix(name, rows, init):
-            return self.param(name, nn.with_logical_partitioning(init, ("offset", None, None)), (offsets, rows, D))
-
-        w0 = matrix("w0", 2 * D, _copy_hidden)
-        gate = matrix("gate", D, nn.initializers.normal(D**-0.5))
-        up = matrix("up", D, nn.initializers.normal(D**-0.5))
-        down = matrix("down", D, nn.initializers.zeros)
+        which = tuple(range(offsets)) if which is None else which
+        picked = jnp.array(which)
+        w0 = self._stack("w0", _copy_hidden, offsets, 2 * D, D)[picked]
+        gate = self._stack("gate", nn.initializers.normal(D**-0.5), offsets, D, D)[picked]
+        up = self._stack("up", nn.initializers.normal(D**-0.5), offsets, D, D)[picked]
+        down = self._stack("down", nn.initializers.zeros, offsets, D, D)[picked]
         scale = self.param("norm", nn.with_logical_partitioning(nn.initializers.ones, ("offset", "norm")), (offsets, D))
-        if which is not None:
-            w0, gate, up, down, scale = (p[jnp.array(which)] for p in (w0, gate, up, down, scale))
-        y = jnp.einsum("...z,ozd->o...d", jnp.concatenate([hidden, embeddings], axis=-1), w0)
-        scale = scale.reshape(scale.shape[0], *(1,) * (y.ndim - 2), D)
-        normed = y.astype(jnp.float32)
-        normed = normed * jax.lax.rsqrt(jnp.mean(normed**2, axis=-1, keepdims=True) + self.eps)
-        normed = (normed * scale).astype(y.dtype)
-        inner = nn.silu(jnp.einsum("o...d,odf->o...f", normed, gate)) * jnp.einsum("o...d,odf->o...f", normed, up)
-        return y + jnp.einsum("o...f,ofd->o...d", inner, down)
+
+        # Sources are rows of one matrix product, S = B * X of them: `mixed` takes no ellipsis.
+        rows = jnp.concatenate([hidden, embeddings], axis=-1).reshape(-1, 2 * D)
+        y = self.product("sz,ozd->osd", rows, w0)
+        normed = (_rms(y, self.eps) * scale[picked][:, None]).astype(y.dtype)
+        gated = nn.silu(self.product("osd,odf->osf", normed, gate)) * self.product("osd,odf->osf", normed, up)
+        out = y + self.product("osf,ofd->osd", gated, down)
+        if self.config.context and self.config.vertical:
+            out = self._with_context(out, hidden, embeddings, columns, which)
+        return out.reshape(len(which), *hidden.shape)
+
+    def _with_context(
+        self, out: jax.Array, hidden: jax.Array, embeddings: jax.Array, columns: jax.Array, which: tuple[int, ...]
+    ) -> jax.Array:
+        """out [O, S, D] with what the vertical heads among `which` see beside their sources."""
+        D, c, vertical = self.width, self.config.context, self.config.vertical
+        narrow = max(D // 4, 1)
+        see = self._stack("see", nn.initializers.normal((2 * D) ** -0.5), vertical, 2 * c + 1, 2 * D, narrow)
+        use = self._stack("use", nn.initializers.zeros, vertical, (2 * c + 1) * narrow, D)
+        first = self.config.horizontal
+        down = jnp.array([w - first for w in which if w >= first], jnp.int32)
+        if not down.size:
+            return out
+        seen = jnp.concatenate([_rms(hidden, self.eps), _rms(embeddings, self.eps)], axis=-1).astype(out.dtype)
+        # Narrowed first and then moved: that moves an eighth of the numbers.
+        seen = self.product("sz,onzr->onsr", seen.reshape(-1, 2 * D), see[down])
+        seen = seen.reshape(*seen.shape[:2], *columns.shape, narrow)
+        beside = [neighbours(seen[:, n], columns, n - c) for n in range(2 * c + 1)]
+        inner = nn.silu(jnp.concatenate(beside, axis=-1)).reshape(down.size, out.shape[1], -1)
+        added = iter(self.product("osr,ord->osd", inner, use[down]))
+        return jnp.stack([out[o] + next(added) if w >= first else out[o] for o, w in enumerate(which)])
+
+    def _stack(self, name: str, init: nn.initializers.Initializer, *shape: int) -> jax.Array:
+        """A parameter with one array per head in axis 0."""
+        axes = ("offset", *(None for _ in shape[1:]))
+        return self.param(name, nn.with_logical_partitioning(init, axes), shape)
+
+
+def init_heads(heads: DraftHeads, key: jax.Array) -> Any:
+    """Parameters of untrained heads, which copy the hidden state of their source."""
+    x, columns = jnp.zeros((1, 1, heads.width)), jnp.zeros((1, 1), jnp.int32)
+    return nn.unbox(jax.jit(heads.init)(key, x, x, columns))  # one program, not one per operation
+
+
+def neighbours(values: jax.Array, columns: jax.Array, away: int) -> jax.Array:
+    """The values `away` columns to the right (negative: to the left) in the same row; 0 where there are none.
+
+    Args:
+        values: [..., B, X, Z] of sources that are consecutive in raster order.
+        columns: their columns, int32 [B, X].
+        away: distance, at most X.
+    """
+    X = columns.shape[1]
+    before, after = max(-away, 0), max(away, 0)
+    there = jnp.pad(columns, ((0, 0), (before, after)), constant_values=-1)[:, after : after + X]
+    moved = jnp.pad(values, (*((0, 0),) * (values.ndim - 2), (before, after), (0, 0)))[..., after : after + X, :]
+    # The next row starts again at column 0, so a step over its border does not add up.
+    return jnp.where((there == columns + away)[..., None], moved, 0)
+
+
+def _rms(x: jax.Array, eps: float) -> jax.Array:
+    """Root-mean-square normalised over the last axis, float32."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + eps)
 
 
 def abstract_heads(config: HeadsConfig, width: int) -> Any:
     """Shapes of the parameters, without making any: a pytree of `jax.ShapeDtypeStruct`."""
-    x = jnp.zeros((1, width))
-    return jax.eval_shape(lambda: nn.unbox(DraftHeads(config, width).init(jax.random.key(0), x, x)))
+    return jax.eval_shape(lambda: init_heads(DraftHeads(config, width), jax.random.key(0)))
 
 
 def _copy_hidden(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:

@@ -43,7 +43,19 @@ def head_loss(predicted: jax.Array, target: jax.Array, valid: jax.Array) -> jax.
     Source: SSD, arXiv 2606.20543.
     """
     error = jnp.abs(predicted - target)
-    huber = jnp.where(error < 1.0, 0.5 * error**2, error - 0.5).mean(axis=-1)
-    axes = tuple(range(1, huber.ndim))
-    valid = jnp.broadcast_to(valid, huber.shape).astype(huber.dtype)
-    return (huber * valid).sum(axes) / jnp.maximum(valid.sum(axes), 1.0)
+    return valid_mean(jnp.where(error < 1.0, 0.5 * error**2, error - 0.5).mean(axis=-1), valid)
+
+
+def shared_mass(p: jax.Array, q: jax.Array) -> jax.Array:
+    """sum_v min(p, q) of probabilities [..., V]: the chance that speculative sampling keeps a draft from q; [...].
+
+    One minus it is the total variation distance.
+    """
+    return jnp.minimum(p, q).sum(axis=-1)
+
+
+def valid_mean(values: jax.Array, valid: jax.Array) -> jax.Array:
+    """Mean over the valid places of every entry of axis 0; [O, ...] and bool, broadcast to it -> [O]."""
+    axes = tuple(range(1, values.ndim))
+    valid = jnp.broadcast_to(valid, values.shape).astype(values.dtype)
+    return (values * valid).sum(axes) / jnp.maximum(valid.sum(axes), 1.0)

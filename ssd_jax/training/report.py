@@ -11,14 +11,16 @@ import numpy as np
 
 from ssd_jax.files import replacing
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
+from ssd_jax.models.heads import init_heads
 from ssd_jax.models.transformer import Transformer, image_hidden
 from ssd_jax.models.vq import VQModel, to_float, to_uint8
 from ssd_jax.sampling import Sampler
 from ssd_jax.training.backbone import CaptionedCodes, mean_nll
 from ssd_jax.training.emoji import SPLITS
-from ssd_jax.training.heads import initial_heads, offset_name, overlaps, per_offset_loss, smooth_l1
+from ssd_jax.training.heads import make_heads, mean_per_offset, offset_name, per_offset_loss
 from ssd_jax.training.losses import psnr, token_nll
 from ssd_jax.training.metrics import read_log
+from ssd_jax.training.overlap import guided_law, guided_overlaps, per_offset_overlap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,48 +81,56 @@ def vq_report(vq: VQConfig, params: Any, source: CaptionedCodes, limit: int, bat
 
 
 def heads_report(
-    model: ModelConfig, heads: HeadsConfig, params: Any, backbone: Any, source: CaptionedCodes, limit: int, batch: int
-) -> list[dict]:
-    """Smooth L1 and overlap of every offset on held-out combinations, beside the untrained head that copies."""
+    model: ModelConfig,
+    heads: HeadsConfig,
+    trained: dict[str, Any],
+    backbone: Any,
+    source: CaptionedCodes,
+    limit: int,
+    batch: int,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Smooth L1 and overlap on held-out combinations, {measure: {state of training: {offset: value}}}.
+
+    `trained` are the heads' parameters after each part of their training; the untrained head that copies is added.
+    """
     picked = source.heldout(limit)
     sampler = Sampler(
         jnp.float32(model.cfg_scale), jnp.float32(1.0), jnp.int32(model.top_k or model.visual_size), jnp.float32(1.0)
     )
-    loss = jax.jit(per_offset_loss(model, heads))
-    copy = initial_heads(model, heads, jax.random.key(0))
-    rows = []
-    columns = [
-        *(smooth_l1(loss, which, backbone, source, picked, batch) for which in (params, copy)),
-        *(overlaps(model, heads, which, backbone, source, picked, sampler, batch) for which in (params, copy)),
-    ]
-    for offset, *values in zip(heads.offsets, *columns, strict=True):
-        names = ("smooth_l1", "smooth_l1_copy", "overlap", "overlap_copy")
-        rows.append({"offset": offset_name(offset), **dict(zip(names, map(float, values), strict=True))})
-    return rows
+    states = {"untrained": init_heads(make_heads(model, heads), jax.random.key(0)), **trained}
+    loss, overlap = per_offset_loss(model, heads), per_offset_overlap(model, heads, guided_law(sampler))
+    loss, overlap = jax.jit(loss), jax.jit(overlap)
+    names = [offset_name(offset) for offset in heads.offsets]
+    out: dict[str, dict[str, dict[str, float]]] = {"Smooth L1": {}, "overlap": {}}
+    for state, params in states.items():
+        for measure, values in (
+            ("Smooth L1", mean_per_offset(loss, params, backbone, source, picked, batch)),
+            ("overlap", guided_overlaps(overlap, params, backbone, source, picked, batch)),
+        ):
+            out[measure][state] = dict(zip(names, map(float, values), strict=True))
+    return out
 
 
 def training_minutes(workdir: Path, config: Any) -> dict[str, float]:
     """Minutes spent stepping in every stage, from the logged rates."""
     out = {}
-    for stage in ("tokenizer", "backbone", "heads"):
+    for stage in ("tokenizer", "backbone", "heads", "overlap"):
         lines = [line for line in read_log(workdir / stage / "metrics.jsonl") if "images_per_second" in line]
         shown = config[stage].log_every * config[stage].batch
         out[stage] = sum(shown / line["images_per_second"] for line in lines) / 60.0
     return out
 
 
-def write_report(path: Path, nll: dict, vq: dict, heads: list[dict], minutes: dict[str, float]) -> None:
+def write_report(path: Path, nll: dict, vq: dict, heads: dict[str, dict], minutes: dict[str, float]) -> None:
     """Writes `<path>.json` and, as markdown tables, `<path>.md`."""
     lines = ["| split | NLL, nats per token | VQ round trip, dB | pictures |", "|---|---|---|---|"]
     for name, value in nll.items():
         quality = f"{vq[name].mean:.2f} ± {vq[name].half:.2f}" if name in vq else ""
         lines.append(f"| {name} | {value.mean:.3f} ± {value.half:.3f} | {quality} | {value.count} |")
-    lines += ["", "| head | Smooth L1 | untrained | overlap | untrained |", "|---|---|---|---|---|"]
-    for row in heads:
-        lines.append(
-            f"| {row['offset']} | {row['smooth_l1']:.4f} | {row['smooth_l1_copy']:.4f} "
-            f"| {row['overlap']:.3f} | {row['overlap_copy']:.3f} |"
-        )
+    for measure, states in heads.items():
+        lines += ["", f"| {measure} | {' | '.join(states)} |", "|---" * (len(states) + 1) + "|"]
+        for offset in next(iter(states.values())):
+            lines.append(f"| {offset} | {' | '.join(f'{values[offset]:.3f}' for values in states.values())} |")
     lines += ["", "| stage | minutes |", "|---|---|"]
     lines += [f"| {stage} | {value:.1f} |" for stage, value in minutes.items()]
     with replacing(path.with_suffix(".md")) as temporary:

@@ -30,6 +30,7 @@ from ssd_jax.training import emoji
 from ssd_jax.training.backbone import CaptionedCodes, backbone_task
 from ssd_jax.training.heads import heads_task
 from ssd_jax.training.loop import fit
+from ssd_jax.training.overlap import digest, overlap_task
 from ssd_jax.training.report import heads_report, nll_report, training_minutes, vq_report, write_report
 from ssd_jax.training.tokenizer import tokenizer_task
 from ssd_jax.viz import grid as picture_grid
@@ -49,7 +50,8 @@ def run(config: Any) -> Path:
     require_one_of("stage", config.stage, ("all", *STAGES))
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError('matplotlib, which draws the loss curves, is missing: pip install "ssd_jax[train]".')
-    require_one_of("config.backbone.matmul", config.backbone.matmul, tuple(PRODUCTS))
+    for part in ("backbone", "heads", "overlap"):
+        require_one_of(f"config.{part}.matmul", config[part].matmul, tuple(PRODUCTS))
     wanted = STAGES if config.stage == "all" else (config.stage,)
     workdir = Path(config.workdir)
     if config.seed < 0:
@@ -146,15 +148,22 @@ def _train_heads(config: Any, trained: Trained, workdir: Path) -> None:
     task = heads_task(trained.model, heads, backbone, config.heads, config.seed, source)
     metadata = heads_metadata(heads, trained.export / "model.safetensors")
     params = fit(task, config.heads, config.seed, workdir, metadata)
+    states = {"Smooth L1": params}
+    if config.overlap.steps:
+        source = trained.captioned(config.overlap)
+        task = overlap_task(trained.model, heads, backbone, config.overlap, config.seed, source, params)
+        params = fit(task, config.overlap, config.seed, workdir, {**metadata, "start": digest(params)})
+        states["Smooth L1, then overlap"] = params
     path = trained.export / "heads.safetensors"
     write_tensors(path, params, EXPORT_DTYPE, metadata)
-    params = read_tensors(path, abstract_heads(heads, trained.model.width), jnp.float32)
+    # The last state as it is stored.
+    states[list(states)[-1]] = read_tensors(path, abstract_heads(heads, trained.model.width), jnp.float32)
     limit, batch = config.report_images, config.heads.batch
     write_report(
         workdir / "report",
         nll_report(trained.model, backbone, source, limit, batch),
         vq_report(trained.vq, trained.vq_params, source, limit, batch),
-        heads_report(trained.model, heads, params, backbone, source, limit, batch),
+        heads_report(trained.model, heads, states, backbone, source, limit, batch),
         training_minutes(workdir, config),
     )
 
