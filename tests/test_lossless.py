@@ -48,11 +48,11 @@ def exact_law() -> np.ndarray:
     return law / law.sum()
 
 
-def chi_square(decoder, program=engine.decode) -> tuple[float, float, int]:
+def chi_square(decoder, program=engine.decode, heads="untrained") -> tuple[float, float, int]:
     """p-value, statistic and degrees of freedom of a decoder's samples; cells that expect less than 5 are pooled."""
     counts = np.zeros(4**6)
     for seed in range(SAMPLES // BATCH):
-        out = decode(TOY4, decoder, GRID, images=BATCH, seed=seed, program=program, **LAW)
+        out = decode(TOY4, decoder, GRID, images=BATCH, seed=seed, program=program, heads=heads, **LAW)
         np.add.at(counts, np.asarray(out.tokens) @ 4 ** np.arange(5, -1, -1), 1)
     expected = exact_law() * SAMPLES
     if counts[expected == 0].any():  # impossible pictures were drawn
@@ -67,6 +67,12 @@ def chi_square(decoder, program=engine.decode) -> tuple[float, float, int]:
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_follows_the_law(name):
     assert chi_square(LOSSLESS[name])[0] > 1e-3
+
+
+@pytest.mark.parametrize("name", ["spatial, maximal", "ssd, auto"])
+def test_heads_with_context_follow_the_law(name):
+    """q depends on sources that are drafts still; it is stored as the law that the draft was drawn from."""
+    assert chi_square(LOSSLESS[name], heads="context")[0] > 1e-3
 
 
 @pytest.mark.parametrize("rounds", [0, 1])
