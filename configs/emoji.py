@@ -55,8 +55,8 @@ def get_config(variant: str = "") -> ConfigDict:
         matmul="bfloat16",  # products of the training steps; weights, optimizer and all between are float32
     )
     # The draft heads: first on Smooth L1 as published, then on the overlap of their drafts with the verifier.
-    config.heads = ConfigDict(dict(optimizer, **captions, steps=250, batch=16, lr=2e-3, save_every=50))
-    config.overlap = ConfigDict(dict(optimizer, **captions, steps=250, batch=16, lr=2e-3, save_every=50))
+    config.heads = ConfigDict(dict(optimizer, **captions, steps=400, batch=16, lr=2e-3, save_every=100))
+    config.overlap = ConfigDict(dict(optimizer, **captions, steps=500, batch=16, lr=2e-3, save_every=100))
     config.heads.matmul = config.overlap.matmul = config.backbone.matmul
     config.report_images = 400  # per split, in <workdir>/report.md
     # What is drawn while the backbone trains, to be looked at.
