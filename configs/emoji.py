@@ -37,7 +37,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model = ConfigDict(
         dict(layers=6, width=256, mlp_width=704, heads=2, kv_heads=1, head_dim=128, rope_theta=10_000.0, qk_norm="rms")
     )
-    config.model.update(cfg_scale=2.0, top_k=20)  # of pictures drawn with guidance 1.5 to 7, those at 2 were the cleanest
+    config.model.update(
+        cfg_scale=2.0, top_k=20
+    )  # of pictures drawn with guidance 1.5 to 7, those at 2 were the cleanest
     config.heads_model = ConfigDict(dict(horizontal=5, vertical=2, context=2))
 
     optimizer = dict(warmup=50, decay=0.3, clip=1.0, weight_decay=0.01, b2=0.99, log_every=20, eval_images=256)
@@ -59,24 +61,24 @@ def get_config(variant: str = "") -> ConfigDict:
     config.overlap = ConfigDict(dict(optimizer, **captions, steps=500, batch=16, lr=2e-3, save_every=100))
     config.heads.matmul = config.overlap.matmul = config.backbone.matmul
     config.report_images = 400  # per split, in <workdir>/report.md
-    # What is drawn while the backbone trains, to be looked at.
+    # What is drawn while the backbone trains, and by sample.py without a prompt: of kinds that the model can draw.
     config.sample_prompts = (
-        "red apple, twemoji",
-        "red apple, noto",
-        "grinning face, twemoji",
-        "grinning face, noto",
-        "dog face, twemoji",
-        "tulip, noto",
-        "automobile, twemoji",
-        "house with garden, twemoji",
-        "flag of japan, noto",
-        "thumbs up dark skin tone, twemoji",
+        "crying face, noto",
+        "sleeping face, twemoji",
         "green heart, noto",
-        "pizza, twemoji",
-        "octopus, noto",
-        "musical note, twemoji",
-        "hot beverage, noto",
-        "rocket, twemoji",
+        "purple heart, twemoji",
+        "flag of germany, noto",
+        "woman, noto",
+        "man dark skin tone, noto",
+        "santa claus, noto",
+        "woman blond hair, noto",
+        "three oclock, twemoji",
+        "orange circle, twemoji",
+        "red square, noto",
+        "woman police officer, noto",
+        "family, noto",
+        "old woman, noto",
+        "pregnant woman, noto",
     )
     if variant == "tiny":
         _shrink(config)
