@@ -1,4 +1,4 @@
-"""Draws pictures for prompts: python sample.py --prompt="red apple, twemoji" --prompt="octopus, noto" --out=outputs
+"""Draws pictures for prompts: python sample.py --prompt="green heart, noto" --prompt="santa claus, noto" --out=outputs
 
 Without arguments it draws a few prompts with the model that comes with the package.
 """

@@ -27,7 +27,7 @@ from ssd_jax.errors import UserError
 from ssd_jax.eval.features import available
 
 METRICS = ("speed", "quality")
-PROMPTS = ["red apple", "grinning face"]
+PROMPTS = ["green heart, noto", "santa claus, noto"]
 EXTRA = 'pip install "ssd_jax[eval]"'
 
 
