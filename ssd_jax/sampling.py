@@ -10,6 +10,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from ssd_jax import threefry
+
+GENERATOR = "threefry2x32"
+"""Of all draws, whatever jax's default is set to."""
+
 
 @flax.struct.dataclass
 class Sampler:
@@ -30,7 +35,9 @@ class Sampler:
 
 def image_keys(seeds: jax.Array, numbers: jax.Array) -> jax.Array:
     """Key of every image, [B]: its prompt's seed and its occurrence number among equal prompts of the call."""
-    return jax.vmap(lambda seed, number: jax.random.fold_in(jax.random.key(seed), number))(seeds, numbers)
+    return jax.vmap(lambda seed, number: jax.random.fold_in(jax.random.key(seed, impl=GENERATOR), number))(
+        seeds, numbers
+    )
 
 
 class Tag(enum.IntEnum):
@@ -60,8 +67,9 @@ def fresh_keys(keys: jax.Array, tag: Tag, clock: jax.Array) -> jax.Array:
 
 
 def gumbel(keys: jax.Array, vocabulary: int) -> jax.Array:
-    """Standard Gumbel noise, float32 [B, W, V], of keys [B, W]."""
-    return jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, (vocabulary,), jnp.float32)))(keys)
+    """Standard Gumbel noise, float32 [B, W, V], of keys [B, W]: what `jax.random.gumbel` draws."""
+    tiny = jnp.finfo(jnp.float32).tiny
+    return -jnp.log(-jnp.log(jnp.maximum(threefry.unit(threefry.bits(keys, vocabulary)), tiny)))
 
 
 def uniform(keys: jax.Array) -> jax.Array:
@@ -81,7 +89,17 @@ def gumbel_noise(keys: jax.Array, positions: jax.Array, vocabulary: int) -> jax.
 
 def choose(log_p: jax.Array, noise: jax.Array) -> jax.Array:
     """argmax(log p + g), the Gumbel-max draw from p; int32 [...], the lowest id wins a tie."""
-    return jnp.argmax(log_p + noise, axis=-1).astype(jnp.int32)
+    return most_likely(log_p + noise)
+
+
+def most_likely(values: jax.Array) -> jax.Array:
+    """argmax over the last axis, int32 [...], the lowest id wins a tie.
+
+    Two plain reductions: the one with an index that `jnp.argmax` makes is not vectorised on CPU.
+    """
+    ids = jax.lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 1)
+    best = jnp.max(values, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(values == best, ids, values.shape[-1] - 1), axis=-1)
 
 
 def residual(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
@@ -103,9 +121,24 @@ def guide(logits: jax.Array, cfg_scale: jax.Array, guided: bool) -> jax.Array:
 
 def log_probabilities(logits: jax.Array, sampler: Sampler) -> jax.Array:
     """log p, float32 [..., V]: temperature, then top-k, then top-p, then softmax; -inf for what is cut off."""
-    logits = logits.astype(jnp.float32)
-    scaled = logits / jnp.where(sampler.temperature > 0, sampler.temperature, 1.0)
-    # Real branches: a filter that is off costs nothing.
+    filtered = (sampler.top_k < logits.shape[-1]) | (sampler.top_p < 1.0)
+    # Real branches: what is off costs nothing.
+    which = jnp.where(sampler.temperature > 0, 1 + filtered.astype(jnp.int32), 0)
+    return jax.lax.switch(which, (_greedy, _softened, _filtered), logits.astype(jnp.float32), sampler)
+
+
+def _greedy(logits: jax.Array, sampler: Sampler) -> jax.Array:
+    del sampler
+    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    return jnp.where(ids == most_likely(logits)[..., None], 0.0, -jnp.inf)
+
+
+def _softened(logits: jax.Array, sampler: Sampler) -> jax.Array:
+    return jax.nn.log_softmax(logits / sampler.temperature, axis=-1)
+
+
+def _filtered(logits: jax.Array, sampler: Sampler) -> jax.Array:
+    scaled = logits / sampler.temperature
     scaled = jax.lax.cond(
         sampler.top_k < logits.shape[-1],
         lambda x: jnp.where(_ordered(x) >= _kth_largest(_ordered(x), sampler.top_k), x, -jnp.inf),
@@ -113,10 +146,7 @@ def log_probabilities(logits: jax.Array, sampler: Sampler) -> jax.Array:
         scaled,
     )
     scaled = jax.lax.cond(sampler.top_p < 1.0, lambda x: _nucleus(x, sampler.top_p), lambda x: x, scaled)
-    log_p = jax.nn.log_softmax(scaled, axis=-1)
-    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-    greedy = jnp.where(ids == jnp.argmax(logits, axis=-1, keepdims=True), 0.0, -jnp.inf)
-    return jnp.where(sampler.temperature > 0, log_p, greedy)
+    return jax.nn.log_softmax(scaled, axis=-1)
 
 
 def _nucleus(logits: jax.Array, top_p: jax.Array) -> jax.Array:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd_jax.sampling import Sampler, choose, guide, gumbel_noise, image_keys, log_probabilities
+from ssd_jax.sampling import Sampler, choose, guide, gumbel_noise, image_keys, log_probabilities, most_likely
 
 V = 50
 filtered = jax.jit(log_probabilities)
@@ -139,6 +139,14 @@ def test_gumbel_max_draws_from_p():
     chi_square = (((counts - expected) ** 2)[:5] / expected[:5]).sum()
     assert counts[5] == 0
     assert chi_square < 18.5  # 4 degrees of freedom: one seed in a thousand gives more
+
+
+def test_the_lowest_id_wins_a_tie():
+    values = jnp.array([[1.0, 3.0, 3.0, 2.0], [-jnp.inf, -jnp.inf, -jnp.inf, -jnp.inf], [0.0, -jnp.inf, 5.0, 5.0]])
+    assert most_likely(values).tolist() == [1, 0, 2]
+    ids = most_likely(jnp.asarray(rows(tied=True)))
+    assert ids.dtype == jnp.int32
+    np.testing.assert_array_equal(ids, rows(tied=True).argmax(-1))
 
 
 def test_noise_depends_on_seed_number_and_position_and_on_nothing_else():

@@ -1,0 +1,33 @@
+"""The numbers of jax's default random generator (Threefry-2x32, 20 rounds, doi 10.1145/2063384.2063405), written out.
+
+Bit for bit what `jax.random.bits` draws. On CPU jax keeps the rounds in a loop, so every number goes through memory
+many times before it is used; unrolled, they are one vectorised loop with what is made of them. That is for large arrays
+only: keys are few, and folding them in unrolled would repeat it for every number and take minutes to compile.
+"""
+
+import jax
+import jax.numpy as jnp
+
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+PARITY = 0x1BD11BDA
+
+
+def bits(keys: jax.Array, count: int) -> jax.Array:
+    """`jax.random.bits(key, (count,))` of every key [...], uint32 [..., count]; keys are of jax's default kind."""
+    data = jax.random.key_data(keys)
+    first, second = data[..., 0, None], data[..., 1, None]
+    schedule = (first, second, first ^ second ^ jnp.uint32(PARITY))
+    y = jax.lax.broadcasted_iota(jnp.uint32, (*keys.shape, count), keys.ndim) + second
+    x = jnp.broadcast_to(first, y.shape)
+    for block in range(5):
+        for distance in ROTATIONS[block % 2]:
+            x = x + y
+            y = x ^ ((y << jnp.uint32(distance)) | (y >> jnp.uint32(32 - distance)))
+        x, y = x + schedule[(block + 1) % 3], y + schedule[(block + 2) % 3] + jnp.uint32(block + 1)
+    return x ^ y
+
+
+def unit(words: jax.Array) -> jax.Array:
+    """uint32 to float32 in [0, 1), as `jax.random.uniform`: the upper 23 bits are the mantissa."""
+    one = jnp.uint32(0x3F800000)
+    return jax.lax.bitcast_convert_type((words >> jnp.uint32(9)) | one, jnp.float32) - 1.0
