@@ -67,9 +67,9 @@ def main() -> None:
     options = dict(
         num_images=args.num_images,
         seed=args.seed,
-        cfg_scale=args.cfg_scale,
+        cfg_scale=pipe.config.cfg_scale if args.cfg_scale is None else args.cfg_scale,
         temperature=args.temperature,
-        top_k=args.top_k,
+        top_k=pipe.config.top_k if args.top_k is None else args.top_k,
         top_p=args.top_p,
         negative_prompt=args.negative_prompt,
         max_batch=args.max_batch,
@@ -102,8 +102,12 @@ def read_prompts(args: argparse.Namespace, default: list[str]) -> list[str]:
     if args.prompts_file is not None:
         try:
             lines = args.prompts_file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"The prompts file {args.prompts_file} cannot be read: {error}.") from None
+        except OSError as error:
+            raise UserError(f"The prompts file {args.prompts_file} cannot be read: {error.strerror}.") from None
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"The prompts file {args.prompts_file} is not UTF-8 text, its byte {error.start} cannot be read."
+            ) from None
         found = [line.strip() for line in lines if line.strip()]
         if not found:
             raise UserError(f"The prompts file {args.prompts_file} has no prompts in it.")

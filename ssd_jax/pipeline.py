@@ -203,11 +203,19 @@ class Pipeline:
             prompt_mask: bool [B, S], False on (left) padding; None is all True.
         Returns:
             float32 [B, R*C, V].
+        Raises:
+            UserError: codes that do not fill the grid; ids or codes that the model does not have.
         """
         rows, cols = grid or (self.config.rows, self.config.cols)
-        prompt_ids, codes = jnp.asarray(prompt_ids, jnp.int32), jnp.asarray(codes, jnp.int32)
+        prompt_ids, codes = np.asarray(prompt_ids, np.int32), np.asarray(codes, np.int32)
         if codes.shape[1] != rows * cols:
             raise UserError(f"A grid of {rows} x {cols} has {rows * cols} codes, not {codes.shape[1]}.")
+        for name, ids, size in (
+            ("prompt_ids", prompt_ids, self.config.vocab_size),
+            ("codes", codes, self.config.visual_size),
+        ):
+            if ids.size and (ids.min() < 0 or ids.max() >= size):
+                raise UserError(f"{name} must lie in 0..{size - 1}, but go from {ids.min()} to {ids.max()}.")
         mask = jnp.ones(prompt_ids.shape, bool) if prompt_mask is None else jnp.asarray(prompt_mask, bool)
         return _visual_logits(self.params, prompt_ids, mask, codes, config=self.config)
 
@@ -266,8 +274,8 @@ def load(
     """Loads a checkpoint.
 
     Args:
-        source: the name of a bundled checkpoint ("emoji"); a folder, in our format or as the models are published; or
-            "organisation/name" of the Hugging Face hub.
+        source: the name of a bundled checkpoint ("emoji"); a folder, in our format or as the models are published,
+            which is "./emoji" if it has such a name; or "organisation/name" of the Hugging Face hub.
         dtype: of the parameters and the cache; None is float32 on CPU, bfloat16 elsewhere.
         heads: draft heads, a file or a folder with heads.safetensors; None takes the checkpoint's own, if it has any.
         tokens: special ids ("pad", "unk", "bos", "boi", "row_end") where config.json and tokenizer do not tell.
@@ -290,15 +298,16 @@ def load(
 
 def find_folder(source: str | Path) -> Path:
     """The folder of a checkpoint: a local one, a bundled one, or a download; raises `UserError` if there is none."""
+    bundled = sorted(path.name for path in BUNDLED.iterdir()) if BUNDLED.is_dir() else []
+    if isinstance(source, str) and source in bundled:
+        return BUNDLED / source
     folder = Path(source)
     if folder.is_dir():
         return folder
-    if folder.name == str(source) and (BUNDLED / folder.name).is_dir():
-        return BUNDLED / folder.name
     if is_hub_id(str(source)):
         return download(str(source))
-    bundled = ", ".join(sorted(path.name for path in BUNDLED.iterdir())) if BUNDLED.is_dir() else "none"
-    raise UserError(f"There is no checkpoint folder {str(source)!r}; bundled checkpoints: {bundled}.")
+    known = ", ".join(bundled) or "none"
+    raise UserError(f"There is no checkpoint folder {str(source)!r}; bundled checkpoints: {known}.")
 
 
 def _read_heads(path: Path, backbone: Path, config: ModelConfig, dtype: Any) -> tuple[HeadsConfig, Any]:

@@ -3,6 +3,7 @@
 Most of it runs in this process, through the same `entry.run` as the command line does.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -21,9 +22,16 @@ from ssd_jax import entry
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(scope="module")
+def load():
+    """`ssd_jax.load` that reads a checkpoint once, so that a program serves all tests that draw as many pictures."""
+    return functools.cache(ssd_jax.load)
+
+
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(monkeypatch, capsys, load):
     """run(*arguments) -> (exit code, standard output, standard error)."""
+    monkeypatch.setattr(ssd_jax, "load", load)
 
     def command(*arguments) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["sample.py", *map(str, arguments)])
@@ -109,7 +117,7 @@ def test_the_sidecar_is_enough_to_draw_the_same_again(run, random_folder, tmp_pa
 
 def test_the_command_line_twice_and_the_compilation_cache(tiny_export, run, tmp_path):
     """As a user runs it: own processes, the trained `:tiny` model, nothing set but where caches go."""
-    environment = {key: value for key, value in os.environ.items() if key != entry.CACHE_VARIABLE}
+    environment = {key: value for key, value in os.environ.items() if key not in (entry.CACHE_VARIABLE, "XLA_FLAGS")}
     environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
 
     def command(out: str) -> str:
@@ -133,6 +141,12 @@ def test_the_command_line_twice_and_the_compilation_cache(tiny_export, run, tmp_
         del record["seconds"], record["compile_seconds"]
     assert records[0] == records[1]
     assert pixels(tmp_path / "first" / "000.png").shape == (128, 128, 3)
+
+
+def test_the_sidecar_tells_the_models_own_guidance_and_filter(run, random_folder, tmp_path, pipe):
+    assert run(f"--weights={random_folder}", f"--out={tmp_path}", "--prompt=red apple")[0] == 0
+    options = json.loads((tmp_path / "images.json").read_text())["options"]
+    assert (options["cfg_scale"], options["top_k"]) == (pipe.config.cfg_scale, pipe.config.top_k)
 
 
 def test_a_seed_changes_the_picture_and_neighbours_do_not(run, random_folder, tmp_path):
@@ -207,6 +221,12 @@ def test_an_empty_prompts_file_is_refused(run, random_folder, tmp_path):
     (tmp_path / "prompts.txt").write_text("\n  \n")
     flags = f"--weights={random_folder}", f"--out={tmp_path / 'out'}", f"--prompts_file={tmp_path / 'prompts.txt'}"
     refused(run(*flags), tmp_path / "out", "prompts.txt", "no prompts")
+
+
+def test_a_prompts_file_that_is_not_utf8_is_refused(run, random_folder, tmp_path):
+    (tmp_path / "prompts.txt").write_bytes("dog\nrote Äpfel\n".encode("latin-1"))
+    flags = f"--weights={random_folder}", f"--out={tmp_path / 'out'}", f"--prompts_file={tmp_path / 'prompts.txt'}"
+    refused(run(*flags), tmp_path / "out", "prompts.txt", "UTF-8", "byte 9")
 
 
 def test_an_output_folder_that_cannot_be_made_is_refused(run, random_folder, tmp_path):
@@ -317,3 +337,15 @@ def test_teacher_forced_logits_ignore_padding(pipe):
     np.testing.assert_allclose(pipe.visual_logits(ids, codes, prompt_mask=mask), expected, atol=2e-5)
     with pytest.raises(ssd_jax.UserError, match="16 codes, not 15"):
         pipe.visual_logits([[2, 5, 3]], codes[:, :15])
+    with pytest.raises(ssd_jax.UserError, match=r"codes must lie in 0\.\.63, but go from 64 to 64"):
+        pipe.visual_logits([[2, 5, 3]], np.full((1, 16), 64))
+    with pytest.raises(ssd_jax.UserError, match=r"prompt_ids must lie in 0\.\."):
+        pipe.visual_logits([[2, -5, 3]], codes)
+
+
+def test_a_bare_name_means_the_bundle_and_a_path_a_folder(random_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "emoji").symlink_to(random_folder)
+    assert ssd_jax.load("emoji").config.rows == 16
+    for path in ("./emoji", Path("emoji"), tmp_path / "emoji"):
+        assert ssd_jax.load(path).config.rows == 4

@@ -2,6 +2,8 @@
 
 import json
 import os
+import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +21,10 @@ from safetensors.numpy import load_file
 
 import ssd_jax
 from ssd_jax.models.config import VQConfig
-from ssd_jax.training import emoji
+from ssd_jax.training import emoji, stages
 from ssd_jax.training.loop import Task, fit
 from ssd_jax.training.metrics import MetricLog, read_log
+from ssd_jax.training.report import training_minutes
 from ssd_jax.training.step import init_state, make_optimizer, make_step, schedule
 from ssd_jax.training.tokenizer import tokenizer_task
 from ssd_jax.weights.load import read_heads_config
@@ -235,6 +238,21 @@ def test_the_tokenizers_update_is_compiled_once(tiny_run):
         assert (x.shape, x.dtype, x.weak_type) == (y.shape, y.dtype, y.weak_type), jax.tree_util.keystr(path)
 
 
+# -- minutes
+
+
+@pytest.mark.parametrize(("log_every", "save_every"), [(4, 4), (4, 6), (5, 3)])
+def test_minutes_count_every_step_once(tmp_path, log_every, save_every):
+    """At 2 pictures a second, 12 steps of 4 pictures take 24 seconds, wherever lines and checkpoints fall."""
+    every = dict(log_every=log_every, save_every=save_every)
+    lines = [{"step": step, "images_per_second": 2.0} for step in range(log_every, 13, log_every)]
+    for stage in STAGES:
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = {stage: SimpleNamespace(**{**vars(CHEAP), "batch": 4, **every}) for stage in STAGES}
+    assert training_minutes(tmp_path, config) == pytest.approx(dict.fromkeys(STAGES, 24 / 60))
+
+
 # -- mistakes
 
 
@@ -243,9 +261,6 @@ def test_the_tokenizers_update_is_compiled_once(tiny_run):
     [
         ("--config=configs/nope.py", ["configs/nope.py"]),
         ("--config=configs/emoji.py:big", ["'big'", "tiny"]),
-        ("--config.stage=bakbone", ["bakbone", "tokenizer", "backbone", "heads"]),
-        ("--config.backbone.matmul=int4", ["int4", "float32", "bfloat16"]),
-        ("--config.overlap.matmul=int4", ["config.overlap.matmul", "int4", "float32", "bfloat16"]),
         ("--config.backbone.stepz=3", ["stepz", "steps"]),
         ("--config.backbone.steps=many", ["steps", "many"]),
     ],
@@ -258,13 +273,35 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(train, tmp_path, flag, words)
     assert os.listdir(tmp_path) == []  # nothing was begun
 
 
+def tiny_config(folder: Path, data: Path, **changes):
+    """The `:tiny` configuration with its folders; keys of changes may have dots."""
+    config = runpy.run_path(str(ROOT / "configs" / "emoji.py"))["get_config"]("tiny")
+    config.update_from_flattened_dict({"workdir": str(folder), "data": str(data), **changes})
+    return config
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("stage", "bakbone", ["bakbone", "all", "tokenizer", "backbone", "heads"]),
+        ("backbone.matmul", "int4", ["int4", "float32", "bfloat16"]),
+        ("overlap.matmul", "int4", ["config.overlap.matmul", "int4", "float32", "bfloat16"]),
+        ("seed", -1, ["seed", "-1"]),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_before_anything_is_begun(tmp_path, name, value, words):
+    with pytest.raises(ssd_jax.UserError) as caught:
+        stages.run(tiny_config(tmp_path / "runs", tmp_path / "data", **{name: value}))
+    assert all(word in str(caught.value) for word in words)
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize(("stage", "missing"), [("backbone", "tokenizer"), ("heads", "backbone")])
-def test_a_stage_without_its_predecessor_says_which_to_run(train, tiny_run, tmp_path, stage, missing):
+def test_a_stage_without_its_predecessor_says_which_to_run(tiny_run, tmp_path, stage, missing):
     if stage == "heads":
         (tmp_path / "export").mkdir()
-        (tmp_path / "export" / "vq.safetensors").write_bytes(
-            (tiny_run / "runs" / "export" / "vq.safetensors").read_bytes()
-        )
-    done = train(f"--config.workdir={tmp_path}", f"--config.data={tiny_run / 'data'}", f"--config.stage={stage}")
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert f"run the stage {missing!r} first" in done.stderr
+        shutil.copy(tiny_run / "runs" / "export" / "vq.safetensors", tmp_path / "export")
+        for codes in (tiny_run / "runs").glob("codes-*.npy"):
+            shutil.copy(codes, tmp_path)
+    with pytest.raises(ssd_jax.UserError, match=f"run the stage '{missing}' first"):
+        stages.run(tiny_config(tmp_path, tiny_run / "data", stage=stage))

@@ -112,12 +112,20 @@ def heads_report(
 
 
 def training_minutes(workdir: Path, config: Any) -> dict[str, float]:
-    """Minutes spent stepping in every stage, from the logged rates."""
+    """Minutes spent stepping in every stage, from the logged rates.
+
+    A line covers the steps since the last line or checkpoint. Steps between a line and a checkpoint are in none; they
+    are taken to be as fast as the others.
+    """
     out = {}
     for stage in ("tokenizer", "backbone", "heads", "overlap"):
-        lines = [line for line in read_log(workdir / stage / "metrics.jsonl") if "images_per_second" in line]
-        shown = config[stage].log_every * config[stage].batch
-        out[stage] = sum(shown / line["images_per_second"] for line in lines) / 60.0
+        values, covered, seconds = config[stage], 0, 0.0
+        for line in read_log(workdir / stage / "metrics.jsonl"):
+            if "images_per_second" in line:
+                before = line["step"] - 1
+                steps = 1 + min(before % values.log_every, before % values.save_every)
+                covered, seconds = covered + steps, seconds + steps * values.batch / line["images_per_second"]
+        out[stage] = seconds / 60.0 * values.steps / max(covered, 1)
     return out
 
 
