@@ -19,14 +19,12 @@ from ssd_jax.layout import Grid
 
 GRID = Grid(4, 5)
 RASTER = [
-    Raster(window=W, drafter=drafter, coupling=coupling)
-    for W in (1, 4, 50)
-    for drafter, coupling in (
-        ("random", "resample"),
-        ("above", "maximal"),
-        ("horizontal", "gumbel"),
-        ("spatial", "match"),
-    )
+    Raster(window=4, drafter="random", coupling="resample"),
+    Raster(window=4, drafter="above", coupling="maximal"),
+    Raster(window=4, drafter="horizontal", coupling="gumbel"),
+    Raster(window=4, drafter="spatial", coupling="match"),
+    Raster(window=1, drafter="spatial", coupling="match"),  # what is written depends on the window alone
+    Raster(window=50, drafter="spatial", coupling="resample"),
 ]
 ROWS = [
     SSD(rounds=0),
@@ -48,7 +46,7 @@ def test_stub(decoder):
     np.testing.assert_allclose(out.cache.second[:, :right], fresh.second[:, :right], atol=1e-5)
 
 
-@pytest.mark.parametrize("decoder", [RASTER[5], RASTER[7], ROWS[3], ROWS[4], WAVES[1]], ids=str)
+@pytest.mark.parametrize("decoder", [RASTER[1], ROWS[4], WAVES[1]], ids=str)
 def test_transformer(decoder):
     out = toy.decode(toy.TOY, decoder, GRID, images=6)
     _, _, fresh = toy.forced(toy.TOY, out.tokens, GRID)

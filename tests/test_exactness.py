@@ -1,7 +1,7 @@
 """The match coupling gives the pictures of `ar`, token for token, whatever the drafter: a bad one costs passes only.
 
 float32. Two programs may round differently, so the first divergence of a picture is excused where the two best values
-of log p + g lie closer than 1e-4 (design.md); the number of excused pictures is printed and must stay small.
+of log p + g lie closer than 1e-4; the number of excused pictures must stay small and is printed at the end of a run.
 """
 
 import numpy as np
@@ -19,31 +19,38 @@ KNOBS = [
     {"seed": 2, "cfg_scale": 5.0, "temperature": 0.7, "top_p": 0.9},
     {"seed": 3, "cfg_scale": 2.0, "temperature": 0.0},
 ]
-SPATIAL = [Raster(window=W, drafter="spatial", coupling="match") for W in (1, 4, 16, 1000)]
+SPATIAL = [Raster(window=W, drafter="spatial", coupling="match") for W in (1, 4, 1000)]
+IMAGES = 16
 
 
-def assert_same_pictures(out, oracle, grid=GRID, **call):
+@pytest.fixture
+def assert_same_pictures(record_property):
     """Equal tokens, but for pictures whose first divergence is a near-tie."""
-    tokens, expected = np.asarray(out.tokens), np.asarray(oracle.tokens)
-    different = np.flatnonzero((tokens != expected).any(axis=1))
-    if different.size:
-        log_p, noise, _ = forced(TOY, oracle.tokens, grid, **call)
-        best = np.sort(np.asarray(log_p + noise), axis=-1)
-        margin = best[..., -1] - best[..., -2]
-        for image in different:
-            at = np.argmax(tokens[image] != expected[image])
-            assert margin[image, at] < 1e-4, f"image {image} differs at {at} with margin {margin[image, at]}"
-    print(f"{different.size} of {len(tokens)} pictures excused by a near-tie")
-    assert different.size <= 0.05 * len(tokens)
+
+    def compare(out, oracle, **call):
+        tokens, expected = np.asarray(out.tokens), np.asarray(oracle.tokens)
+        different = np.flatnonzero((tokens != expected).any(axis=1))
+        if different.size:
+            log_p, noise, _ = forced(TOY, oracle.tokens, GRID, **call)
+            best = np.sort(np.asarray(log_p + noise), axis=-1)
+            margin = best[..., -1] - best[..., -2]
+            for image in different:
+                at = np.argmax(tokens[image] != expected[image])
+                assert margin[image, at] < 1e-4, f"image {image} differs at {at} with margin {margin[image, at]}"
+        record_property("compared", len(tokens))
+        record_property("excused", int(different.size))
+        assert different.size <= 0.05 * len(tokens)
+
+    return compare
 
 
 @pytest.mark.parametrize("decoder", [*SPATIAL, PRESETS["ssd-exact"]], ids=lambda d: f"{d.rows}rows,W={d.window}")
 @pytest.mark.parametrize("knobs", KNOBS, ids=str)
-def test_heads(decoder, knobs):
-    oracle = decode(TOY, "ar", GRID, images=16, **knobs)
+def test_heads(decoder, knobs, assert_same_pictures):
+    oracle = decode(TOY, "ar", GRID, images=IMAGES, **knobs)
     passes = {}
     for heads in ("fitted", "untrained", "random", "wrong"):
-        out = decode(TOY, decoder, GRID, images=16, heads=heads, **knobs)
+        out = decode(TOY, decoder, GRID, images=IMAGES, heads=heads, **knobs)
         assert_same_pictures(out, oracle, **knobs)
         passes[heads] = float(np.mean(out.passes))
     if decoder.width(GRID) == 1:
@@ -62,28 +69,29 @@ def test_heads_with_context(decoder):
     "decoder", ["jacobi-match", "jacobi-above", Raster(9, drafter="left"), Raster(9, drafter="horizontal")]
 )
 @pytest.mark.parametrize("knobs", KNOBS, ids=str)
-def test_other_drafters(decoder, knobs):
-    oracle = decode(TOY, "ar", GRID, images=16, **knobs)
-    out = decode(TOY, decoder, GRID, images=16, **knobs)
+def test_other_drafters(decoder, knobs, assert_same_pictures):
+    oracle = decode(TOY, "ar", GRID, images=IMAGES, **knobs)
+    out = decode(TOY, decoder, GRID, images=IMAGES, **knobs)
     assert_same_pictures(out, oracle, **knobs)
     assert np.all(out.passes <= GRID.size)
 
 
-def test_without_guidance():
-    oracle = decode(TOY, "ar", GRID, images=16, cfg_scale=None)
-    out = decode(TOY, SPATIAL[2], GRID, images=16, cfg_scale=None)
+def test_without_guidance(assert_same_pictures):
+    oracle = decode(TOY, "ar", GRID, images=IMAGES, cfg_scale=None)
+    out = decode(TOY, PRESETS["ssd-exact"], GRID, images=IMAGES, cfg_scale=None)
     assert_same_pictures(out, oracle, cfg_scale=None)
 
 
 def test_batch_size_and_order():
     """A picture depends on its key and prompt alone: alone, in a batch, and in a batch of another order."""
-    order = np.array([5, 3, 4, 1, 6, 2, 7, 0])
+    order = np.array([5, 3, 4, 1, 6, 2, 7, 0, *range(8, IMAGES)])
     call = {"which": 0, "seed": 4}
-    oracle = decode(TOY, "ar", GRID, images=8, **call)
-    shuffled = decode(TOY, SPATIAL[2], GRID, images=8, numbers=order, **call)
+    decoder = PRESETS["ssd-exact"]
+    oracle = decode(TOY, "ar", GRID, images=IMAGES, **call)
+    shuffled = decode(TOY, decoder, GRID, images=IMAGES, numbers=order, **call)
     assert (np.asarray(shuffled.tokens) == np.asarray(oracle.tokens)[order]).all()
     for number in (0, 3):
-        alone = decode(TOY, SPATIAL[2], GRID, images=1, numbers=[number], **call)
+        alone = decode(TOY, decoder, GRID, images=1, numbers=[number], **call)
         assert (np.asarray(alone.tokens)[0] == np.asarray(oracle.tokens)[number]).all()
         in_batch = np.flatnonzero(order == number)[0]
         assert np.asarray(alone.passes)[0] == np.asarray(shuffled.passes)[in_batch]

@@ -75,12 +75,11 @@ def test_heads_with_context_follow_the_law(name):
     assert chi_square(LOSSLESS[name], heads="context")[0] > 1e-3
 
 
-@pytest.mark.parametrize("rounds", [0, 1])
-def test_a_fixed_number_of_rounds_does_not(rounds):
-    assert chi_square(SSD(rounds=rounds))[0] < 1e-9
+def test_a_fixed_number_of_rounds_does_not():
+    assert chi_square(SSD(rounds=1))[0] < 1e-9
 
 
-@pytest.mark.parametrize("name", ["sjd", "scd", "mtp", "ssd, auto"])
+@pytest.mark.parametrize("name", ["scd", "mtp", "ssd, auto"])
 def test_a_plain_draw_instead_of_the_residual_does_not(name, monkeypatch):
     monkeypatch.setattr(accept, "residual", lambda log_p, log_q: log_p)
     assert chi_square(LOSSLESS[name], fresh_program())[0] < 1e-9

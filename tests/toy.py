@@ -62,7 +62,8 @@ def _params(toy: Toy):
     """Parameters at several times their usual scale, so that tokens depend on each other strongly."""
     import flax.linen as nn
 
-    values = nn.unbox(Transformer(toy.config).init(jax.random.key(toy.seed), jnp.zeros((1, 2), jnp.int32)))
+    init = jax.jit(Transformer(toy.config).init)
+    values = nn.unbox(init(jax.random.key(toy.seed), jnp.zeros((1, 2), jnp.int32)))
     return jax.tree.map(lambda x: x * toy.sharpness if x.ndim > 1 else x, values)
 
 
