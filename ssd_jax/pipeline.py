@@ -17,10 +17,11 @@ from ssd_jax.decode.engine import decode, make_cache
 from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder, require_heads
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
-from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
+from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.heads import abstract_heads
 from ssd_jax.models.transformer import Transformer, abstract_backbone, image_hidden
-from ssd_jax.models.vq import VQModel, abstract_vq, to_float, to_uint8
+from ssd_jax.models.vq import to_float, to_uint8
+from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq, vq_model
 from ssd_jax.prompts import Prompts, pad_left, read_tokenizer
 from ssd_jax.request import Output, images_of_call
 from ssd_jax.sampling import Sampler, image_keys
@@ -47,7 +48,7 @@ class Pipeline:
         self,
         folder: Path,
         config: ModelConfig,
-        vq_config: VQConfig,
+        vq_config: AnyVQConfig,
         params: Any,
         dtype: jnp.dtype,
         heads: HeadsConfig | None = None,
@@ -323,10 +324,10 @@ def _visual_logits(params: Any, ids: jax.Array, mask: jax.Array, codes: jax.Arra
 
 
 @partial(jax.jit, static_argnames="config")
-def _to_codes(params: Any, images: jax.Array, *, config: VQConfig) -> jax.Array:
-    return VQModel(config).apply(params, to_float(images), method="encode")
+def _to_codes(params: Any, images: jax.Array, *, config: AnyVQConfig) -> jax.Array:
+    return vq_model(config).apply(params, to_float(images), method="encode")
 
 
 @partial(jax.jit, static_argnames="config")
-def _to_pixels(params: Any, codes: jax.Array, *, config: VQConfig) -> jax.Array:
-    return to_uint8(VQModel(config).apply(params, codes, method="decode"))
+def _to_pixels(params: Any, codes: jax.Array, *, config: AnyVQConfig) -> jax.Array:
+    return to_uint8(vq_model(config).apply(params, codes, method="decode"))

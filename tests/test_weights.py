@@ -15,7 +15,8 @@ from ssd_jax.errors import UserError
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
 from ssd_jax.models.heads import DraftHeads, abstract_heads, init_heads
 from ssd_jax.models.transformer import Transformer, abstract_backbone
-from ssd_jax.models.vq import VQModel, abstract_vq
+from ssd_jax.models.vq import VQModel
+from ssd_jax.models.vq_models import abstract_vq
 from ssd_jax.weights import export
 from ssd_jax.weights.export import heads_metadata, write_config, write_tensors
 from ssd_jax.weights.load import fingerprint, read_config, read_heads_config, read_metadata, read_tensors

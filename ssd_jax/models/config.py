@@ -48,9 +48,14 @@ class VQConfig:
     normalised: bool = True
 
     def __post_init__(self):
-        for multiplier in self.multipliers:
-            if self.channels * multiplier % self.groups:
-                raise ConfigError(f"groups ({self.groups}) must divide {self.channels * multiplier} channels.")
+        for width in self.widths:
+            if width % self.groups:
+                raise ConfigError(f"groups ({self.groups}) must divide {width} channels.")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of every resolution level."""
+        return tuple(self.channels * multiplier for multiplier in self.multipliers)
 
     @property
     def stride(self) -> int:

@@ -4,63 +4,18 @@ Block structure and names follow the published tokenizers (conv_in, down, mid, u
 between them is in `VQConfig`. Images are float32 [B, height, width, 3] in [-1, 1], codes int32 [B, R, C].
 """
 
-from typing import Any
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from ssd_jax.models.config import VQConfig
+from ssd_jax.models.vq_blocks import Middle, Norm, ascend, conv, descend, nearest_code
 
 
-def _conv(features: int, size: int, name: str) -> nn.Conv:
-    return nn.Conv(features, (size, size), padding="SAME", name=name)
-
-
-def _norm(config: VQConfig, name: str) -> nn.GroupNorm:
-    return nn.GroupNorm(num_groups=config.groups, epsilon=1e-6, name=name)
-
-
-class ResnetBlock(nn.Module):
-    """norm, silu, conv, norm, silu, conv, plus the input (through a 1x1 convolution where the width changes)."""
-
-    config: VQConfig
-    features: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = _conv(self.features, 3, "conv1")(nn.silu(_norm(self.config, "norm1")(x)))
-        y = _conv(self.features, 3, "conv2")(nn.silu(_norm(self.config, "norm2")(y)))
-        if x.shape[-1] != self.features:
-            x = _conv(self.features, 1, "nin_shortcut")(x)
-        return x + y
-
-
-class AttentionBlock(nn.Module):
-    """Single-head self-attention over the whole grid, with a residual connection."""
-
-    config: VQConfig
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        B, R, C, D = x.shape
-        y = _norm(self.config, "norm")(x).reshape(B, R * C, D)
-        q, k, v = (nn.Dense(D, name=name)(y) for name in ("q", "k", "v"))
-        scores = jnp.einsum("bqd,bkd->bqk", q, k) * D**-0.5
-        y = jnp.einsum("bqk,bkd->bqd", jax.nn.softmax(scores, axis=-1), v)
-        return x + nn.Dense(D, name="proj_out")(y).reshape(x.shape)
-
-
-class Middle(nn.Module):
-    """ResNet block, attention, ResNet block at the lowest resolution."""
-
-    config: VQConfig
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = ResnetBlock(self.config, x.shape[-1], name="block_1")(x)
-        x = AttentionBlock(self.config, name="attn_1")(x)
-        return ResnetBlock(self.config, x.shape[-1], name="block_2")(x)
+def _norm(config: VQConfig) -> Norm:
+    return partial(nn.GroupNorm, num_groups=config.groups, epsilon=1e-6)
 
 
 class Encoder(nn.Module):
@@ -71,16 +26,11 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         config = self.config
-        x = _conv(config.channels, 3, "conv_in")(space_to_depth(images, config.patch))
-        for level, multiplier in enumerate(config.multipliers):
-            for block in range(config.blocks):
-                x = ResnetBlock(config, config.channels * multiplier, name=f"down_{level}_block_{block}")(x)
-            if level + 1 < len(config.multipliers):
-                # Padded on the right and below only, as the published tokenizers do.
-                x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
-                x = nn.Conv(x.shape[-1], (3, 3), (2, 2), "VALID", name=f"down_{level}_downsample")(x)
-        x = Middle(config, name="mid")(x)
-        return _norm(config, "norm_out")(x)
+        norm = _norm(config)
+        x = conv(config.channels, 3, "conv_in")(space_to_depth(images, config.patch))
+        x = descend(x, norm, config.widths, config.blocks)
+        x = Middle(norm, name="mid")(x)
+        return norm(name="norm_out")(x)
 
 
 class Decoder(nn.Module):
@@ -91,17 +41,11 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
         config = self.config
-        x = _conv(config.channels * config.multipliers[-1], 3, "conv_in")(z)
-        x = Middle(config, name="mid")(x)
-        for level in reversed(range(len(config.multipliers))):
-            for block in range(config.blocks + 1):
-                x = ResnetBlock(config, config.channels * config.multipliers[level], name=f"up_{level}_block_{block}")(
-                    x
-                )
-            if level:
-                x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-                x = _conv(x.shape[-1], 3, f"up_{level}_upsample")(x)
-        x = _conv(3 * config.patch**2, 3, "conv_out")(nn.silu(_norm(config, "norm_out")(x)))
+        norm = _norm(config)
+        x = conv(config.widths[-1], 3, "conv_in")(z)
+        x = Middle(norm, name="mid")(x)
+        x = ascend(x, norm, config.widths, config.blocks + 1)
+        x = conv(3 * config.patch**2, 3, "conv_out")(nn.silu(norm(name="norm_out")(x)))
         return depth_to_space(x, config.patch)
 
 
@@ -129,9 +73,7 @@ class VQModel(nn.Module):
 
     def lookup(self, z: jax.Array) -> jax.Array:
         """Nearest code of every latent, int32 [B, R, C]; the lowest id wins a tie."""
-        codes = self.code_vectors()
-        # argmin |z - c|^2 without the term that is the same for every code.
-        return jnp.argmax(jnp.einsum("brcd,vd->brcv", z, codes) - 0.5 * (codes**2).sum(-1), axis=-1).astype(jnp.int32)
+        return nearest_code(z, self.code_vectors())
 
     def latents_and_codes(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Latents before quantisation and the codes they are given."""
@@ -162,12 +104,6 @@ class VQModel(nn.Module):
             "commitment": quantised * jnp.mean(jnp.sum((z - jax.lax.stop_gradient(chosen)) ** 2, axis=-1)),
         }
         return self.decoder(z + quantised * jax.lax.stop_gradient(chosen - z)), codes, terms
-
-
-def abstract_vq(config: VQConfig) -> Any:
-    """Shapes of the parameters, without making any: a pytree of `jax.ShapeDtypeStruct`."""
-    image = jnp.zeros((1, 2 * config.stride, 2 * config.stride, 3))
-    return jax.eval_shape(lambda: VQModel(config).init(jax.random.key(0), image))
 
 
 def _unit(x: jax.Array) -> jax.Array:

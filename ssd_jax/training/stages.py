@@ -23,7 +23,8 @@ from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict
 from ssd_jax.models.heads import abstract_heads
 from ssd_jax.models.products import PRODUCTS
 from ssd_jax.models.transformer import abstract_backbone
-from ssd_jax.models.vq import VQModel, abstract_vq, to_float, to_uint8
+from ssd_jax.models.vq import VQModel, to_float, to_uint8
+from ssd_jax.models.vq_models import abstract_vq
 from ssd_jax.prompts import SPECIALS, Prompts, pad_left, word_tokenizer
 from ssd_jax.sampling import Sampler, image_keys
 from ssd_jax.training import emoji

@@ -1,0 +1,112 @@
+"""The blocks that convolutional image tokenizers share; x is [B, height, width, D] everywhere.
+
+What differs between the tokenizers comes in as `norm`, the constructor of their normalisation layers. It is used as
+`norm(name=...)(x, *guide)`; `guide` is empty unless the layers look at the latents themselves (MoVQ).
+Source: VQGAN, arXiv 2012.09841. Its names are kept (conv_in, norm1, nin_shortcut, proj_out).
+"""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Norm = Callable[..., nn.Module]
+
+
+def conv(features: int, size: int, name: str) -> nn.Conv:
+    """A convolution that keeps the grid."""
+    return nn.Conv(features, (size, size), padding="SAME", name=name)
+
+
+class ResnetBlock(nn.Module):
+    """norm, silu, conv, norm, silu, conv, plus the input (through a 1x1 convolution where the width changes)."""
+
+    norm: Norm
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *guide: jax.Array) -> jax.Array:
+        y = conv(self.features, 3, "conv1")(nn.silu(self.norm(name="norm1")(x, *guide)))
+        y = conv(self.features, 3, "conv2")(nn.silu(self.norm(name="norm2")(y, *guide)))
+        if x.shape[-1] != self.features:
+            x = conv(self.features, 1, "nin_shortcut")(x)
+        return x + y
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over the whole grid, with a residual connection."""
+
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *guide: jax.Array) -> jax.Array:
+        B, R, C, D = x.shape
+        y = self.norm(name="norm")(x, *guide).reshape(B, R * C, D)
+        q, k, v = (nn.Dense(D, name=name)(y) for name in ("q", "k", "v"))
+        scores = jnp.einsum("bqd,bkd->bqk", q, k) * D**-0.5
+        y = jnp.einsum("bqk,bkd->bqd", jax.nn.softmax(scores, axis=-1), v)
+        return x + nn.Dense(D, name="proj_out")(y).reshape(x.shape)
+
+
+class Middle(nn.Module):
+    """ResNet block, attention, ResNet block at the lowest resolution."""
+
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *guide: jax.Array) -> jax.Array:
+        x = ResnetBlock(self.norm, x.shape[-1], name="block_1")(x, *guide)
+        x = AttentionBlock(self.norm, name="attn_1")(x, *guide)
+        return ResnetBlock(self.norm, x.shape[-1], name="block_2")(x, *guide)
+
+
+def descend(x: jax.Array, norm: Norm, widths: Sequence[int], blocks: int, attention: Sequence[int] = ()) -> jax.Array:
+    """The levels of an encoder, from the highest resolution down; level 0 is the highest. Call it in a compact method.
+
+    Args:
+        x: [B, height, width, D].
+        widths: the channels of every level; each level after the first halves the grid.
+        blocks: ResNet blocks per level.
+        attention: the levels in which an attention block follows every ResNet block.
+    """
+    for level, width in enumerate(widths):
+        for block in range(blocks):
+            x = ResnetBlock(norm, width, name=f"down_{level}_block_{block}")(x)
+            if level in attention:
+                x = AttentionBlock(norm, name=f"down_{level}_attn_{block}")(x)
+        if level + 1 < len(widths):
+            # Padded on the right and below only, as the published tokenizers do.
+            x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+            x = nn.Conv(x.shape[-1], (3, 3), (2, 2), "VALID", name=f"down_{level}_downsample")(x)
+    return x
+
+
+def ascend(
+    x: jax.Array,
+    norm: Norm,
+    widths: Sequence[int],
+    blocks: int,
+    attention: Sequence[int] = (),
+    guide: Sequence[jax.Array] = (),
+) -> jax.Array:
+    """The levels of a decoder, from the lowest resolution up; arguments and level numbers as in `descend`."""
+    for level in reversed(range(len(widths))):
+        for block in range(blocks):
+            x = ResnetBlock(norm, widths[level], name=f"up_{level}_block_{block}")(x, *guide)
+            if level in attention:
+                x = AttentionBlock(norm, name=f"up_{level}_attn_{block}")(x, *guide)
+        if level:
+            x = conv(x.shape[-1], 3, f"up_{level}_upsample")(enlarge(x, 2))
+    return x
+
+
+def enlarge(x: jax.Array, factor: int) -> jax.Array:
+    """Every pixel becomes a square of factor x factor equal ones."""
+    return jnp.repeat(jnp.repeat(x, factor, axis=1), factor, axis=2)
+
+
+def nearest_code(z: jax.Array, codes: jax.Array) -> jax.Array:
+    """The row of `codes` [V, D] that is nearest to each vector of z [B, R, C, D], int32; the lowest wins a tie."""
+    # argmin |z - c|^2 without the term that is the same for every code.
+    return jnp.argmax(jnp.einsum("brcd,vd->brcv", z, codes) - 0.5 * (codes**2).sum(-1), axis=-1).astype(jnp.int32)

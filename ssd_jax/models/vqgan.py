@@ -1,0 +1,87 @@
+"""The published VQGAN: Chameleon's, which Lumina-mGPT uses, and Janus's VQ-16, which is LlamaGen's.
+
+Source: arXiv 2012.09841. Images are float32 [B, height, width, 3] in [-1, 1] with sides that are multiples of the
+stride, codes int32 [B, R, C].
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssd_jax.models.vq_blocks import Middle, Norm, ascend, conv, descend, nearest_code
+from ssd_jax.models.vq_config import GROUPS, LevelsConfig, VQGANConfig
+
+
+def group_norm(name: str) -> nn.GroupNorm:
+    """The normalisation of the published tokenizers."""
+    # The fast variance, E[x^2] - E[x]^2, loses digits where a group's mean is far from zero; the originals avoid it.
+    return nn.GroupNorm(num_groups=GROUPS, epsilon=1e-6, use_fast_variance=False, name=name)
+
+
+class Encoder(nn.Module):
+    """Images to latents [B, R, C, latent_dim]."""
+
+    config: LevelsConfig
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        config = self.config
+        x = conv(config.channels, 3, "conv_in")(images)
+        x = descend(x, group_norm, config.widths, config.blocks, config.attention_levels)
+        x = Middle(group_norm, name="mid")(x)
+        return conv(config.latent_dim, 3, "conv_out")(nn.silu(group_norm("norm_out")(x)))
+
+
+class Decoder(nn.Module):
+    """Latents [B, R, C, latent_dim] to images; `guide` goes to every normalisation layer."""
+
+    config: LevelsConfig
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, z: jax.Array, *guide: jax.Array) -> jax.Array:
+        config = self.config
+        x = conv(config.widths[-1], 3, "conv_in")(z)
+        x = Middle(self.norm, name="mid")(x, *guide)
+        x = ascend(x, self.norm, config.widths, config.blocks + 1, config.attention_levels, guide)
+        return conv(3, 3, "conv_out")(nn.silu(self.norm(name="norm_out")(x, *guide)))
+
+
+class VQGAN(nn.Module):
+    """Encoder, codebook and decoder: `encode` and `decode`; a call does both, one after the other."""
+
+    config: VQGANConfig
+
+    def setup(self):
+        config = self.config
+        self.encoder = Encoder(config)
+        self.quant_conv = nn.Dense(config.code_dim)
+        self.codebook = self.param("codebook", nn.initializers.normal(1.0), (config.codebook_size, config.code_dim))
+        self.post_quant_conv = nn.Dense(config.latent_dim)
+        self.decoder = Decoder(config, group_norm)
+
+    def code_vectors(self) -> jax.Array:
+        """The codebook as it enters lookup and decoder, float32 [V, code_dim]."""
+        return _unit(self.codebook) if self.config.normalised else self.codebook
+
+    def latents(self, images: jax.Array) -> jax.Array:
+        """Latents before quantisation, [B, R, C, code_dim]."""
+        z = self.quant_conv(self.encoder(images))
+        return _unit(z) if self.config.normalised else z
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        """Images to codes."""
+        return nearest_code(self.latents(images), self.code_vectors())
+
+    def decode(self, codes: jax.Array) -> jax.Array:
+        """Codes to images in [-1, 1] (not clipped)."""
+        return self.decoder(self.post_quant_conv(self.code_vectors()[codes]))
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Images, encoded and decoded again."""
+        return self.decode(self.encode(images))
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    """x over its length, or over 1e-12 where it is shorter, as the original does."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
