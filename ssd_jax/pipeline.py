@@ -26,7 +26,15 @@ from ssd_jax.prompts import Prompts, pad_left, read_tokenizer
 from ssd_jax.request import Output, images_of_call
 from ssd_jax.sampling import Sampler, image_keys
 from ssd_jax.weights.hub import download, is_hub_id
-from ssd_jax.weights.load import fingerprint, read_backbone, read_config, read_heads_config, read_tensors
+from ssd_jax.weights.load import (
+    find_vq_weights,
+    fingerprint,
+    read_backbone,
+    read_config,
+    read_heads_config,
+    read_tensors,
+    read_vq,
+)
 from ssd_jax.weights.store import find_weights
 
 BUNDLED = Path(__file__).parent / "assets"
@@ -42,6 +50,7 @@ class Pipeline:
         params: the backbone's parameters.
         heads, heads_params: the draft heads' config and parameters; None without heads.
         dtype: of parameters and cache.
+        vq_weights: file or folder of the VQ tokenizer; None: it lies in the folder.
     """
 
     def __init__(
@@ -53,10 +62,12 @@ class Pipeline:
         dtype: jnp.dtype,
         heads: HeadsConfig | None = None,
         heads_params: Any = None,
+        vq_weights: Path | None = None,
     ):
         self.folder, self.config, self.vq_config = folder, config, vq_config
         self.params, self.dtype = params, dtype
         self.heads, self.heads_params = heads, heads_params
+        self.vq_weights = vq_weights
         self._vq_params: Any = None
         self._prompts: Prompts | None = None
         self._programs: dict[Any, Any] = {}
@@ -254,7 +265,8 @@ class Pipeline:
     def vq_params(self) -> Any:
         """The VQ tokenizer's parameters; read on first use, so a folder without vq.safetensors loads."""
         if self._vq_params is None:
-            self._vq_params = read_tensors(self.folder / "vq.safetensors", abstract_vq(self.vq_config), jnp.float32)
+            path = find_vq_weights(self.vq_weights or self.folder, self.config.architecture)
+            self._vq_params = read_vq(path, self.config.architecture, abstract_vq(self.vq_config))
         return self._vq_params
 
     def warn_unknown(self, prompts: Sequence[str]) -> None:
@@ -270,6 +282,7 @@ def load(
     source: str | Path = "emoji",
     dtype: Any = None,
     heads: str | Path | None = None,
+    vq_weights: str | Path | None = None,
     tokens: Mapping[str, int] | None = None,
 ) -> Pipeline:
     """Loads a checkpoint.
@@ -279,6 +292,8 @@ def load(
             which is "./emoji" if it has such a name; or "organisation/name" of the Hugging Face hub.
         dtype: of the parameters and the cache; None is float32 on CPU, bfloat16 elsewhere.
         heads: draft heads, a file or a folder with heads.safetensors; None takes the checkpoint's own, if it has any.
+        vq_weights: the image tokenizer's weights, a file or a folder, where the checkpoint lacks them (Lumina-mGPT) or
+            they are published by themselves (Emu3-VisionTokenizer). They are read when they are first needed.
         tokens: special ids ("pad", "unk", "bos", "boi", "row_end") where config.json and tokenizer do not tell.
     Raises:
         UserError: no such checkpoint, files in it that are damaged or do not fit together, heads of another backbone.
@@ -294,7 +309,8 @@ def load(
     drafters = (None, None)
     if heads is not None or path.exists():
         drafters = _read_heads(path, weights, config, dtype)
-    return Pipeline(folder, config, vq_config, params, dtype, *drafters)
+    vq_path = None if vq_weights is None else Path(vq_weights)
+    return Pipeline(folder, config, vq_config, params, dtype, *drafters, vq_path)
 
 
 def find_folder(source: str | Path) -> Path:

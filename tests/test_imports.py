@@ -26,7 +26,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Further limits inside the layers.
 PURE_DECODE = {f"decode.{name}" for name in ("state", "drafters", "accept", "raster", "rows", "wave", "ar")}
 NOT_FOR_PURE_DECODE = ("models", "weights", "decode.engine")  # they receive functions; the engine binds the model
-WEIGHTS_MAY_IMPORT = ("models.config", "models.published", "sharding", "weights", "errors", "files")
+WEIGHTS_MAY_IMPORT = ("models.config", "models.published", "models.vq_config", "sharding", "weights", "errors", "files")
 OUTSIDE = {"configs", "train", "sample", "tests"}  # the checkout's own files, not installed
 UNSAFE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
 # The one exception: a module that reads a single known file, whose sha256 it checks before it interprets a byte, with

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 import torch_vq
+from safetensors.numpy import load_file, save_file
 from transformers import Emu3VQVAE, Emu3VQVAEConfig, JanusVQVAE, JanusVQVAEConfig
 
 from ssd_jax.models.vq_config import DEFAULTS, VQGANConfig
 from ssd_jax.models.vq_models import abstract_vq
-from ssd_jax.weights.load import WeightsError
+from ssd_jax.weights.load import find_vq_weights, read_vq
 from ssd_jax.weights.mapping import flatten
-from ssd_jax.weights.vq_names import is_vq_name, plan, read_vq
+from ssd_jax.weights.store import WeightsError
+from ssd_jax.weights.vq_names import find_vq_sources, is_vq_name
 
 FAMILIES = ("emu3", "chameleon", "janus")
 COUNTS = {"emu3": 495, "chameleon": 293, "janus": 344}
@@ -49,29 +51,34 @@ def transformers_shapes(family: str) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_original_tensor_is_placed(original, family):
-    shapes = original[family]
+def test_every_original_tensor_has_its_place(original, family):
+    shapes, like = original[family], full_size(family)
     assert len(shapes) == COUNTS[family]
     assert all(map(is_vq_name, shapes))
-    placements = plan(family, shapes, full_size(family))
-    assert {placement.path for placement in placements.values()} == set(flatten(full_size(family)))
-    assert len(shapes) - len(placements) == LEFT_OUT[family]
+    sources = find_vq_sources(family, like, shapes)
+    leaves = flatten(like)
+    assert sources.keys() == leaves.keys()
+    assert len(shapes) - len({source.name for source in sources.values()}) == LEFT_OUT[family]
+    for path, source in sources.items():
+        assert source.fits(shapes[source.name], leaves[path].shape), (path, source)
 
 
-@pytest.mark.parametrize("prefix", ["", "vqmodel.", "model.vqmodel."])
 @pytest.mark.parametrize("family", ["emu3", "janus"])
-def test_both_spellings_fill_the_same_parameters(original, family, prefix):
-    shapes = transformers_shapes(family)
-    stand_ins = {name: np.broadcast_to(np.int8(0), shape) for name, shape in shapes.items()}
-    renamed = getattr(torch_vq, f"{family}_original")(stand_ins)
+def test_both_spellings_fill_the_same_parameters(original, family):
+    shapes, like = transformers_shapes(family), full_size(family)
+    rename = getattr(torch_vq, f"{family}_original")
     start = "gen_vision_model." if family == "janus" else ""
-    assert {start + name: x.shape for name, x in renamed.items()} == original[family]
-    theirs = plan(family, original[family], full_size(family))
-    ours = plan(family, {prefix + name: shape for name, shape in shapes.items()}, full_size(family))
-    for name in shapes:
-        (other,) = getattr(torch_vq, f"{family}_original")({name: stand_ins[name]}).keys() - {"quantize.codebook_used"}
-        if prefix + name in ours:
-            assert ours[prefix + name].path == theirs[start + other].path
+    renamed = {}
+    for name, shape in shapes.items():
+        (renamed[name],) = rename({name: np.broadcast_to(np.int8(0), shape)}).keys() - {"quantize.codebook_used"}
+    assert {start + name for name in renamed.values()} == set(original[family]) - {start + "quantize.codebook_used"}
+    theirs = find_vq_sources(family, like, original[family])
+    for prefix in ("", "vqmodel.", "model.vqmodel."):
+        ours = find_vq_sources(family, like, {prefix + name: shape for name, shape in shapes.items()})
+        for path, source in ours.items():
+            name = source.name.removeprefix(prefix)
+            assert start + renamed[name] == theirs[path].name
+            assert source.fits(shapes[name], flatten(like)[path].shape)
 
 
 @pytest.mark.parametrize(
@@ -103,46 +110,68 @@ def small():
     return {name: x.shape for name, x in state.items()}, abstract_vq(SMALL)
 
 
-def test_losses_of_a_training_checkpoint_are_left_out(small):
-    shapes, like = small
-    assert "loss.discriminator.main.0.weight" not in plan(
-        "chameleon", shapes | {"loss.discriminator.main.0.weight": (64, 3, 4, 4)}, like
+@pytest.fixture
+def write(small, tmp_path):
+    """write(changes) -> a file with the small tokenizer's tensors; other shapes where `changes` has them, None: not."""
+
+    def make(changes):
+        shapes = {name: shape for name, shape in (small[0] | changes).items() if shape is not None}
+        rng = np.random.default_rng(0)
+        save_file({name: rng.normal(size=shape).astype(np.float16) for name, shape in shapes.items()}, tmp_path / "vq")
+        return tmp_path / "vq"
+
+    return make
+
+
+def test_what_is_not_the_tokenizers_is_passed_over(small, write):
+    params = read_vq(
+        write({"loss.discriminator.main.0.weight": (4, 3), "lm_head.weight": (5, 2)}), "chameleon", small[1]
     )
+    assert flatten(params).keys() == flatten(small[1]).keys()
+
+
+def test_axes_are_ours_and_numbers_float32(small, write):
+    path = write({})
+    params = read_vq(path, "chameleon", small[1])["params"]
+    stored = load_file(path)
+    kernel = params["encoder"]["conv_in"]["kernel"]
+    assert kernel.dtype == np.float32
+    np.testing.assert_array_equal(kernel[2, 0, 1], stored["encoder.conv_in.weight"][:, 1, 2, 0])
+    np.testing.assert_array_equal(params["quant_conv"]["kernel"], stored["quant_conv.weight"][:, :, 0, 0].T)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"decoder.conv_out.bias": None}, r"no tensor for the parameter 'decoder.conv_out.bias'\."),
-        ({"encoder.conv_in.bias": None, "quant_conv.bias": None}, r"'encoder.conv_in.bias' \(and for 1 more\)"),
+        ({"decoder.conv_out.bias": None}, r"no tensor is the image tokenizer's 'decoder.conv_out.bias'\."),
+        ({"encoder.conv_in.bias": None, "quant_conv.bias": None}, r"'encoder.conv_in.bias' \(and 1 more\)"),
         ({"encoder.down.7.block.0.conv1.weight": (1,)}, "'encoder.down.7.block.0.conv1.weight' is unexpected"),
         ({"model.vqmodel.extra": (1,)}, "'model.vqmodel.extra' is unexpected"),
         ({"decoder.conv_in.weight": (32, 4, 3, 3)}, r"'decoder.conv_in.weight' has shape \(32, 4, 3, 3\)"),
         ({"quant_conv.weight": (2, 3, 3, 3)}, r"'quant_conv.weight' has shape \(2, 3, 3, 3\)"),
-        ({"quant_conv.weight": (2, 3, 4, 1, 1)}, "'quant_conv.weight' has shape"),  # more taps than frames in front
-        ({"vqmodel.quant_conv.bias": (2,)}, "'quant_conv.bias' and 'vqmodel.quant_conv.bias' are the same parameter"),
+        ({"quant_conv.weight": (2, 3, 4, 1, 1)}, "'quant_conv.weight' has shape"),  # four taps along time, not three
         ({"quantize.embedding.weight": (5, 3)}, "'quantize.embedding.weight' has shape"),
+        ({"vqmodel.quant_conv.bias": (2,)}, "'quant_conv.bias' and 'vqmodel.quant_conv.bias' are the same parameter"),
     ],
 )
-def test_errors_name_the_tensor(small, changes, message):
-    shapes = {name: shape for name, shape in (small[0] | changes).items() if shape is not None}
-    with pytest.raises(WeightsError, match=message):
-        plan("chameleon", shapes, small[1])
+def test_errors_name_file_and_tensor(small, write, changes, message):
+    with pytest.raises(WeightsError, match=f"vq: .*{message}"):
+        read_vq(write(changes), "chameleon", small[1])
 
 
-def test_an_encoder_alone_is_refused(small):
+def test_a_file_without_a_decoder_or_a_tokenizer_is_refused(small):
     half = {name: shape for name, shape in small[0].items() if not name.startswith("decoder.")}
-    with pytest.raises(WeightsError, match="only the tokenizer's encoder"):
-        plan("chameleon", half, small[1])
+    with pytest.raises(WeightsError, match="only the image tokenizer's encoder"):
+        find_vq_sources("chameleon", small[1], half)
+    with pytest.raises(WeightsError, match="no image tokenizer"):
+        find_vq_sources("chameleon", small[1], {"lm_head.weight": (4, 4)})
 
 
-def test_tensors_are_read_one_by_one_and_cast(small):
-    shapes, like = small
-    values = {name: np.arange(np.prod(shape)).reshape(shape).astype(np.float16) for name, shape in shapes.items()}
-    read = []
-    params = read_vq("chameleon", shapes, lambda name: read.append(name) or values[name], like)["params"]
-    assert sorted(read) == sorted(shapes)
-    kernel = params["encoder"]["conv_in"]["kernel"]
-    assert kernel.dtype == np.float32
-    np.testing.assert_array_equal(kernel[2, 0, 1], values["encoder.conv_in.weight"][:, 1, 2, 0])
-    np.testing.assert_array_equal(params["quant_conv"]["kernel"], values["quant_conv.weight"][:, :, 0, 0].T)
+def test_where_a_tokenizer_is_looked_for(tmp_path):
+    assert find_vq_weights(tmp_path, "emoji") == tmp_path / "vq.safetensors"
+    with pytest.raises(WeightsError, match="model.safetensors does not exist"):
+        find_vq_weights(tmp_path, "emu3")
+    for name in ("model.safetensors", "vqgan.safetensors", "vq.safetensors"):  # the last one goes before the others
+        (tmp_path / name).touch()
+        assert find_vq_weights(tmp_path, "chameleon") == tmp_path / name
+    assert find_vq_weights(tmp_path / "model.safetensors", "janus") == tmp_path / "model.safetensors"

@@ -1,19 +1,20 @@
 """The published image tokenizers against torch: same codes, same pixels, whatever the sizes (tests/torch_vq.py)."""
 
-from functools import cache
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_vq
+from safetensors.numpy import save_file
 from transformers import Emu3ImageProcessor
 
 from ssd_jax.models.config import ConfigError
 from ssd_jax.models.vq import to_uint8
-from ssd_jax.models.vq_config import CHAMELEON, EMU3, JANUS, MoVQConfig, VQGANConfig, from_published
+from ssd_jax.models.vq_config import CHAMELEON, EMU3, JANUS, MoVQConfig, VQGANConfig, vq_from_hf
 from ssd_jax.models.vq_models import abstract_vq, vq_model
-from ssd_jax.weights.vq_names import read_vq
+from ssd_jax.weights.load import read_vq
 
 TINY = dict(channels=32, blocks=1, codebook_size=50)
 TINY_VQGAN = TINY | dict(latent_dim=12, code_dim=5)
@@ -55,30 +56,24 @@ CASES = {
 }
 
 
-@cache
-def both(case: str):
-    """(torch's, our parameters) of a case."""
-    config, _, spell = CASES[case]
-    family = case.split("-")[0]
-    theirs = getattr(torch_vq, family)(config)
-    tensors = spell(theirs.state)
-    shapes = {name: x.shape for name, x in tensors.items()}
-    return theirs, read_vq(family, shapes, tensors.__getitem__, abstract_vq(config))
-
-
 def run(function, *arguments):
     """The function, compiled for one call: without the optimisations, which would take most of the time."""
     return jax.jit(function).lower(*arguments).compile({"xla_backend_optimization_level": 0})(*arguments)
 
 
-@pytest.fixture(params=CASES)
-def case(request):
-    return request.param
+@pytest.fixture(scope="module", params=CASES)
+def case(request, tmp_path_factory):
+    """(family, config, grid, torch's, our parameters, read from a file)."""
+    family = request.param.split("-")[0]
+    config, grid, spell = CASES[request.param]
+    theirs = getattr(torch_vq, family)(config)
+    path = tmp_path_factory.mktemp("vq") / "model.safetensors"
+    save_file({name: np.array(x, order="C") for name, x in spell(theirs.state).items()}, path)
+    return family, config, grid, theirs, read_vq(path, family, abstract_vq(config))
 
 
 def test_codes_are_those_of_torch(case):
-    config, (rows, cols), _ = CASES[case]
-    theirs, params = both(case)
+    _, config, (rows, cols), theirs, params = case
     shape = (2, rows * config.stride, cols * config.stride, 3)
     images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     model = vq_model(config)
@@ -92,8 +87,7 @@ def test_codes_are_those_of_torch(case):
 
 
 def test_pixels_are_those_of_torch(case):
-    config, grid, _ = CASES[case]
-    theirs, params = both(case)
+    _, config, grid, theirs, params = case
     codes = np.random.default_rng(1).integers(0, config.codebook_size, (2, *grid))
     pixels = run(lambda p, x: vq_model(config).apply(p, x, method="decode"), params, codes)
     assert pixels.dtype == jnp.float32
@@ -103,8 +97,8 @@ def test_pixels_are_those_of_torch(case):
 
 
 def test_the_config_is_read_from_the_published_one(case):
-    theirs, _ = both(case)
-    assert from_published(case.split("-")[0], theirs.published, "config.json: vq_config") == CASES[case][0]
+    family, config, _, theirs, _ = case
+    assert vq_from_hf(family, {"vq_config": theirs.published}) == config
 
 
 @pytest.mark.parametrize("to_bytes", ["emu3", "chameleon", "janus"])
@@ -127,20 +121,17 @@ def test_bytes_are_those_of_the_published_pipelines(to_bytes):
 
 
 @pytest.mark.parametrize(
-    ("family", "published", "config"),
+    ("family", "values", "config"),
     [
-        (
-            "emu3",
-            {"ch": 256, "ch_mult": [1, 2, 2, 4], "z_channels": 4, "double_z": False, "attn_resolutions": [3]},
-            EMU3,
-        ),
-        ("janus", {"image_token_size": 16384, "n_embed": 8}, JANUS),
-        ("chameleon", {"model_type": "chameleon_vqgan"}, CHAMELEON),
-        ("chameleon", {"attn_resolutions": None, "resolution": 512, "dropout": 0.0}, CHAMELEON),
+        ("emu3", {"model_type": "Emu3"}, EMU3),
+        ("janus", {"gen_vision_config": {"cls": "VQ-16", "params": {"image_token_size": 16384, "n_embed": 8}}}, JANUS),
+        ("janus", {"gen_vision_config": {"params": {"n_embed": 4}}}, dataclasses.replace(JANUS, code_dim=4)),
+        ("chameleon", {"vq_config": None}, CHAMELEON),
+        ("chameleon", {"vq_config": {"attn_resolutions": None, "resolution": 512, "dropout": 0.0}}, CHAMELEON),
     ],
 )
-def test_original_configs_and_defaults(family, published, config):
-    assert from_published(family, published, "config.json") == config
+def test_original_configs_and_defaults(family, values, config):
+    assert vq_from_hf(family, values) == config
 
 
 def test_strides_are_the_published_ones():
@@ -166,4 +157,4 @@ def test_strides_are_the_published_ones():
 )
 def test_other_networks_are_refused(family, published, message):
     with pytest.raises(ConfigError, match=f"^config.json: vq_config.*{message}"):
-        from_published(family, published, "config.json: vq_config")
+        vq_from_hf(family, {"vq_config": published})

@@ -112,9 +112,7 @@ DEFAULTS = {"chameleon": CHAMELEON, "janus": JANUS, "emu3": EMU3}
 
 _FIELDS = {
     "base_channels": "channels",
-    "ch": "channels",
     "channel_multiplier": "multipliers",
-    "ch_mult": "multipliers",
     "num_res_blocks": "blocks",
     "num_embeddings": "codebook_size",
     "codebook_size": "codebook_size",
@@ -122,14 +120,12 @@ _FIELDS = {
     "embed_dim": "code_dim",
     "n_embed": "code_dim",
     "latent_channels": "latent_dim",
-    "z_channels": "latent_dim",
     "temporal_downsample_factor": "frames",
 }
-"""Published key -> our field: transformers' names, then those of the original repositories."""
+"""Published key -> our field: transformers' keys, and those of the original Janus."""
 
 _FIXED = {
     "double_latent": False,
-    "double_z": False,
     "in_channels": 3,
     "out_channels": 3,
     "attn_type": "vanilla",
@@ -138,18 +134,27 @@ _FIXED = {
 """Published keys that all checkpoints agree on; another value would be another network."""
 
 
-def from_published(family: str, values: object, where: str) -> VQGANConfig | MoVQConfig:
-    """Reads the tokenizer's section of a published config.json.
+def vq_from_hf(family: str, values: Mapping, where: str = "config.json") -> VQGANConfig | MoVQConfig:
+    """Reads the image tokenizer's section of a published model's config.json; without one it is the published one.
 
     Args:
         family: a key of `DEFAULTS`.
-        values: the parsed section: `vq_config` of a transformers checkpoint, the whole config.json of
-            Emu3-VisionTokenizer, `gen_vision_config["params"]` of an original Janus. Keys that do not describe the
-            network are passed over.
-        where: file and section, for error messages.
+        values: the parsed file: `vq_config` as in transformers, or `gen_vision_config` of the original Janus. Keys
+            that do not describe the network are passed over.
+        where: the file, for error messages.
     Raises:
         ConfigError: a value is malformed or describes a network that is not implemented.
     """
+    for keys in (("vq_config",), ("gen_vision_config", "params")):
+        section = values
+        for key in keys:
+            section = section.get(key) if isinstance(section, Mapping) else section
+        if section is not None:
+            return _from_section(family, section, f"{where}: {'.'.join(keys)}")
+    return DEFAULTS[family]
+
+
+def _from_section(family: str, values: object, where: str) -> VQGANConfig | MoVQConfig:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected an object.")
     for key, wanted in _FIXED.items():

@@ -14,9 +14,11 @@ from jax.typing import DTypeLike
 
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict, read_json
 from ssd_jax.models.published import from_hf, with_tokens
+from ssd_jax.models.vq_config import MoVQConfig, VQGANConfig, vq_from_hf
 from ssd_jax.weights.mapping import COLLECTION, Source, flatten, unflatten
 from ssd_jax.weights.names import find_sources, ignored_names
-from ssd_jax.weights.store import Store, WeightsError, opened, others
+from ssd_jax.weights.store import Store, WeightsError, find_weights, opened, others
+from ssd_jax.weights.vq_names import find_vq_sources
 
 CONFIG_NAME, TOKENIZER_NAME = "config.json", "tokenizer.json"
 FORMAT = "ssd_jax-1"
@@ -87,7 +89,40 @@ def read_backbone(path: Path, config: ModelConfig, like: Mapping[str, Any], dtyp
     return read_tensors(path, like, dtype, sources, ignored_names(config))
 
 
-def read_config(folder: Path, tokens: Mapping[str, int] | None = None) -> tuple[ModelConfig, VQConfig | None]:
+def read_vq(path: Path, family: str, like: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads an image tokenizer's parameters, in float32, under our own names or under those of its publishers.
+
+    Args:
+        path: the tokenizer's own file, or that of a whole published model; or the index of a sharded one.
+        family: `ModelConfig.architecture`.
+        like: as for `read_tensors`, which this is otherwise.
+    """
+    with opened(path) as store:
+        shapes = {name: store.shape(name) for name in store.names}
+    if family == "emoji" or "codebook" in shapes:
+        return read_tensors(path, like, jnp.float32)
+    try:
+        sources = find_vq_sources(family, like, shapes)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    return read_tensors(path, like, jnp.float32, sources, ignored=".*")
+
+
+def find_vq_weights(source: Path, family: str) -> Path:
+    """The file or index with an image tokenizer: `source` itself, or in this folder the tokenizer's own file or, of
+    published models, the model's, which often holds both."""
+    source = Path(source)
+    if source.is_file():
+        return source
+    for path in (source / "vq.safetensors", source / "vqgan.safetensors"):
+        if path.exists() or family == "emoji":
+            return path
+    return find_weights(source)
+
+
+def read_config(
+    folder: Path, tokens: Mapping[str, int] | None = None
+) -> tuple[ModelConfig, VQConfig | VQGANConfig | MoVQConfig]:
     """Reads `config.json` of a checkpoint folder, in our own format or as published.
 
     Args:
@@ -99,7 +134,8 @@ def read_config(folder: Path, tokens: Mapping[str, int] | None = None) -> tuple[
     path = Path(folder) / CONFIG_NAME
     values = read_json(path)
     if "format" not in values and ("model_type" in values or "architectures" in values):
-        return from_hf(values, read_vocabulary(folder), tokens, str(path)), None
+        model = from_hf(values, read_vocabulary(folder), tokens, str(path))
+        return model, vq_from_hf(model.architecture, values, str(path))
     if values.get("format") != FORMAT:
         raise WeightsError(f"{path}: format must be {FORMAT!r}, not {values.get('format')!r}.")
     for name in ("model", "vq"):

@@ -50,8 +50,8 @@ class Source:
     Attributes:
         name: the tensor's name.
         layout: the stored axes and the parameter's, as in "(n h) d -> d n h": stored axes in the order of the file,
-            those in brackets are stored as one, and 1 is an axis of length one that the parameter lacks. Empty: the
-            same axes.
+            those in brackets are stored as one, and a number is the length of an axis that the parameter lacks, of
+            which the last entry is read. Empty: the same axes.
         first, rows: the parameter is a part of the stored axis 0, which has `rows` entries, from entry `first` on;
             `rows` 0: the whole axis.
         spread: the stored axis 0 may have fewer entries than the parameter's, each of them for equally many in a row.
@@ -65,7 +65,10 @@ class Source:
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that the tensor of a parameter of `shape` must have in the file."""
-        stored = tuple(math.prod(shape[axis] for axis in group) for group in self._groups(len(shape)))
+        stored = tuple(
+            group if isinstance(group, int) else math.prod(shape[axis] for axis in group)
+            for group in self._groups(len(shape))
+        )
         return (self.rows, *stored[1:]) if self.rows else stored
 
     def fits(self, stored: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -93,28 +96,32 @@ class Source:
             return whole[tuple(slice(*part) for part in ranges)]
         slices, sizes = [], []
         for group in groups:
+            if isinstance(group, int):
+                slices.append(slice(group - 1, group))
+                continue
             # Of axes stored as one, a range of the slowest is contiguous; ranges of the others are cut out below.
             inner = math.prod(shape[axis] for axis in group[1:])
-            low, high = ranges[group[0]] if group else (0, 1)
+            low, high = ranges[group[0]]
             offset = 0 if slices else self.first * inner
             slices.append(slice(offset + low * inner, offset + high * inner))
-            sizes += [high - low, *(shape[axis] for axis in group[1:])] if group else []
+            sizes += [high - low, *(shape[axis] for axis in group[1:])]
         stored = tensor[tuple(slices)]
-        order = [axis for group in groups for axis in group]
+        axes = [group for group in groups if not isinstance(group, int)]
+        order = [axis for group in axes for axis in group]
         out = stored.reshape(sizes).transpose([order.index(axis) for axis in range(len(shape))])
-        leading = {group[0] for group in groups if group}
+        leading = {group[0] for group in axes}
         return out[tuple(slice(None) if axis in leading else slice(*part) for axis, part in enumerate(ranges))]
 
-    def _groups(self, ndim: int) -> tuple[tuple[int, ...], ...]:
-        """For every stored axis the parameter's axes that it is made of."""
+    def _groups(self, ndim: int) -> tuple[tuple[int, ...] | int, ...]:
+        """For every stored axis the parameter's axes that it is made of, or the length of one that it lacks."""
         return _parse(self.layout) if self.layout else tuple((axis,) for axis in range(ndim))
 
 
 @functools.cache
-def _parse(layout: str) -> tuple[tuple[int, ...], ...]:
-    """For every stored axis of a layout the positions of its parts among ours."""
+def _parse(layout: str) -> tuple[tuple[int, ...] | int, ...]:
+    """For every stored axis of a layout the positions of its parts among ours, or the length of one without any."""
     stored, ours = (side.split() for side in layout.replace("(", " ( ").replace(")", " ) ").split("->"))
-    if sorted(set(stored) - {"(", ")", "1"}) != sorted(ours):
+    if sorted(token for token in stored if token not in "()" and not token.isdigit()) != sorted(ours):
         raise ValueError(f"{layout!r} does not name every axis once on both sides.")
     groups, bracket = [], None
     for token in stored:
@@ -126,5 +133,5 @@ def _parse(layout: str) -> tuple[tuple[int, ...], ...]:
         elif bracket is not None:
             bracket.append(ours.index(token))
         else:
-            groups.append(() if token == "1" else (ours.index(token),))
+            groups.append(int(token) if token.isdigit() else (ours.index(token),))
     return tuple(groups)

@@ -5,18 +5,12 @@ and Anole; taming's names), "janus" and "emu3" (both repositories' names and tho
 """
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.typing import DTypeLike
+from ssd_jax.weights.mapping import Source, flatten
+from ssd_jax.weights.store import WeightsError, others
 
-from ssd_jax.weights.load import WeightsError
-from ssd_jax.weights.mapping import flatten, unflatten
-
-Shape = tuple[int, ...]
 Rules = tuple[tuple[str, str], ...]
 
 _PREFIXES = ("model.vqmodel.", "vqmodel.", "gen_vision_model.")
@@ -25,10 +19,10 @@ _PREFIXES = ("model.vqmodel.", "vqmodel.", "gen_vision_model.")
 _OWN = re.compile(r"(encoder|decoder|quantize|quant_conv|post_quant_conv|loss)\.")
 """How a tokenizer's names begin without such a prefix."""
 
-_IGNORED = re.compile(
-    r"loss\."  # the losses' own networks, in a training checkpoint
-    r"|.*\.num_batches_tracked$"  # of batch norms, which only count while they are trained
-    r"|quantize\.codebook_used$"  # a record of training
+_LEFT_OUT = re.compile(
+    r"loss\..*"  # the losses' own networks, in a training checkpoint
+    r"|.*\.num_batches_tracked"  # of batch norms, which only count while they are trained
+    r"|quantize\.codebook_used"  # a record of training
 )
 
 _EMU3: Rules = (
@@ -62,16 +56,16 @@ _COMMON: Rules = (
 _RULES = {"chameleon": _COMMON, "janus": _JANUS + _COMMON, "emu3": _EMU3 + _COMMON}
 
 
-class Placement(NamedTuple):
-    """Where a published tensor goes.
-
-    Attributes:
-        path: our parameter's flat name.
-        transform: the published array to ours, as a view.
-    """
-
-    path: str
-    transform: Callable[[np.ndarray], np.ndarray]
+_KERNELS = {
+    (2, 2): "o i -> i o",
+    (4, 2): "o i 1 1 -> i o",
+    (4, 4): "o i h w -> h w i o",
+    (5, 2): "o i 3 1 1 -> i o",
+    (5, 4): "o i 3 h w -> h w i o",
+    (5, 5): "o i t h w -> t h w i o",
+}
+"""(axes of a published kernel, of ours) -> layout. Of three taps along time the last is taken, which sees the only
+frame there is; models/movq.py says why that is exact."""
 
 
 def is_vq_name(name: str) -> bool:
@@ -79,88 +73,37 @@ def is_vq_name(name: str) -> bool:
     return _local(name) != name or _OWN.match(name) is not None
 
 
-def place(family: str, name: str, shape: Shape, leaves: Mapping[str, Any]) -> Placement | None:
-    """Where one published tensor goes; None if it is left out on purpose.
+def find_vq_sources(family: str, like: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Source]:
+    """Where every parameter of a published image tokenizer is stored.
 
     Args:
         family: "chameleon", "janus" or "emu3".
-        name, shape: of the tensor as published.
-        leaves: our parameters by flat name, with shapes.
-    Raises:
-        WeightsError: no parameter has such a tensor, or it has another shape.
-    """
-    local = _local(name)
-    if _IGNORED.match(local):
-        return None
-    path = local
-    for pattern, replacement in _RULES[family]:
-        path = re.sub(pattern, replacement, path)
-    if family == "janus":  # counts the decoder's levels from the lowest resolution
-        last = max(int(match[1]) for match in map(re.compile(r"decoder\.up_(\d+)_block_0").match, leaves) if match)
-        path = re.sub(r"^decoder\.up_(\d+)_", lambda match: f"decoder.up_{last - int(match[1])}_", path)
-    if path not in leaves:
-        raise WeightsError(f"tensor {name!r} is unexpected.")
-    wanted = tuple(leaves[path].shape)
-    transform = _TRANSFORMS.get((len(shape), len(wanted)) if path.endswith(".kernel") else None, _same)
-    try:
-        # An array without memory: what is wanted is the shape that comes out.
-        fits = transform(np.broadcast_to(np.int8(0), shape)).shape == wanted
-    except ValueError:
-        fits = False
-    if not fits:
-        raise WeightsError(f"tensor {name!r} has shape {tuple(shape)}, which does not fit {path!r} {wanted}.")
-    return Placement(path, transform)
-
-
-def plan(family: str, shapes: Mapping[str, Shape], like: Mapping[str, Any]) -> dict[str, Placement]:
-    """Where all tensors of a published tokenizer go; those left out on purpose are not in the result.
-
-    Args:
-        family: "chameleon", "janus" or "emu3".
-        shapes: the tensors' names and shapes, from headers; of a whole model only those with `is_vq_name`.
-        like: nested dict of `jax.ShapeDtypeStruct`, with or without the leading "params".
-    Raises:
-        WeightsError: a tensor is unexpected or of another shape; a parameter has no tensor, or two.
-    """
-    leaves, placements, filled = flatten(like), {}, {}
-    for name, shape in shapes.items():
-        placement = place(family, name, shape, leaves)
-        if placement is None:
-            continue
-        if placement.path in filled:
-            raise WeightsError(f"tensors {filled[placement.path]!r} and {name!r} are the same parameter.")
-        filled[placement.path], placements[name] = name, placement
-    missing = sorted(set(leaves) - set(filled))
-    if missing and not any(path.startswith("decoder.") for path in filled):
-        raise WeightsError("there is only the tokenizer's encoder; pictures need a file that holds its decoder, too.")
-    if missing:
-        others = f" (and for {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise WeightsError(f"there is no tensor for the parameter {missing[0]!r}{others}.")
-    return placements
-
-
-def read_vq(
-    family: str,
-    shapes: Mapping[str, Shape],
-    read: Callable[[str], np.ndarray],
-    like: Mapping[str, Any],
-    dtype: DTypeLike = jnp.float32,
-) -> dict[str, Any]:
-    """Reads a published tokenizer, one tensor at a time.
-
-    Args:
-        family, shapes, like: as for `plan`. A leaf's sharding, if any, says where the array goes.
-        read: a tensor's name to the tensor, as published.
-        dtype: what the parameters are cast to.
+        like: the parameters' shapes, nested.
+        shapes: of all tensors in the file, by name; what is not the tokenizer's is passed over.
     Returns:
-        {"params": nested dict of arrays}.
+        flat parameter name -> source.
+    Raises:
+        WeightsError: a tensor of the tokenizer is unexpected; a parameter has none, or two.
     """
-    leaves = flatten(like)
-    flat = {}
-    for name, (path, transform) in plan(family, shapes, like).items():
-        array = np.ascontiguousarray(transform(read(name)).astype(dtype, copy=False))
-        flat[path] = jax.device_put(array, leaves[path].sharding)
-    return unflatten(flat)
+    leaves, sources = flatten(like), {}
+    for name, shape in shapes.items():
+        if not is_vq_name(name) or _LEFT_OUT.fullmatch(_local(name)):
+            continue
+        path = _parameter(family, _local(name), leaves)
+        if path not in leaves:
+            raise WeightsError(f"tensor {name!r} is unexpected.")
+        if path in sources:
+            raise WeightsError(f"tensors {sources[path].name!r} and {name!r} are the same parameter.")
+        layout = _KERNELS.get((len(shape), len(leaves[path].shape)), "") if path.endswith(".kernel") else ""
+        sources[path] = Source(name, layout)
+    missing = leaves.keys() - sources.keys()
+    if not sources:
+        raise WeightsError("there is no image tokenizer.")
+    if missing and not any(path.startswith("decoder.") for path in sources):
+        raise WeightsError("there is only the image tokenizer's encoder; to draw, its decoder is needed, too.")
+    if missing:
+        raise WeightsError(f"no tensor is the image tokenizer's {min(missing)!r}{others(missing)}.")
+    return sources
 
 
 def _local(name: str) -> str:
@@ -168,23 +111,11 @@ def _local(name: str) -> str:
     return next((name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)), name)
 
 
-def _same(x: np.ndarray) -> np.ndarray:
-    return x
-
-
-def _last_tap(x: np.ndarray) -> np.ndarray:
-    """The part of a convolution over three frames that sees the only one there is (see models/movq.py)."""
-    if x.shape[2] != 3:
-        raise ValueError("frames are padded with two in front")
-    return x[:, :, 2]
-
-
-_TRANSFORMS = {
-    (2, 2): lambda x: x.T,
-    (4, 2): lambda x: x.squeeze((2, 3)).T,
-    (4, 4): lambda x: x.transpose(2, 3, 1, 0),
-    (5, 2): lambda x: _last_tap(x).squeeze((2, 3)).T,
-    (5, 4): lambda x: _last_tap(x).transpose(2, 3, 1, 0),
-    (5, 5): lambda x: x.transpose(2, 3, 4, 1, 0),
-}
-"""(dimensions of a published kernel, of ours) -> one to the other: output channels come first there and last here."""
+def _parameter(family: str, local: str, leaves: Mapping[str, Any]) -> str:
+    """Our flat name of a published tensor."""
+    for pattern, replacement in _RULES[family]:
+        local = re.sub(pattern, replacement, local)
+    if family == "janus":  # counts the decoder's levels from the lowest resolution
+        last = max(int(match[1]) for match in map(re.compile(r"decoder\.up_(\d+)_block_0").match, leaves) if match)
+        local = re.sub(r"^decoder\.up_(\d+)_", lambda match: f"decoder.up_{last - int(match[1])}_", local)
+    return local
