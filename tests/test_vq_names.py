@@ -7,6 +7,7 @@ transformers come from its own classes. Nothing of that size is allocated.
 import itertools
 from functools import cache
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -14,9 +15,12 @@ import torch_vq
 from safetensors.numpy import load_file, save_file
 from transformers import Emu3VQVAE, Emu3VQVAEConfig, JanusVQVAE, JanusVQVAEConfig
 
-from ssd_jax.models.vq_config import DEFAULTS, VQGANConfig
+from ssd_jax.errors import UserError
+from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.vq_config import DEFAULTS, EMU3, VQGANConfig
 from ssd_jax.models.vq_models import abstract_vq
-from ssd_jax.weights.load import find_vq_weights, read_vq
+from ssd_jax.pipeline import Pipeline
+from ssd_jax.weights.load import find_vq_weights, read_config, read_vq
 from ssd_jax.weights.mapping import flatten
 from ssd_jax.weights.store import WeightsError
 from ssd_jax.weights.vq_names import find_vq_sources, is_vq_name
@@ -175,3 +179,19 @@ def test_where_a_tokenizer_is_looked_for(tmp_path):
         (tmp_path / name).touch()
         assert find_vq_weights(tmp_path, "chameleon") == tmp_path / name
     assert find_vq_weights(tmp_path / "model.safetensors", "janus") == tmp_path / "model.safetensors"
+
+
+def test_a_published_config_tells_of_its_tokenizer(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "Emu3"}')
+    assert read_config(tmp_path)[1] == EMU3
+    (tmp_path / "config.json").write_text('{"model_type": "janus", "vq_config": {"embed_dim": 0}}')
+    with pytest.raises(UserError, match="config.json: vq_config: code_dim must be"):
+        read_config(tmp_path)
+
+
+def test_a_pipeline_draws_with_weights_from_elsewhere(write, tmp_path):
+    model = ModelConfig(vocab_size=9, visual_offset=4, visual_size=5, architecture="chameleon")
+    pipe = Pipeline(tmp_path, model, SMALL, None, jnp.float32, vq_weights=write({}))
+    pixels = pipe.decode(np.arange(6).reshape(1, 2, 3) % 5)
+    assert (pixels.shape, pixels.dtype) == ((1, 2, 3, 3), np.uint8)
+    assert pipe.encode(pixels).shape == (1, 2, 3)

@@ -55,7 +55,6 @@ _COMMON: Rules = (
 )
 _RULES = {"chameleon": _COMMON, "janus": _JANUS + _COMMON, "emu3": _EMU3 + _COMMON}
 
-
 _KERNELS = {
     (2, 2): "o i -> i o",
     (4, 2): "o i 1 1 -> i o",
