@@ -95,6 +95,7 @@ def assert_same(a, b):
         ("out in -> in out", (6, 4), lambda x: x.T),
         ("(n h) d -> d n h", (6, 2, 2), lambda x: x.reshape(2, 2, 6).transpose(2, 0, 1)),
         ("d (n h) -> n h d", (3, 2, 4), lambda x: x.reshape(4, 3, 2).transpose(1, 2, 0)),
+        ("out 6 -> out", (4,), lambda x: x[:, 5]),  # an axis that we lack: its last entry
     ],
 )
 def test_layouts_and_parts(layout, shape, expected):
