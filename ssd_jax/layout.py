@@ -1,15 +1,16 @@
-"""Where image tokens sit: grid positions, cache slots, rotary positions.
+"""Where image tokens sit: grid positions, places in the sequence, cache slots, rotary positions.
 
 The cache of a row of the batch holds, slot by slot,
 
-    [padding ...] [prompt, ending in begin-of-image] [token 0] [token 1] ... [token R*C-1]
+    [padding ...] [prompt, ending in begin-of-image] [place 0] [place 1] ...
      0             S - prompt length                  S         S + 1
 
-The hidden state at slot S - 1 + i predicts token i. Prompts are padded on the left, so token i is at slot S + i for
-every image of a batch; rotary positions count from the first real prompt token.
+Prompts are padded on the left, so token i, at place `Layout.places(i)`, is at the same slot for every image of a batch;
+the hidden state one place before it predicts it. Rotary positions count from the first real prompt token.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,79 @@ class Grid:
         to_col = col + np.array([right for _, right in offsets]).reshape(-1, 1)
         valid = (to_row < self.rows) & (to_col < self.cols)
         return np.where(valid, to_row * self.cols + to_col, 0).astype(np.int32), valid
+
+
+class Window(NamedTuple):
+    """The tokens a verifier pass is fed: visual tokens and the row ends among them, E = ceil(W / C) slots for these.
+
+    Attributes:
+        places: int32 [B, W + E]; those of padding lie behind the picture.
+        source: int32 [B, W + E], which of the W visual tokens each is; meaningless for row ends and padding.
+        row_end: bool [B, W + E].
+        outputs: int32 [B, W], where among the W + E the state is that predicts the visual token after each.
+    """
+
+    places: jax.Array
+    source: jax.Array
+    row_end: jax.Array
+    outputs: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The sequence of a picture. Places count from its first token.
+
+    Some backbones (Emu3, Lumina-mGPT) were trained with a token at the end of every row. It is forced, so it is fed
+    with the row's last token and never sampled. On a grid of 2 x 3 (E: row end)::
+
+        place                 0 1 2 3 4 5 6             0 1 2 3 4 5
+        token, row ends       0 1 2 E 3 4 5    none     0 1 2 3 4 5
+
+    The end of the last row predicts nothing and has no place.
+
+    Attributes:
+        grid: R and C.
+        row_ends: whether there are row ends.
+    """
+
+    grid: Grid
+    row_ends: bool = False
+
+    @property
+    def pitch(self) -> int:
+        """Places from a token to the one below it."""
+        return self.grid.cols + self.row_ends
+
+    @property
+    def length(self) -> int:
+        """Number of places, R*C or R*C + R - 1."""
+        return self.grid.size + self.row_ends * (self.grid.rows - 1)
+
+    def places(self, positions):
+        """Places of grid positions, int32 of any shape; positions past the grid lie past the picture."""
+        return positions + positions // self.grid.cols if self.row_ends else positions
+
+    def window(self, positions: jax.Array) -> Window:
+        """What to feed for visual tokens at `positions`, int32 [B, W]: consecutive, then padding (R*C or more)."""
+        W = positions.shape[1]
+        first = self.places(positions[:, :1])
+        # The place before the next visual token is the row end's, if there is one.
+        behind = self.places(positions + 1)
+        end = jnp.max(jnp.where(positions < self.grid.size, behind, 0), axis=1, keepdims=True)
+        places = first + jnp.arange(W + -(-W // self.grid.cols), dtype=jnp.int32)
+        source = places - places // self.pitch - positions[:, :1]
+        return Window(
+            places=jnp.where(places < end, places, self.length),
+            source=jnp.clip(source, 0, W - 1),
+            row_end=places % self.pitch == self.grid.cols,
+            outputs=jnp.clip(behind - 1 - first, 0, places.shape[1] - 1),
+        )
+
+    def sequence(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of every place of the picture the token it has, int32 [length], or, bool [length], that it is a row end."""
+        places = np.arange(self.length)
+        row_end = places % self.pitch == self.grid.cols
+        return np.where(row_end, 0, places - self.row_ends * (places // self.pitch)).astype(np.int32), row_end
 
 
 def prompt_starts(prompt_mask: jax.Array) -> jax.Array:

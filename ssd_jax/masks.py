@@ -29,7 +29,7 @@ def causal(slots: jax.Array, starts: jax.Array, length: int) -> jax.Array:
     return ((cache >= starts[:, None, None]) & (cache <= own)) | (cache == own)
 
 
-def row(slots: jax.Array, starts: jax.Array, committed: jax.Array, first: int, cols: int, length: int) -> jax.Array:
+def row(slots: jax.Array, starts: jax.Array, committed: jax.Array, first: int, pitch: int, length: int) -> jax.Array:
     """The *row* block mask: everything committed and, among the rest, only the own row up to the position itself.
 
     For a grid of 4 columns whose first token is in slot 0, with positions 0..3 committed and a window over rows 1
@@ -45,6 +45,8 @@ def row(slots: jax.Array, starts: jax.Array, committed: jax.Array, first: int, c
             9      x x x x   . . . .   x x . .
            10      x x x x   . . . .   x x x .
 
+    A row-end token belongs to the row it ends: with them, a row is `pitch` = 5 slots instead of 4.
+
     Not for lossless decoding: position 8 is predicted without the row above it. Committed past the end of the grid
     gives the raster mask.
 
@@ -52,11 +54,11 @@ def row(slots: jax.Array, starts: jax.Array, committed: jax.Array, first: int, c
         slots, starts, length: as for `causal`.
         committed: int32 [B], the first slot that is not committed.
         first: slot of grid position 0.
-        cols: C.
+        pitch: slots from a row to the next, C or C + 1.
     Returns:
         bool [B, W, T].
     """
     cache = jnp.arange(length, dtype=jnp.int32)[None, None, :]
-    own_row = (cache - first) // cols == (slots[:, :, None] - first) // cols
+    own_row = (cache - first) // pitch == (slots[:, :, None] - first) // pitch
     seen = (cache < committed[:, None, None]) | own_row
     return causal(slots, starts, length) & (seen | (cache == slots[:, :, None]))

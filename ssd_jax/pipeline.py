@@ -229,7 +229,7 @@ class Pipeline:
             if ids.size and (ids.min() < 0 or ids.max() >= size):
                 raise UserError(f"{name} must lie in 0..{size - 1}, but go from {ids.min()} to {ids.max()}.")
         mask = jnp.ones(prompt_ids.shape, bool) if prompt_mask is None else jnp.asarray(prompt_mask, bool)
-        return _visual_logits(self.params, prompt_ids, mask, codes, config=self.config)
+        return _visual_logits(self.params, prompt_ids, mask, codes, config=self.config, grid=Grid(rows, cols))
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Pictures uint8 [B, H, W, 3] to codes int32 [B, R, C]."""
@@ -333,10 +333,12 @@ def _read_heads(path: Path, backbone: Path, config: ModelConfig, dtype: Any) -> 
     return heads, read_tensors(path, abstract_heads(heads, config.width), dtype)
 
 
-@partial(jax.jit, static_argnames="config")
-def _visual_logits(params: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array, *, config: ModelConfig) -> jax.Array:
+@partial(jax.jit, static_argnames=("config", "grid"))
+def _visual_logits(
+    params: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array, *, config: ModelConfig, grid: Grid
+) -> jax.Array:
     model = Transformer(config)
-    return model.apply(params, image_hidden(model, params, ids, mask, codes), method="logits")
+    return model.apply(params, image_hidden(model, params, ids, mask, codes, grid), method="logits")
 
 
 @partial(jax.jit, static_argnames="config")

@@ -36,12 +36,12 @@ def stub(images: int, grid: Grid, keys: jax.Array, sharpness: float = 0.7, horiz
     head = jax.random.normal(jax.random.key(11), (D, V)) * sharpness
     turn = jax.random.normal(jax.random.key(12), (D, D)) * D**-0.5
 
-    def verify(cache, codes, positions, committed=None, cols=0):
+    def verify(cache, codes, positions, committed=None):
         starts = jnp.zeros((images,), jnp.int32)
         if committed is None:
             seen = causal(positions, starts, grid.size)
         else:
-            seen = row(positions, starts, committed, 0, cols, grid.size)
+            seen = row(positions, starts, committed, 0, grid.cols, grid.size)
         away = jnp.abs(positions[:, :, None] - jnp.arange(grid.size))
         weights = jnp.where(seen, 0.6**away, 0.0)
         rows = jnp.arange(images)[:, None]

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssd_jax.layout import Grid, Layout
 from ssd_jax.masks import causal, row
 
 FIRST = 2  # slot of grid position 0: a prompt of two slots, the first of them padding
@@ -12,7 +13,7 @@ START = jnp.array([1])
 
 
 def drawn(text: str) -> np.ndarray:
-    return np.array([[c == "x" for c in line.replace(" ", "")] for line in text.strip().splitlines()])
+    return np.array([[c in "xe" for c in line.replace(" ", "")] for line in text.strip().splitlines()])
 
 
 def slots(first: int, last: int):
@@ -42,6 +43,28 @@ def test_row_mask_of_rows_1_and_2():
     """With row 0 committed: a row of the block does not see the other."""
     seen = row(slots(3, 10), START, jnp.array([FIRST + 4]), FIRST, 4, LENGTH)[0]
     np.testing.assert_array_equal(seen, rows_1_and_2(above="...."))
+
+
+def test_with_row_ends_a_row_is_a_slot_longer():
+    """Inputs 7 .. 15 of a 4 x 4 grid with a row end e behind each row but the last, rows 0 and 1 committed."""
+    layout = Layout(Grid(4, 4), row_ends=True)
+    expected = drawn("""
+        .x xxxxe xxxx. ..... ....
+        .x xxxxe xxxxe ..... ....
+        .x xxxxe xxxxe x.... ....
+        .x xxxxe xxxxe xx... ....
+        .x xxxxe xxxxe xxx.. ....
+        .x xxxxe xxxxe xxxx. ....
+        .x xxxxe xxxxe xxxxe ....
+        .x xxxxe xxxxe ..... x...
+        .x xxxxe xxxxe ..... xx..
+        .x xxxxe xxxxe ..... xxx.
+        .x xxxxe xxxxe ..... xxxx
+    """)
+    window = FIRST + jnp.arange(layout.places(7), layout.length, dtype=jnp.int32)[None]
+    committed = FIRST + layout.places(jnp.array([8]))
+    mask = row(window, START, committed, FIRST, layout.pitch, FIRST + layout.length)
+    np.testing.assert_array_equal(mask[0], expected)
 
 
 @pytest.mark.parametrize("base", [0, 1, 4, 8, 12])

@@ -36,7 +36,7 @@ class Toy:
         return _heads(self, kind)
 
 
-def config(visual: int = 24, width: int = 24, layers: int = 2) -> ModelConfig:
+def config(visual: int = 24, width: int = 24, layers: int = 2, row_end: int = -1) -> ModelConfig:
     return ModelConfig(
         vocab_size=8 + visual,
         visual_offset=8,
@@ -47,6 +47,7 @@ def config(visual: int = 24, width: int = 24, layers: int = 2) -> ModelConfig:
         heads=4,
         kv_heads=2,
         head_dim=8,
+        row_end_id=row_end,
     )
 
 
@@ -168,7 +169,7 @@ def _forced(params, tokens, ids, mask, keys, knobs, config, grid, guided):
     model = Transformer(config)
     cache = engine.make_cache(config, grid, ids.shape[0], ids.shape[1], jnp.float32)
     hidden, cache = engine.prefill(model, params, cache, ids, mask)
-    functions = engine.bind(model, params, mask, keys, knobs, guided)
+    functions = engine.bind(model, params, grid, mask, keys, knobs, guided)
     positions = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
     rest, cache = functions.verify(cache, tokens, positions)
     log_p = functions.log_p(jnp.concatenate([hidden, rest[:, :-1]], axis=1))

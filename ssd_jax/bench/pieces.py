@@ -163,7 +163,7 @@ def _verify(
 ) -> tuple:
     """`LOOPS` passes at places spread over the grid; each hangs on every output of the one before."""
     model = Transformer(config)
-    functions = bind(model, params, mask, keys, sampler, guided)
+    functions = bind(model, params, grid, mask, keys, sampler, guided)
 
     def body(step: jax.Array, state: tuple) -> tuple:
         codes, cache = state
@@ -191,7 +191,8 @@ def _draft(
     piece: Draft,
 ) -> jax.Array:
     """`LOOPS` drafts, each from the tokens that the one before drew."""
-    functions = bind(Transformer(config), params, mask, keys, sampler, guided, heads, heads_params)
+    grid = Grid(config.rows, config.cols)
+    functions = bind(Transformer(config), params, grid, mask, keys, sampler, guided, heads, heads_params)
     dtype = jax.tree.leaves(params)[0].dtype
     hidden = jax.random.normal(jax.random.key(1), (mask.shape[0], piece.sources, config.width), dtype)
 

@@ -18,7 +18,7 @@ from ssd_jax.layout import Grid, prompt_starts, rotary_positions
 from ssd_jax.masks import causal, row
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.heads import DraftHeads
-from ssd_jax.models.transformer import Transformer
+from ssd_jax.models.transformer import Transformer, layout_of
 from ssd_jax.sampling import Sampler, guide, gumbel, log_probabilities, position_keys
 
 LOOPS = {AR: decode_ar, Raster: decode_raster, SSD: decode_rows, Wave: decode_wave}
@@ -28,6 +28,7 @@ LOOPS = {AR: decode_ar, Raster: decode_raster, SSD: decode_rows, Wave: decode_wa
 def bind(
     model: Transformer,
     params: Any,
+    grid: Grid,
     prompt_mask: jax.Array,
     keys: jax.Array,
     sampler: Sampler,
@@ -35,34 +36,35 @@ def bind(
     heads: HeadsConfig | None = None,
     heads_params: Any = None,
 ) -> Functions:
-    """The model as functions over windows; prompt_mask is bool [G, S], keys are the images' [B]."""
+    """The model as functions over windows of a grid; prompt_mask is bool [G, S], keys are the images' [B]."""
     starts = prompt_starts(prompt_mask)
     S = prompt_mask.shape[1]
+    layout = layout_of(model.config, grid)
 
     def both(x: jax.Array) -> jax.Array:
         """[B, ...] -> [G, ...]: the guided rows of an image see the same window."""
         return jnp.concatenate([x, x]) if guided else x
 
     def verify(
-        cache: KVCache, codes: jax.Array, positions: jax.Array, committed: jax.Array | None = None, cols: int = 0
+        cache: KVCache, codes: jax.Array, positions: jax.Array, committed: jax.Array | None = None
     ) -> tuple[jax.Array, KVCache]:
         codes, positions = both(codes), both(positions)
-        slots = positions + S
+        if layout.row_ends:
+            places, source, row_end, outputs = layout.window(positions)
+            x = embed(jnp.take_along_axis(codes, source, axis=1))
+            x = jnp.where(row_end[..., None], model.apply(params, model.config.row_end_id, method="embed"), x)
+        else:
+            places, x = positions, embed(codes)
+        slots = places + S
         if committed is None:
             mask = causal(slots, starts, cache.length)
         else:
-            mask = row(slots, starts, both(committed) + S, S, cols, cache.length)
-        x = model.apply(params, codes, method="embed_codes")
+            mask = row(slots, starts, both(layout.places(committed)) + S, S, layout.pitch, cache.length)
         with jax.named_scope("verify"):
-            return model.apply(
-                params,
-                x,
-                rotary_positions(slots, starts),
-                mask,
-                slots,
-                cache,
-                method="hidden",
-            )
+            hidden, cache = model.apply(params, x, rotary_positions(slots, starts), mask, slots, cache, method="hidden")
+        if layout.row_ends:
+            hidden = jnp.take_along_axis(hidden, outputs[..., None], axis=1)
+        return hidden, cache
 
     def log_p(hidden: jax.Array) -> jax.Array:
         logits = model.apply(params, hidden, method="logits")
@@ -117,7 +119,8 @@ def make_cache(config: ModelConfig, grid: Grid, rows: int, prompt: int, dtype: j
 
     A window may reach past the end of the grid; what lies there is padding and is not written.
     """
-    return kv.empty(config.layers, rows, config.kv_heads, prompt + grid.size, config.head_dim, dtype)
+    length = prompt + layout_of(config, grid).length
+    return kv.empty(config.layers, rows, config.kv_heads, length, config.head_dim, dtype)
 
 
 @partial(jax.jit, static_argnames=("config", "decoder", "grid", "guided", "heads"), donate_argnames=("cache",))
@@ -151,5 +154,5 @@ def decode(
     require_heads(decoder, *((heads.horizontal, heads.vertical) if heads else (0, 0)))
     model = Transformer(config)
     hidden, cache = prefill(model, params, cache, prompt_ids, prompt_mask)
-    functions = bind(model, params, prompt_mask, keys, sampler, guided, heads, heads_params)
+    functions = bind(model, params, grid, prompt_mask, keys, sampler, guided, heads, heads_params)
     return LOOPS[type(decoder)](functions, cache, hidden, grid, decoder)

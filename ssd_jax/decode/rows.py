@@ -191,7 +191,7 @@ def _pass(functions: Functions, grid: Grid, phase: Phase, s: State) -> State:
     inputs = jnp.where(inside, positions - 1, grid.size)
     drafts = gather(s.tokens, positions)
     committed = jnp.where(verifying, s.base, grid.size) if phase.row_mask else None
-    hidden, cache = functions.verify(s.cache, gather(s.tokens, inputs), inputs, committed, grid.cols)
+    hidden, cache = functions.verify(s.cache, gather(s.tokens, inputs), inputs, committed)
     passes = s.passes + live.astype(jnp.int32)
 
     def correct() -> tuple[jax.Array, jax.Array]:

@@ -72,7 +72,7 @@ def decode_wave(functions: Functions, cache: KVCache, hidden: jax.Array, grid: G
         inputs = jnp.where(inputs < end - 1, inputs, grid.size)
         live = jnp.broadcast_to((retired + 1) * C + jnp.arange(m * C, dtype=jnp.int32), (B, m * C))
         committed = jnp.broadcast_to((retired + 1) * C, (B,)) if decoder.mask == "row" else None
-        hidden, cache = functions.verify(cache, gather(tokens, inputs), inputs, committed, C)
+        hidden, cache = functions.verify(cache, gather(tokens, inputs), inputs, committed)
         hidden = hidden[:, C - 1 :]
         passes = passes + 1
 

@@ -5,12 +5,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssd_jax.cache import KVCache
-from ssd_jax.layout import prompt_starts, rotary_positions
+from ssd_jax.errors import UserError
+from ssd_jax.layout import Grid, Layout, prompt_starts, rotary_positions
 from ssd_jax.masks import causal
 from ssd_jax.models.codes import CodeEmbedding, VisualMLP
-from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.config import NONE, UNKNOWN, ModelConfig
 from ssd_jax.models.layers import Block, RMSNorm, parameter, rotary_angles
 from ssd_jax.models.products import Product
 
@@ -107,23 +109,37 @@ def abstract_backbone(config: ModelConfig) -> Any:
     return jax.eval_shape(lambda: nn.unbox(Transformer(config).init(jax.random.key(0), ids)))
 
 
+def layout_of(config: ModelConfig, grid: Grid) -> Layout:
+    """Where a picture's tokens sit in this backbone's sequence; raises `UserError` if its row ends have no id."""
+    if config.row_end_id == UNKNOWN:
+        raise UserError('No file of the checkpoint names the row-end token; give its id as tokens={"row_end": ...}.')
+    return Layout(grid, row_ends=config.row_end_id != NONE)
+
+
 def image_hidden(
-    model: Transformer, params: Any, prompt_ids: jax.Array, prompt_mask: jax.Array, codes: jax.Array
+    model: Transformer,
+    params: Any,
+    prompt_ids: jax.Array,
+    prompt_mask: jax.Array,
+    codes: jax.Array,
+    grid: Grid | None = None,
 ) -> jax.Array:
     """Teacher-forced h_i of every image token in one forward pass, before the final norm.
 
-    prompt_ids int32 [B, S] padded on the left, prompt_mask bool [B, S], codes int32 [B, R*C] -> [B, R*C, D].
+    prompt_ids int32 [B, S] padded on the left, prompt_mask bool [B, S], codes int32 [B, R*C] of `grid` (None is the
+    model's own) -> [B, R*C, D].
     """
-    S, P = prompt_ids.shape[1], codes.shape[1]
-    x = jnp.concatenate(
-        [
-            model.apply(params, prompt_ids, method="embed"),
-            model.apply(params, codes[:, :-1], method="embed_codes"),
-        ],
-        axis=1,
-    )
-    W = S + P - 1
-    slots = jnp.broadcast_to(jnp.arange(W, dtype=jnp.int32), (codes.shape[0], W))
+    layout = layout_of(model.config, grid or Grid(model.config.rows, model.config.cols))
+    S = prompt_ids.shape[1]
+    image = model.apply(params, codes[:, :-1], method="embed_codes")  # the last token predicts nothing
+    if layout.row_ends:
+        token, row_end = layout.sequence()
+        end = model.apply(params, jnp.int32(model.config.row_end_id), method="embed")
+        image = jnp.where(row_end[:-1, None], end, image[:, token[:-1]])
+    x = jnp.concatenate([model.apply(params, prompt_ids, method="embed"), image], axis=1)
+    slots = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])
     starts = prompt_starts(prompt_mask)
-    hidden, _ = model.apply(params, x, rotary_positions(slots, starts), causal(slots, starts, W), method="hidden")
-    return hidden[:, S - 1 :]
+    mask = causal(slots, starts, x.shape[1])
+    hidden, _ = model.apply(params, x, rotary_positions(slots, starts), mask, method="hidden")
+    hidden = hidden[:, S - 1 :]
+    return hidden[:, layout.places(np.arange(codes.shape[1]))] if layout.row_ends else hidden

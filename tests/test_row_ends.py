@@ -1,0 +1,164 @@
+"""Backbones with a forced token at the end of every row: it sits in the sequence and costs no pass.
+
+Everything is compared with whole sequences, row ends written in, that go through the model as if they were a prompt.
+"""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+from test_exactness import assert_same_pictures
+
+from ssd_jax.decode import engine
+from ssd_jax.decode.ar import AR
+from ssd_jax.decode.raster import Raster
+from ssd_jax.decode.rows import SSD
+from ssd_jax.decode.wave import Wave
+from ssd_jax.layout import Grid, Layout
+from ssd_jax.models.transformer import Transformer, image_hidden
+from ssd_jax.sampling import guide, gumbel_noise, image_keys, log_probabilities
+
+ROW_END = 7
+TOY = toy.Toy(toy.config(row_end=ROW_END))
+GRID, IMAGES = Grid(4, 5), 6
+LAYOUT = Layout(GRID, row_ends=True)
+
+EXACT = [
+    Raster(window=1, drafter="left"),
+    Raster(window=4, drafter="spatial"),
+    Raster(window=7, drafter="above"),
+    Raster(window=1000, drafter="horizontal"),
+]
+OTHERS = [
+    Raster(window=6, drafter="random", coupling="maximal"),
+    SSD(rounds=1),
+    SSD(rounds="auto"),
+    SSD(rounds=1, extra_rounds=1, rows=2, schedule="staged"),
+    SSD(rounds=1, rows=2, mask="row"),
+    Wave(rows=2),
+    Wave(rows=3, mask="row"),
+]
+
+
+@cache
+def decoded(decoder):
+    return toy.decode(TOY, decoder, GRID, images=IMAGES)
+
+
+def whole(tokens) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and mask of prompts followed by pictures, [G, PROMPT + 23], written out row by row."""
+    ids, mask = (np.asarray(x) for x in toy.prompts(IMAGES, guided=True))
+    rows = np.asarray(tokens).reshape(IMAGES, GRID.rows, GRID.cols) + TOY.config.visual_offset
+    lines = np.concatenate([rows, np.full((IMAGES, GRID.rows, 1), ROW_END)], axis=2).reshape(IMAGES, -1)[:, :-1]
+    ids = np.concatenate([ids, np.tile(lines, (2, 1))], axis=1)
+    return ids, np.concatenate([mask, np.ones((len(ids), lines.shape[1]), bool)], axis=1)
+
+
+@jax.jit
+def forward(ids, mask):
+    """Hidden states of whole sequences and the cache they leave, by one prefill of everything."""
+    model, cached = (
+        Transformer(TOY.config),
+        engine.make_cache(TOY.config, AR(), GRID, len(ids), toy.PROMPT, jnp.float32),
+    )
+    x = model.apply(TOY.params, ids, method="embed")
+    slots = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+    positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
+    seen = (mask[:, None, :] & jnp.tri(ids.shape[1], dtype=bool)) | jnp.eye(ids.shape[1], dtype=bool)
+    return model.apply(TOY.params, x, positions, seen, slots, cached, method="hidden")
+
+
+# -- geometry
+
+
+def test_where_tokens_sit():
+    # places   0 1 2 3 4 | 5        6 7 8 9 10 | 11 ...
+    places = LAYOUT.places(np.arange(GRID.size))
+    assert places.tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 12, 13, 14, 15, 16, 18, 19, 20, 21, 22]
+    assert (LAYOUT.length, LAYOUT.pitch) == (23, 6)
+    token, row_end = LAYOUT.sequence()
+    assert np.flatnonzero(row_end).tolist() == [5, 11, 17]
+    assert token[~row_end].tolist() == list(range(20))
+    none = Layout(GRID)
+    assert (none.length, none.pitch) == (20, 5) and none.places(7) == 7 and not none.sequence()[1].any()
+
+
+@pytest.mark.parametrize(
+    ("positions", "fed", "outputs"),
+    [
+        ([3], [3, None], [0]),  # one slot to spare
+        ([4], [4, "E"], [1]),  # the row end predicts position 5
+        ([3, 4, 5, 6], [3, 4, "E", 5, 6], [0, 2, 3, 4]),
+        ([5, 6, 7, 8], [5, 6, 7, 8, None], [0, 1, 2, 3]),
+        ([4, 5, 6, 7, 8, 9], [4, "E", 5, 6, 7, 8, 9, "E"], [1, 2, 3, 4, 5, 7]),  # as many row ends as there can be
+        ([18, 19, 20, 21], [18, 19, None, None, None], [0, None, None, None]),  # the end of the grid has no place
+        ([9, 20, 20], [9, "E", None, None], [1, None, None]),  # padding may start early
+        ([20, 20], [None, None, None], [None, None]),
+    ],
+)
+def test_a_window_has_slots_for_its_row_ends(positions, fed, outputs):
+    window = jax.tree.map(lambda x: np.asarray(x)[0], LAYOUT.window(jnp.array([positions], jnp.int32)))
+    found = []
+    for place, source, row_end in zip(window.places, window.source, window.row_end, strict=True):
+        found.append(None if place >= LAYOUT.length else "E" if row_end else positions[source])
+        if place < LAYOUT.length and not row_end:
+            assert place == LAYOUT.places(positions[source])
+    assert found == fed
+    for expected, output in zip(outputs, window.outputs, strict=True):
+        assert expected is None or output == expected
+
+
+# -- decoding
+
+
+def test_ar_is_ancestral_sampling_over_whole_sequences():
+    out = decoded("ar")
+    assert np.asarray(out.passes).tolist() == [GRID.size] * IMAGES  # row ends cost none
+    ids, mask = whole(out.tokens)
+    hidden, _ = forward(ids, mask)
+    before = toy.PROMPT + LAYOUT.places(np.arange(GRID.size)) - 1
+    logits = Transformer(TOY.config).apply(TOY.params, hidden[:, before], method="logits")
+    log_p = log_probabilities(guide(logits, jnp.float32(2.0), True), toy.sampler(2.0))
+    keys = image_keys(jnp.zeros(IMAGES, jnp.int32), jnp.arange(IMAGES))
+    noise = gumbel_noise(keys, jnp.broadcast_to(jnp.arange(GRID.size), (IMAGES, GRID.size)), TOY.config.visual_size)
+    np.testing.assert_array_equal(jnp.argmax(log_p + noise, axis=-1), out.tokens)
+    plain = toy.decode(toy.TOY, "ar", GRID, images=IMAGES)
+    assert np.any(np.asarray(plain.tokens) != np.asarray(out.tokens))  # row ends do matter
+
+
+@pytest.mark.parametrize("decoder", EXACT, ids=lambda decoder: f"{decoder.drafter}-{decoder.window}")
+def test_exact_decoders_give_the_same_pictures(decoder):
+    out = decoded(decoder)
+    assert_same_pictures(out, decoded("ar"), GRID, TOY)
+    assert np.all(out.passes == GRID.size) if decoder.window == 1 else np.all(out.passes <= GRID.size)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "passes"),
+    [(SSD(rounds=1), 1 + 2 * 2 + 3 * 2), (OTHERS[3], 1 + 2 * 2 + 2 * 3), (Wave(rows=2), 1 + 2 * 2 + 3 + 1)],
+)
+def test_row_decoders_take_the_published_number_of_passes(decoder, passes):
+    assert np.asarray(decoded(decoder).passes).tolist() == [passes] * IMAGES
+
+
+@pytest.mark.parametrize("decoder", ["ar", EXACT[1], EXACT[3], *OTHERS], ids=str)
+def test_the_cache_is_that_of_a_fresh_prefill_row_ends_included(decoder):
+    out = decoded(decoder)
+    _, fresh = forward(*whole(out.tokens))
+    last = (GRID.rows - 1) * GRID.cols if isinstance(decoder, Wave) else GRID.size - 1
+    right = toy.PROMPT + int(LAYOUT.places(last))
+    assert out.cache.length == toy.PROMPT + LAYOUT.length
+    for layer, expected in zip(jax.tree.leaves(out.cache), jax.tree.leaves(fresh), strict=True):
+        np.testing.assert_allclose(layer[:, :, :right], expected[:, :, :right], atol=1e-4)
+
+
+def test_teacher_forcing_equals_the_whole_sequence():
+    tokens = decoded("ar").tokens
+    hidden, _ = forward(*whole(tokens))
+    ids, mask = toy.prompts(IMAGES, guided=False)
+    forced = jax.jit(partial(image_hidden, Transformer(TOY.config), grid=GRID))(TOY.params, ids, mask, tokens)
+    before = toy.PROMPT + LAYOUT.places(np.arange(GRID.size)) - 1
+    np.testing.assert_allclose(forced, hidden[:IMAGES, before], atol=1e-4)
