@@ -44,6 +44,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--top_k", type=int, metavar="K", help="default: the model's own; 0 keeps all codes")
     parser.add_argument("--top_p", type=float, metavar="P", help="default: off")
     parser.add_argument("--negative_prompt", metavar="TEXT", help="what guidance leads away from")
+    parser.add_argument("--size", metavar="HxW", help="pixels, such as 512x768, or, for Emu3, a ratio such as 16:9")
     parser.add_argument("--max_batch", type=int, default=16, metavar="N", help="pictures drawn at once (default 16)")
     parser.add_argument("--config", default="configs/emoji.py", metavar="FILE", help="which model (default: emoji)")
     parser.add_argument("--weights", metavar="DIR", help="checkpoint folder; default: the config's own")
@@ -72,6 +73,7 @@ def main() -> None:
         top_k=pipe.config.top_k if args.top_k is None else args.top_k,
         top_p=args.top_p,
         negative_prompt=args.negative_prompt,
+        size=args.size,
         max_batch=args.max_batch,
     )
     writable(args.out)

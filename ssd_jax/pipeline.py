@@ -22,7 +22,7 @@ from ssd_jax.models.heads import abstract_heads
 from ssd_jax.models.transformer import Transformer, abstract_backbone, image_hidden
 from ssd_jax.models.vq import to_float, to_uint8
 from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq, vq_model
-from ssd_jax.prompts import Prompts, pad_left, read_tokenizer
+from ssd_jax.prompts import pad_left, read_prompts
 from ssd_jax.request import Output, images_of_call
 from ssd_jax.sampling import Sampler, image_keys
 from ssd_jax.weights.hub import download, is_hub_id
@@ -51,6 +51,7 @@ class Pipeline:
         heads, heads_params: the draft heads' config and parameters; None without heads.
         dtype: of parameters and cache.
         vq_weights: file or folder of the VQ tokenizer; None: it lies in the folder.
+        tokens: ids of special tokens, by key, that go before those its files name; None is none.
     """
 
     def __init__(
@@ -63,13 +64,15 @@ class Pipeline:
         heads: HeadsConfig | None = None,
         heads_params: Any = None,
         vq_weights: Path | None = None,
+        tokens: Mapping[str, int] | None = None,
     ):
         self.folder, self.config, self.vq_config = folder, config, vq_config
         self.params, self.dtype = params, dtype
         self.heads, self.heads_params = heads, heads_params
         self.vq_weights = vq_weights
+        self.tokens = tokens
         self._vq_params: Any = None
-        self._prompts: Prompts | None = None
+        self._prompts: Any = None
         self._programs: dict[Any, Any] = {}
 
     # -- prompts to pictures
@@ -85,7 +88,7 @@ class Pipeline:
         top_k: int | None = None,
         top_p: float | None = None,
         negative_prompt: str | None = None,
-        size: tuple[int, int] | None = None,
+        size: tuple[int, int] | str | None = None,
         max_batch: int | None = None,
     ) -> Output:
         """Draws `num_images` pictures of every prompt.
@@ -100,8 +103,10 @@ class Pipeline:
             temperature: 0 takes the most likely code everywhere.
             top_k, top_p: keep the k most likely codes, or the most likely ones up to this mass; None is the model's
                 default (top_k) or off (top_p). top_k 0 is off.
-            negative_prompt: what the guidance leads away from; None is the empty prompt.
-            size: (height, width) of the pictures in pixels; None is the size the model was trained on.
+            negative_prompt: what the guidance leads away from; None is the model's own: Emu3's published text,
+                otherwise no prompt.
+            size: (height, width) of the pictures in pixels, or text: "512x768", height first, or, for Emu3, an aspect
+                ratio "16:9", width first. None is the size the model was trained on.
             max_batch: at most so many pictures at once; None decodes all together.
         Raises:
             UserError: a value out of range, an unknown decoder, draft heads or a file that is missing.
@@ -115,14 +120,13 @@ class Pipeline:
         if max_batch is not None and max_batch < 1:
             raise UserError(f"max_batch must be at least 1, not {max_batch}.")
         grid = self._grid(size)
-        frames = [self.prompts.frame(text) for text in texts]
-        negative = self.prompts.frame(negative_prompt or "")
+        frames, negatives = zip(*(self.prompts.pair(text, negative_prompt, grid) for text in texts), strict=True)
         self.vq_params  # noqa: B018 - a damaged file is reported before the work, not after it
         batch = min(len(texts), max_batch or len(texts))
         parts, seconds, compile_seconds = [], 0.0, 0.0
         for start in range(0, len(texts), batch):
             part = [min(index, len(texts) - 1) for index in range(start, start + batch)]  # a short last batch is filled
-            rows = [frames[index] for index in part] + ([negative] * batch if guided else [])
+            rows = [frames[index] for index in part] + ([negatives[index] for index in part] if guided else [])
             keys = image_keys(jnp.array([seeds[i] for i in part], jnp.uint32), jnp.array([numbers[i] for i in part]))
             decoded, taken, compiling = self._decode(rows, keys, sampler, decoder, guided, grid)
             count = min(batch, len(texts) - start)
@@ -169,17 +173,13 @@ class Pipeline:
             top_p=jnp.float32(1.0 if top_p is None else top_p),
         )
 
-    def _grid(self, size: tuple[int, int] | None) -> Grid:
-        if size is None:
-            return Grid(self.config.rows, self.config.cols)
-        stride = self.vq_config.stride
-        if len(size) != 2 or any(side < stride or side % stride for side in size):
-            raise UserError(f"size must be (height, width) in multiples of {stride} pixels, not {size}.")
-        return Grid(size[0] // stride, size[1] // stride)
+    def _grid(self, size: tuple[int, int] | str | None) -> Grid:
+        own = Grid(self.config.rows, self.config.cols)
+        return own if size is None else self.prompts.grid(size, self.vq_config.stride)
 
     def _decode(self, frames: list, keys: jax.Array, sampler: Sampler, decoder: Decoder, guided: bool, grid: Grid):
         """Runs the compiled program of these shapes; returns ((tokens, passes, trace), seconds, compile seconds)."""
-        ids, mask = pad_left(frames, self.config.pad_id)
+        ids, mask = pad_left(frames, max(self.config.pad_id, 0))  # masked, so any id will do
         cache = make_cache(self.config, grid, len(frames), ids.shape[1], self.dtype)
         arguments = (self.params, cache, ids, mask, keys, sampler)
         drafts = any(decoder.heads)
@@ -255,10 +255,10 @@ class Pipeline:
     # -- parts that are read when they are first needed
 
     @property
-    def prompts(self) -> Prompts:
+    def prompts(self) -> Any:
         """Text to ids; read on first use, so a folder without tokenizer.json loads."""
         if self._prompts is None:
-            self._prompts = Prompts(read_tokenizer(self.folder), self.config)
+            self._prompts = read_prompts(self.folder, self.config, self.tokens)
         return self._prompts
 
     @property

@@ -1,19 +1,15 @@
-"""From a prompt to the ids the backbone was trained on.
-
-The bundled model's frame is `BOS words BOI`; its unconditional frame is `BOS BOI`. Text goes through the `tokenizers`
-library, whose tokenizer.json lies beside the weights.
-"""
+"""The bundled model's prompts: `BOS words BOI`; the unconditional frame is `BOS BOI`."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from ssd_jax.errors import UserError
+from ssd_jax.layout import Grid
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.shapes import bucket
+from ssd_jax.prompts.sizes import parse_size
 
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<boi>")
 """Special tokens of the bundled model, in id order from 0."""
@@ -53,27 +49,17 @@ class Prompts:
             raise UserError(f"The prompt has {len(ids)} words; at most {MAX_WORDS} are allowed: {text[:60]!r}...")
         return [self._config.bos_id, *ids, self._config.boi_id]
 
+    def pair(self, text: str, negative: str | None, grid: Grid) -> tuple[list[int], list[int]]:
+        """The frame of the prompt and that of what guidance leads away from; None is the unconditional frame."""
+        del grid  # is not told to this model
+        return self.frame(text), self.frame(negative or "")
 
-def pad_left(frames: Sequence[Sequence[int]], pad_id: int, length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Frames to ids int32 [B, S] and mask bool [B, S], padded on the left; S is `length` or a whole bucket."""
-    length = length or bucket(max(len(frame) for frame in frames))
-    ids = np.full((len(frames), length), pad_id, np.int32)
-    mask = np.zeros((len(frames), length), bool)
-    for row, frame in enumerate(frames):
-        ids[row, length - len(frame) :] = frame
-        mask[row, length - len(frame) :] = True
-    return ids, mask
-
-
-def read_tokenizer(folder: Path) -> Tokenizer:
-    """Reads tokenizer.json of a checkpoint folder."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist, so prompts cannot be read.")
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception for malformed files
-        raise UserError(f"{path} is not a tokenizer file: {error}.") from None
+    def grid(self, size: tuple[int, int] | str, stride: int) -> Grid:
+        """The token grid of a picture of `size`; raises `UserError` for sides that are no multiples of `stride`."""
+        height, width = parse_size(size)
+        if isinstance(size, str) and ":" in size or any(side < stride or side % stride for side in (height, width)):
+            raise UserError(f"size must be (height, width) in multiples of {stride} pixels, not {size}.")
+        return Grid(height // stride, width // stride)
 
 
 def word_tokenizer(captions: Iterable[str]) -> Tokenizer:

@@ -1,0 +1,59 @@
+"""From a prompt to the ids the backbone was trained on, and from a size to a token grid; one file per backbone.
+
+Text goes through the `tokenizers` library, whose tokenizer.json lies beside the weights. All classes have
+
+    pair(text, negative, grid) -> ids of the prompt's frame, ids of the frame that guidance leads away from
+    grid(size, stride)         -> the token grid of a picture size that the backbone allows
+    words(text), unknown(text) -> what it reads of a text, and what of that it never saw
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from ssd_jax.errors import UserError
+from ssd_jax.models.config import ModelConfig, read_json
+from ssd_jax.prompts.emu3 import Emu3Prompts
+from ssd_jax.prompts.janus import JanusPrompts
+from ssd_jax.prompts.lumina import LuminaPrompts
+from ssd_jax.prompts.padding import pad_left
+from ssd_jax.prompts.words import MAX_WORDS, SPECIALS, Prompts, word_tokenizer
+
+__all__ = [
+    "MAX_WORDS",
+    "SPECIALS",
+    "PUBLISHED",
+    "Prompts",
+    "pad_left",
+    "read_prompts",
+    "read_tokenizer",
+    "word_tokenizer",
+]
+
+PUBLISHED = {"emu3": Emu3Prompts, "chameleon": LuminaPrompts, "janus": JanusPrompts}
+"""Prompts of the published backbones, by `ModelConfig.architecture`."""
+
+
+def read_prompts(
+    folder: Path, config: ModelConfig, tokens: Mapping[str, int] | None = None
+) -> Prompts | Emu3Prompts | LuminaPrompts | JanusPrompts:
+    """The prompts of a checkpoint folder; `tokens` gives ids of special tokens that its files do not name."""
+    tokenizer = read_tokenizer(folder)
+    if config.architecture not in PUBLISHED:
+        return Prompts(tokenizer, config)
+    vocabulary = read_json(folder / "config.json").get("vocabulary_map")
+    return PUBLISHED[config.architecture](
+        tokenizer, config, vocabulary if isinstance(vocabulary, dict) else {}, tokens or {}
+    )
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """Reads tokenizer.json of a checkpoint folder."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist, so prompts cannot be read.")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for malformed files
+        raise UserError(f"{path} is not a tokenizer file: {error}.") from None

@@ -1,0 +1,32 @@
+"""What a user may say for the size of a picture."""
+
+import re
+
+from ssd_jax.errors import UserError
+
+PIXELS = re.compile(r"(\d{1,5})x(\d{1,5})")
+RATIO = re.compile(r"(\d{1,5}):(\d{1,5})")
+
+
+def is_ratio(size: tuple[int, int] | str) -> bool:
+    """Whether a size is an aspect ratio, written "WIDTH:HEIGHT"."""
+    return isinstance(size, str) and RATIO.fullmatch(size.strip()) is not None
+
+
+def parse_size(size: tuple[int, int] | str) -> tuple[int, int]:
+    """(height, width) in pixels, of (height, width) or "HEIGHTxWIDTH"; of a ratio "WIDTH:HEIGHT" the two numbers, also
+    height first. Raises `UserError` for anything else."""
+    if isinstance(size, str):
+        match = PIXELS.fullmatch(size.strip())
+        if match is None and (match := RATIO.fullmatch(size.strip())) is not None:
+            match = match[2], match[1]
+        else:
+            match = match and match.groups()
+        if match is None:
+            raise UserError(
+                f"A size is HEIGHTxWIDTH in pixels, such as 512x768, or a ratio such as 16:9, not {size!r}."
+            )
+        size = tuple(map(int, match))
+    if len(size) != 2 or any(isinstance(side, bool) or int(side) != side or side < 1 for side in size):
+        raise UserError(f"A size must be two whole numbers of at least 1, not {size!r}.")
+    return int(size[0]), int(size[1])
