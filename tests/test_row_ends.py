@@ -13,7 +13,6 @@ import toy
 from test_exactness import assert_same_pictures
 
 from ssd_jax.decode import engine
-from ssd_jax.decode.ar import AR
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
@@ -62,7 +61,7 @@ def forward(ids, mask):
     """Hidden states of whole sequences and the cache they leave, by one prefill of everything."""
     model, cached = (
         Transformer(TOY.config),
-        engine.make_cache(TOY.config, AR(), GRID, len(ids), toy.PROMPT, jnp.float32),
+        engine.make_cache(TOY.config, GRID, len(ids), toy.PROMPT, jnp.float32),
     )
     x = model.apply(TOY.params, ids, method="embed")
     slots = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)

@@ -6,7 +6,7 @@ from typing import ClassVar
 from tokenizers import Tokenizer
 
 from ssd_jax.errors import UserError
-from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.config import UNKNOWN, ModelConfig
 
 MAX_TEXT = 512
 """Longest prompt in tokens, so that prompt and picture stay within the positions the backbones were trained on."""
@@ -29,16 +29,19 @@ class Published:
         self, tokenizer: Tokenizer, config: ModelConfig, vocabulary: Mapping[str, int], tokens: Mapping[str, int]
     ):
         self._tokenizer, self._config = tokenizer, config
-        self._vocabulary, self._tokens = vocabulary, tokens
+        self._vocabulary = vocabulary
+        self._tokens = {key.removesuffix("_id"): index for key, index in tokens.items()}
         added = tokenizer.get_added_tokens_decoder()
         self._special = {index for index, token in added.items() if token.special}
 
     def id(self, key: str, name: str | None = None) -> int:
-        """Id of a special token: from `tokens`, or by its name from config.json or tokenizer.json."""
+        """Id of a special token: from `tokens`, by name from config.json or tokenizer.json, or as `config` has it."""
         name = name or self.NAMES[key]
         index = self._tokens.get(key, self._vocabulary.get(name))
         if index is None:
             index = self._tokenizer.token_to_id(name)
+        if index is None and (known := getattr(self._config, f"{key}_id", UNKNOWN)) >= 0:
+            index = known
         if index is None:
             raise UserError(
                 f"Neither config.json nor tokenizer.json has a token {name!r}; give its id as tokens={{{key!r}: ...}}."
