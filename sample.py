@@ -45,7 +45,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--top_p", type=float, metavar="P", help="default: off")
     parser.add_argument("--negative_prompt", metavar="TEXT", help="what guidance leads away from")
     parser.add_argument("--size", metavar="HxW", help="pixels, such as 512x768, or, for Emu3, a ratio such as 16:9")
-    parser.add_argument("--max_batch", type=int, default=16, metavar="N", help="pictures drawn at once (default 16)")
+    parser.add_argument("--max_batch", type=int, metavar="N", help="pictures drawn at once; default: the config's")
     parser.add_argument("--config", default="configs/emoji.py", metavar="FILE", help="which model (default: emoji)")
     parser.add_argument("--weights", metavar="DIR", help="checkpoint folder; default: the config's own")
     parser.add_argument("--heads", metavar="DIR", help="draft heads; default: the checkpoint's own")
@@ -57,7 +57,7 @@ def main() -> None:
     config = read_config(args.config)
     prompts = read_prompts(args, list(config.sample_prompts))
     decoders = parse_decoders(args.compare) if args.compare is not None else {args.decoder: parse_decoder(args.decoder)}
-    pipe = ssd_jax.load(args.weights or config.weights, heads=args.heads)
+    pipe = load(args, config)
     for decoder in decoders.values():
         pipe.require(decoder)
     with warnings.catch_warnings(record=True) as caught:
@@ -74,7 +74,7 @@ def main() -> None:
         top_p=args.top_p,
         negative_prompt=args.negative_prompt,
         size=args.size,
-        max_batch=args.max_batch,
+        max_batch=config.max_batch if args.max_batch is None else args.max_batch,
     )
     writable(args.out)
     if args.compare is None:
@@ -96,6 +96,18 @@ def read_config(spec: str):
             except (KeyError, ValueError) as error:
                 raise UserError(f"{path} gives no configuration: {error}.") from None
     raise entry.unknown_config(spec, CONFIGS)
+
+
+def load(args: argparse.Namespace, config) -> ssd_jax.Pipeline:
+    """The checkpoint of --weights, or the config's own."""
+    weights = args.weights or config.weights
+    if not weights:
+        raise UserError(f"{args.config} comes without weights; say where they are with --weights=DIR.")
+    pipe = ssd_jax.load(weights, heads=args.heads)
+    wanted, found = config.model.get("architecture"), pipe.config.architecture
+    if args.weights and wanted and found != wanted:
+        raise UserError(f"{args.config} is for checkpoints of {wanted}, but {weights} is one of {found}.")
+    return pipe
 
 
 def read_prompts(args: argparse.Namespace, default: list[str]) -> list[str]:

@@ -34,6 +34,8 @@ def main() -> None:
         raise UserError(f"The command line cannot be used: {said[-1]}") from None
     if extra:
         raise UserError(f"The command line cannot be used: unexpected {extra[0]!r}; options start with --config.")
+    if "stage" not in CONFIG.value:
+        raise UserError("This config has no stages to train; it is for sample.py.")
     from ssd_jax.training import stages  # after the flags, so that --help is quick
 
     export = stages.run(CONFIG.value)

@@ -20,6 +20,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data = "data/emoji"  # built from installed packages if absent
     config.styles = ("twemoji", "noto")
     config.weights = "emoji"  # what sample.py loads with this config: the bundled checkpoint, or a folder
+    config.max_batch = 16  # pictures that sample.py draws at once
     config.limit = 0  # draw only so many emoji; 0 = all
 
     config.vq = ConfigDict(

@@ -36,10 +36,11 @@ CONFIGS = {
 STRIDE = {"emu3": 8, "chameleon": 16, "janus": 16}
 
 
-def tokenizer(special: dict[str, int], merges=()) -> Tokenizer:
-    """Byte-level, cutting text as GPT-2 does."""
+def byte_tokenizer(special: dict[str, int], merges=(), first: int = BYTES) -> Tokenizer:
+    """Byte-level, cutting text as GPT-2 does; the bytes' ids start at `first`."""
+    alphabet = {letter: index - BYTES + first for letter, index in ALPHABET.items()}
     merged = {"".join(pair): BYTES + 300 + index for index, pair in enumerate(merges)}
-    made = Tokenizer(models.BPE(vocab={**ALPHABET, **merged, **special}, merges=list(merges)))
+    made = Tokenizer(models.BPE(vocab={**alphabet, **merged, **special}, merges=list(merges)))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.add_special_tokens(list(special))
     return made
@@ -48,7 +49,7 @@ def tokenizer(special: dict[str, int], merges=()) -> Tokenizer:
 def prompts(name: str, tokens=None, vocabulary=None, merges=(), special=None, **changes):
     config = dataclasses.replace(CONFIGS[name], **changes)
     return PUBLISHED[name](
-        tokenizer(SPECIAL[name] if special is None else special, merges), config, vocabulary or {}, tokens or {}
+        byte_tokenizer(SPECIAL[name] if special is None else special, merges), config, vocabulary or {}, tokens or {}
     )
 
 
@@ -95,7 +96,7 @@ def test_emu3_text_is_cut_as_the_original_tokenizer_cuts_it():
     assert ids("12") == spelt("12")  # every digit by itself; GPT-2 would cut "12"
     assert ids("(a") == [bracket]  # one sign may lead a word; GPT-2 would cut it off
     assert ids("e\u0301") == ids("\u00e9") == [accent]  # composed first
-    assert tokenizer({}, merges).encode("12(a").ids == [digits, *spelt("(a")]
+    assert byte_tokenizer({}, merges).encode("12(a").ids == [digits, *spelt("(a")]
 
 
 # -- Lumina-mGPT
@@ -133,7 +134,7 @@ def test_janus_a_negative_prompt_has_a_whole_frame():
 
 
 def test_ids_come_from_tokens_then_config_json_then_tokenizer_json_then_the_config(tmp_path):
-    tokenizer(SPECIAL["emu3"]).save(str(tmp_path / "tokenizer.json"))
+    byte_tokenizer(SPECIAL["emu3"]).save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "config.json").write_text(json.dumps({"vocabulary_map": {"<|image start|>": 5, "<|image token|>": 6}}))
     made = read_prompts(tmp_path, CONFIGS["emu3"], {"boi_id": 7})
     assert [made.id(key) for key in ("boi", "img", "bos")] == [7, 6, 151849]

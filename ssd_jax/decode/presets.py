@@ -56,7 +56,8 @@ def require_heads(decoder: Decoder, horizontal: int, vertical: int) -> None:
     if horizontal >= needed[0] and vertical >= needed[1]:
         return
     name = next((name for name, preset in PRESETS.items() if preset == decoder), type(decoder).__name__)
+    without = ", ".join(name for name, preset in PRESETS.items() if not any(preset.heads))
     raise UserError(
         f"The decoder {name} needs draft heads (at least {needed[0]} to the right and {needed[1]} down, here are "
-        f"{horizontal} and {vertical}); train them, or use jacobi-above, which needs none."
+        f"{horizontal} and {vertical}); train them, or choose one that needs none: {without}."
     )

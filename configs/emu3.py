@@ -1,0 +1,57 @@
+"""Emu3-Gen by BAAI: 8.5 billion parameters, 90 x 90 codes, pictures of 720 x 720 pixels or another ratio.
+
+    python sample.py --config=configs/emu3.py --weights=DIR --prompt="a lighthouse at dusk" [--size=16:9] [--heads=DIR]
+
+DIR is a download of the converted repository (its name ends in -hf), which has a tokenizer.json; the weights do not
+come with this project. By arithmetic they take 16 GB in bfloat16 and a picture's keys and values 2.1 GB, so one
+accelerator of 24 GB should do. Nothing was measured on the real weights: what to expect is the counts, 8100 passes
+for `ar` and, with draft heads, 304 for `ssd`. No draft heads are published; without --heads the decoders that need
+none run (`ar`, `jacobi-above`, `scd`, ...).
+
+`:tiny` has the same parts in sizes for tests.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The configuration; `variant` is "" or "tiny"."""
+    if variant not in ("", "tiny"):
+        raise ValueError(f"configs/emu3.py has no variant {variant!r}; valid are '' and 'tiny'")
+    config = ConfigDict()
+    config.weights = ""  # none come with the project: --weights=DIR
+    config.max_batch = 1
+    # What the checkpoint's own config.json says; sample.py checks the architecture.
+    config.model = ConfigDict(
+        dict(
+            architecture="emu3",
+            vocab_size=184622,
+            visual_offset=151854,
+            visual_size=32768,
+            layers=32,
+            width=4096,
+            mlp_width=14336,
+            heads=32,
+            kv_heads=8,
+            head_dim=128,
+            rope_theta=1e6,
+            norm_eps=1e-5,
+            qk_norm="",
+            rows=90,
+            cols=90,
+            pad_id=151643,
+            unk_id=-1,
+            bos_id=151849,
+            boi_id=151852,
+            row_end_id=151846,
+            cfg_scale=3.0,
+            top_k=2048,
+        )
+    )
+    config.sample_prompts = ("a lighthouse on a rocky coast at dusk", "a portrait of an old fisherman, oil painting")
+    if variant == "tiny":
+        config.model.update(layers=2, width=32, mlp_width=48, heads=4, kv_heads=2, head_dim=8)
+        config.model.update(rows=4, cols=5, vocab_size=364, visual_offset=300, visual_size=64)
+        config.model.update(pad_id=0, bos_id=1, boi_id=2, row_end_id=3)
+        config.sample_prompts = config.sample_prompts[:1]
+    return config

@@ -1,0 +1,60 @@
+"""Janus-Pro by DeepSeek: 7 or, as `:1b`, 1 billion parameters, 24 x 24 codes, pictures of 384 x 384 pixels.
+
+    python sample.py --config=configs/janus_pro.py --weights=DIR --prompt="a lighthouse at dusk" [--heads=DIR]
+    python sample.py --config=configs/janus_pro.py:1b --weights=DIR
+
+DIR is a download of the converted repository (safetensors and a tokenizer.json; the first repository's .bin files are
+pickles and are refused). No weights come with this project. By arithmetic the backbone takes 13 GB in bfloat16 (`:1b`
+3 GB) and a picture's keys and values 0.6 GB (0.3 GB), so one accelerator of 24 GB (8 GB) should do. Nothing was
+measured on the real weights: what to expect is the counts, 576 passes for `ar` and, with draft heads, 80 for `ssd`.
+No draft heads are published; without --heads the decoders that need none run (`ar`, `jacobi-above`, `scd`, ...).
+
+`:tiny` has the same parts in sizes for tests.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The configuration; `variant` is "" (7B), "1b" or "tiny"."""
+    if variant not in ("", "1b", "tiny"):
+        raise ValueError(f"configs/janus_pro.py has no variant {variant!r}; valid are '', '1b' and 'tiny'")
+    config = ConfigDict()
+    config.weights = ""  # none come with the project: --weights=DIR
+    config.max_batch = 4
+    # What the checkpoint's own config.json says; sample.py checks the architecture.
+    config.model = ConfigDict(
+        dict(
+            architecture="janus",
+            vocab_size=102400,
+            visual_offset=0,
+            visual_size=16384,
+            layers=30,
+            width=4096,
+            mlp_width=11008,
+            heads=32,
+            kv_heads=32,
+            head_dim=128,
+            rope_theta=1e4,
+            norm_eps=1e-6,
+            qk_norm="",
+            code_width=8,
+            head_width=4096,
+            rows=24,
+            cols=24,
+            pad_id=100002,
+            unk_id=-1,
+            bos_id=100000,
+            boi_id=100016,
+            cfg_scale=5.0,
+            top_k=0,
+        )
+    )
+    config.sample_prompts = ("a lighthouse on a rocky coast at dusk", "a portrait of an old fisherman, oil painting")
+    if variant == "1b":
+        config.model.update(layers=24, width=2048, mlp_width=5632, heads=16, kv_heads=16, head_width=2048)
+    if variant == "tiny":
+        config.model.update(layers=2, width=32, mlp_width=48, heads=4, kv_heads=4, head_dim=8, head_width=32)
+        config.model.update(rows=4, cols=4, vocab_size=300, visual_size=64, pad_id=0, bos_id=1, boi_id=2)
+        config.sample_prompts = config.sample_prompts[:1]
+    return config

@@ -1,0 +1,58 @@
+"""Lumina-mGPT 7B 768 by Alpha-VLLM: 7.0 billion parameters, 48 x 48 codes, pictures of 768 x 768 pixels or less.
+
+    python sample.py --config=configs/lumina_mgpt.py --weights=DIR --prompt="a lighthouse at dusk" [--size=512x1024] \\
+        [--heads=DIR]
+
+DIR is a download of the repository; the picture tokenizer's weights are Meta's (Chameleon) and are not in it. No
+weights come with this project. By arithmetic the backbone takes 14 GB in bfloat16 and a picture's keys and values 2.5
+GB, so one accelerator of 24 GB should do. Nothing was measured on the real weights: what to expect is the counts,
+2304 passes for `ar` and, with draft heads, 162 for `ssd`. No draft heads are published; without --heads the decoders
+that need none run (`ar`, `jacobi-above`, `scd`, ...).
+
+`:tiny` has the same parts in sizes for tests.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The configuration; `variant` is "" or "tiny"."""
+    if variant not in ("", "tiny"):
+        raise ValueError(f"configs/lumina_mgpt.py has no variant {variant!r}; valid are '' and 'tiny'")
+    config = ConfigDict()
+    config.weights = ""  # none come with the project: --weights=DIR
+    config.max_batch = 1
+    # What the checkpoint's own config.json says; sample.py checks the architecture.
+    config.model = ConfigDict(
+        dict(
+            architecture="chameleon",
+            vocab_size=65536,
+            visual_offset=4,
+            visual_size=8192,
+            layers=32,
+            width=4096,
+            mlp_width=11008,
+            heads=32,
+            kv_heads=32,
+            head_dim=128,
+            rope_theta=1e4,
+            norm_eps=1e-5,
+            qk_norm="layer",
+            rows=48,
+            cols=48,
+            pad_id=1,
+            unk_id=3,
+            bos_id=0,
+            boi_id=8197,
+            row_end_id=8803,
+            cfg_scale=3.0,
+            top_k=2000,
+        )
+    )
+    config.sample_prompts = ("a lighthouse on a rocky coast at dusk", "a portrait of an old fisherman, oil painting")
+    if variant == "tiny":
+        config.model.update(layers=2, width=32, mlp_width=48, heads=4, kv_heads=4, head_dim=8)
+        config.model.update(rows=4, cols=4, vocab_size=364, visual_offset=4, visual_size=64)
+        config.model.update(boi_id=69, row_end_id=70)
+        config.sample_prompts = config.sample_prompts[:1]
+    return config
