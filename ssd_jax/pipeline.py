@@ -294,7 +294,8 @@ def load(
         heads: draft heads, a file or a folder with heads.safetensors; None takes the checkpoint's own, if it has any.
         vq_weights: the image tokenizer's weights, a file or a folder, where the checkpoint lacks them (Lumina-mGPT) or
             they are published by themselves (Emu3-VisionTokenizer). They are read when they are first needed.
-        tokens: special ids ("pad", "unk", "bos", "boi", "row_end") where config.json and tokenizer do not tell.
+        tokens: special ids where config.json and tokenizer.json do not tell: "pad", "unk", "bos", "boi", "row_end";
+            in prompts of Emu3 "img", of Lumina-mGPT "end" and "size_24".
     Raises:
         UserError: no such checkpoint, files in it that are damaged or do not fit together, heads of another backbone.
     """
@@ -310,7 +311,7 @@ def load(
     if heads is not None or path.exists():
         drafters = _read_heads(path, weights, config, dtype)
     vq_path = None if vq_weights is None else Path(vq_weights)
-    return Pipeline(folder, config, vq_config, params, dtype, *drafters, vq_path)
+    return Pipeline(folder, config, vq_config, params, dtype, *drafters, vq_path, tokens)
 
 
 def find_folder(source: str | Path) -> Path:

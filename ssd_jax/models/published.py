@@ -6,6 +6,7 @@ the published class; a key that describes another network than ours is refused.
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -173,6 +174,10 @@ ARCHITECTURES = {
 """What config.json says under `model_type`, or in `architectures` -> what it is."""
 
 
+IN_PROMPTS = re.compile(r"(img|end|size_\d+)(_id)?")
+"""Special tokens that only prompts need: Emu3's image token, Lumina-mGPT's end of turn and number of patches."""
+
+
 def find_architecture(values: Mapping, where: str) -> Architecture:
     """The architecture that a config.json names; raises `ConfigError` if it is none of ours."""
     names = [values.get("model_type"), *(values.get("architectures") or ())]
@@ -220,14 +225,16 @@ def from_hf(
 
 
 def with_tokens(config: ModelConfig, tokens: Mapping[str, int] | None, where: str) -> ModelConfig:
-    """The config with other special ids: {"boi": 100016} or {"boi_id": 100016}."""
+    """The config with other special ids: {"boi": 100016} or {"boi_id": 100016}; those of prompts are left to them."""
     fields = {name.removesuffix("_id"): name for name in ("pad_id", "unk_id", "bos_id", "boi_id", "row_end_id")}
     for name, value in (tokens or {}).items():
-        if name.removesuffix("_id") not in fields:
-            raise ConfigError(f"{where}: unknown special token {name!r}; known are {', '.join(fields)}.")
+        if name.removesuffix("_id") not in fields and not IN_PROMPTS.fullmatch(name):
+            known = ", ".join([*fields, "img, end, size_N"])
+            raise ConfigError(f"{where}: unknown special token {name!r}; known are {known}.")
         if not is_whole(value, NONE):
             raise ConfigError(f"{where}: the id of the special token {name!r} must be a whole number, not {value!r}.")
-    changes = {fields[name.removesuffix("_id")]: value for name, value in (tokens or {}).items()}
+    given = {fields.get(name.removesuffix("_id")): value for name, value in (tokens or {}).items()}
+    changes = {field: value for field, value in given.items() if field is not None}
     return dataclasses.replace(config, **changes)
 
 
