@@ -118,7 +118,7 @@ def test_decoding_through_the_cache_gives_the_same_logits(both, case):
     close(run(cached, pipe.params, embedded(pipe, theirs)), logits)
 
 
-@pytest.mark.parametrize("case", ["janus"])
+@pytest.mark.parametrize("case", FAMILIES)
 def test_teacher_forced_logits_of_the_codes(both, case):
     theirs, (_, logits), pipe = both(case)
     actual = pipe.visual_logits(PROMPTS, theirs.codes, grid=GRID, prompt_mask=MASK)

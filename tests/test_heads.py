@@ -203,7 +203,7 @@ def test_rows_are_drafted_from_the_whole_row_above():
         cache = engine.make_cache(config, grid, 2 * images, toy.PROMPT, jnp.float32)
         hidden, cache = engine.prefill(model, params, cache, ids, mask)
         heads = toy.heads_config("context"), toy.TOY.heads("context")
-        functions = engine.bind(model, params, mask, keys, sampler, True, *heads)
+        functions = engine.bind(model, params, grid, mask, keys, sampler, True, *heads)
         places = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
         rest, _ = functions.verify(cache, tokens, places)
         hidden = jnp.concatenate([hidden, rest[:, :-1]], axis=1)
