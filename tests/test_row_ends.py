@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
-from test_exactness import assert_same_pictures
 
 from ssd_jax.decode import engine
 from ssd_jax.decode.raster import Raster
@@ -130,7 +129,7 @@ def test_ar_is_ancestral_sampling_over_whole_sequences():
 @pytest.mark.parametrize("decoder", EXACT, ids=lambda decoder: f"{decoder.drafter}-{decoder.window}")
 def test_exact_decoders_give_the_same_pictures(decoder):
     out = decoded(decoder)
-    assert_same_pictures(out, decoded("ar"), GRID, TOY)
+    np.testing.assert_array_equal(out.tokens, decoded("ar").tokens)
     assert np.all(out.passes <= GRID.size)
 
 
