@@ -48,6 +48,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--max_batch", type=int, metavar="N", help="pictures drawn at once; default: the config's")
     parser.add_argument("--config", default="configs/emoji.py", metavar="FILE", help="which model (default: emoji)")
     parser.add_argument("--weights", metavar="DIR", help="checkpoint folder; default: the config's own")
+    parser.add_argument("--vq_weights", metavar="DIR", help="image tokenizer, where the checkpoint folder lacks it")
     parser.add_argument("--heads", metavar="DIR", help="draft heads; default: the checkpoint's own")
     return parser.parse_args(arguments)
 
@@ -103,7 +104,7 @@ def load(args: argparse.Namespace, config) -> ssd_jax.Pipeline:
     weights = args.weights or config.weights
     if not weights:
         raise UserError(f"{args.config} comes without weights; say where they are with --weights=DIR.")
-    pipe = ssd_jax.load(weights, heads=args.heads)
+    pipe = ssd_jax.load(weights, heads=args.heads, vq_weights=args.vq_weights)
     wanted, found = config.model.get("architecture"), pipe.config.architecture
     if args.weights and wanted and found != wanted:
         raise UserError(f"{args.config} is for checkpoints of {wanted}, but {weights} is one of {found}.")

@@ -1,7 +1,7 @@
 """Lumina-mGPT 7B 768 by Alpha-VLLM: 7.0 billion parameters, 48 x 48 codes, pictures of 768 x 768 pixels or less.
 
-    python sample.py --config=configs/lumina_mgpt.py --weights=DIR --prompt="a lighthouse at dusk" [--size=512x1024] \\
-        [--heads=DIR]
+    python sample.py --config=configs/lumina_mgpt.py --weights=DIR --vq_weights=DIR --prompt="a lighthouse at dusk" \\
+        [--size=512x1024] [--heads=DIR]
 
 DIR is a download of the repository; the picture tokenizer's weights are Meta's (Chameleon) and are not in it. No
 weights come with this project. By arithmetic the backbone takes 14 GB in bfloat16 and a picture's keys and values 2.5

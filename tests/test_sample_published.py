@@ -18,7 +18,7 @@ from ssd_jax import entry
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict
 from ssd_jax.models.heads import abstract_heads
 from ssd_jax.models.transformer import abstract_backbone
-from ssd_jax.models.vq import abstract_vq
+from ssd_jax.models.vq_models import abstract_vq
 from ssd_jax.weights.export import heads_metadata, write_config, write_tensors
 
 CONFIGS = ("emu3", "lumina_mgpt", "janus_pro")
