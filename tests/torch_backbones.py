@@ -108,13 +108,11 @@ def chameleon(folder: Path, codes: int = 64, offset: int = 4, row_end: int = 70,
     return _saved(folder, model, lambda model: model.model, codes, offset, row_end)
 
 
-def janus(folder: Path, codes: int = 64, code_width: int = 8, **changes) -> Reference:
+def janus(folder: Path, codes: int = 64, code_width: int = 8, grid: int = 2, **changes) -> Reference:
     text = sizes(64, 160, 2, 4, 4, 80, 1e-6) | dict(pad_token_id=0, bos_token_id=1, eos_token_id=3) | changes
     width = text["hidden_size"]
-    vision = dict(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4, projection_dim=width,
-        num_image_tokens=4,
-    )  # fmt: skip
+    vision = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=4 * grid, patch_size=4)
+    vision |= dict(projection_dim=width, num_image_tokens=grid**2)
     vq = SMALL_VQ | dict(num_embeddings=codes, embed_dim=code_width, latent_channels=32, projection_dim=width)
     vq["image_token_embed_dim"] = width
     model = JanusForConditionalGeneration(
