@@ -60,9 +60,9 @@ def test_heads(decoder, knobs, assert_same_pictures):
 
 
 @pytest.mark.parametrize("decoder", [SPATIAL[1], PRESETS["ssd-exact"]], ids=lambda d: f"{d.rows}rows,W={d.window}")
-def test_heads_with_context(decoder):
-    out = decode(TOY, decoder, GRID, images=16, heads="context", **KNOBS[0])
-    assert_same_pictures(out, decode(TOY, "ar", GRID, images=16, **KNOBS[0]), **KNOBS[0])
+def test_heads_with_context(decoder, assert_same_pictures):
+    out = decode(TOY, decoder, GRID, images=IMAGES, heads="context", **KNOBS[0])
+    assert_same_pictures(out, decode(TOY, "ar", GRID, images=IMAGES, **KNOBS[0]), **KNOBS[0])
 
 
 @pytest.mark.parametrize(
