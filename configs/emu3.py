@@ -50,8 +50,8 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.sample_prompts = ("a lighthouse on a rocky coast at dusk", "a portrait of an old fisherman, oil painting")
     if variant == "tiny":
-        config.model.update(layers=2, width=32, mlp_width=48, heads=4, kv_heads=2, head_dim=8)
-        config.model.update(rows=4, cols=5, vocab_size=364, visual_offset=300, visual_size=64)
+        config.model.update(layers=1, width=32, mlp_width=48, heads=4, kv_heads=2, head_dim=8)
+        config.model.update(rows=4, cols=4, vocab_size=364, visual_offset=300, visual_size=64)
         config.model.update(pad_id=0, bos_id=1, boi_id=2, row_end_id=3)
         config.sample_prompts = config.sample_prompts[:1]
     return config

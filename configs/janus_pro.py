@@ -54,7 +54,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "1b":
         config.model.update(layers=24, width=2048, mlp_width=5632, heads=16, kv_heads=16, head_width=2048)
     if variant == "tiny":
-        config.model.update(layers=2, width=32, mlp_width=48, heads=4, kv_heads=4, head_dim=8, head_width=32)
+        config.model.update(layers=1, width=32, mlp_width=48, heads=4, kv_heads=4, head_dim=8, head_width=32)
         config.model.update(rows=4, cols=4, vocab_size=300, visual_size=64, pad_id=0, bos_id=1, boi_id=2)
         config.sample_prompts = config.sample_prompts[:1]
     return config

@@ -51,8 +51,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.sample_prompts = ("a lighthouse on a rocky coast at dusk", "a portrait of an old fisherman, oil painting")
     if variant == "tiny":
-        config.model.update(layers=2, width=32, mlp_width=48, heads=4, kv_heads=4, head_dim=8)
-        config.model.update(rows=4, cols=4, vocab_size=364, visual_offset=4, visual_size=64)
-        config.model.update(boi_id=69, row_end_id=70)
+        config.model.update(layers=1, width=32, mlp_width=48, heads=4, kv_heads=4, head_dim=8)
+        config.model.update(vocab_size=364, visual_size=64, pad_id=0, bos_id=1, boi_id=2, row_end_id=70)
         config.sample_prompts = config.sample_prompts[:1]
     return config

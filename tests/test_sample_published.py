@@ -1,4 +1,7 @@
-"""sample.py with the configs of the published backbones, on folders of random weights: decoders, sizes, mistakes."""
+"""sample.py with the configs of the published backbones: decoders, sizes, mistakes.
+
+The models are small and random, in the folders that transformers makes of them (tests/torch_backbones.py).
+"""
 
 import json
 import subprocess
@@ -9,26 +12,37 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+import torch_backbones
+import torch_vq
 from PIL import Image
+from safetensors.numpy import save_file
 from test_prompts_published import byte_tokenizer
 
 import sample
 import ssd_jax
 from ssd_jax import entry
-from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict
+from ssd_jax.models.config import HeadsConfig, ModelConfig, from_dict
 from ssd_jax.models.heads import abstract_heads
 from ssd_jax.models.transformer import abstract_backbone
-from ssd_jax.models.vq_models import abstract_vq
-from ssd_jax.weights.export import heads_metadata, write_config, write_tensors
+from ssd_jax.weights.export import heads_metadata, write_tensors
+from ssd_jax.weights.load import read_config
 
 CONFIGS = ("emu3", "lumina_mgpt", "janus_pro")
+SIZES = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=1)
+FOLDERS = {
+    "emu3": lambda folder: torch_backbones.emu3(folder, offset=300, row_end=3, grid=4, **SIZES),
+    "lumina_mgpt": lambda folder: torch_backbones.chameleon(folder, vocab_size=364, **SIZES),
+    "janus_pro": lambda folder: torch_backbones.janus(folder, grid=4, vocab_size=300, **SIZES),
+}
 SPECIAL = {
     "emu3": {"<|extra_203|>": 1, "<|image start|>": 2, "<|extra_200|>": 3, "<|image token|>": 4},
-    "lumina_mgpt": {"<s>": 0, "<racm3:break>": 69, "<reserved08799>": 70, "<reserved08706>": 71}
+    "lumina_mgpt": {"<s>": 1, "<racm3:break>": 2, "<reserved08799>": 70, "<reserved08706>": 72}
     | {f"<reserved{8800 + patches:05d}>": 74 + patches for patches in range(1, 5)},
     "janus_pro": {"<｜▁pad▁｜>": 0, "<｜begin▁of▁sentence｜>": 1, "<begin_of_image>": 2},
 }
 FIRST_BYTE = {"emu3": 10, "lumina_mgpt": 100, "janus_pro": 10}
+SIDE = 4  # codes along a side of a picture
+SIZE = {"emu3": [], "lumina_mgpt": ["--size=8x8"], "janus_pro": []}  # Lumina's folder says nothing of the grid
 HEADS = HeadsConfig(horizontal=2, vertical=2)
 WITHOUT_HEADS = ["ar", "sjd", "scd", "scd-gumbel", "gsd", "jacobi-match", "jacobi-above"]
 ROOT = Path(sample.__file__).parent
@@ -38,28 +52,22 @@ def config_of(name: str) -> ModelConfig:
     return from_dict(ModelConfig, sample.read_config(f"configs/{name}").model.to_dict(), name)
 
 
-def drawn(shapes, seed: int):
-    """Random values in the shapes of a model; scales of norms are near one."""
-    rng = np.random.default_rng(seed)
-    draw = lambda leaf: (leaf.ndim == 1) + 0.3 * rng.normal(size=leaf.shape)  # noqa: E731
-    return jax.tree.map(lambda leaf: draw(leaf).astype(np.float32), nn.unbox(shapes))
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
-    """A folder of random weights for each backbone, in the sizes of its `:tiny`; Emu3's has draft heads."""
+    """A folder for each backbone, as transformers saves it; Lumina's has the picture tokenizer in Meta's file, because
+    transformers' has no decoder, and Emu3's has draft heads."""
     made = {}
     for name in CONFIGS:
         folder = made[name] = tmp_path_factory.mktemp(name) / "checkpoint"
-        config = config_of(f"{name}.py:tiny")
-        sizes = dict(channels=4, multipliers=(1, 1, 1), groups=2, codebook_size=64, code_dim=4)
-        vq = VQConfig(patch=2 if name == "emu3" else 4, **sizes)
-        write_config(folder, config, vq)
-        write_tensors(folder / "model.safetensors", drawn(abstract_backbone(config), 0), np.float32)
-        write_tensors(folder / "vq.safetensors", drawn(abstract_vq(vq), 1), np.float32)
+        FOLDERS[name](folder)
         byte_tokenizer(SPECIAL[name], first=FIRST_BYTE[name]).save(str(folder / "tokenizer.json"))
-    folder, params = made["emu3"], drawn(abstract_heads(HEADS, 32), 2)
-    write_tensors(folder / "heads.safetensors", params, np.float32, heads_metadata(HEADS, folder / "model.safetensors"))
+    vq = torch_vq.chameleon(read_config(made["lumina_mgpt"])[1])
+    tensors = {name: np.array(x, order="C") for name, x in vq.state.items()}
+    save_file(tensors, made["lumina_mgpt"] / "vqgan.safetensors")
+    rng = np.random.default_rng(0)
+    heads = jax.tree.map(lambda x: 0.3 * rng.normal(size=x.shape), nn.unbox(abstract_heads(HEADS, 32)))
+    metadata = heads_metadata(HEADS, made["emu3"] / "model.safetensors")
+    write_tensors(made["emu3"] / "heads.safetensors", heads, np.float32, metadata)
     return made
 
 
@@ -80,10 +88,15 @@ def run(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+def test_the_config_says_what_the_saved_folder_says(folders, name):
+    assert read_config(folders[name])[0] == config_of(f"{name}.py:tiny")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_every_decoder_draws(folders, tmp_path, name):
     decoders = list(ssd_jax.PRESETS) if name == "emu3" else WITHOUT_HEADS
     command = [f"--config=configs/{name}.py:tiny", f"--weights={folders[name]}", f"--out={tmp_path}"]
-    command += [f"--compare={','.join(decoders)}", "--prompt=a red cat"]
+    command += [f"--compare={','.join(decoders)}", "--prompt=a red cat", *SIZE[name]]
     done = subprocess.run(
         [sys.executable, "sample.py", *command], cwd=ROOT, text=True, capture_output=True,
         timeout=900,
@@ -92,14 +105,12 @@ def test_every_decoder_draws(folders, tmp_path, name):
     records = json.loads((tmp_path / "compare.json").read_text())["images"]
     passes = {record["decoder"]: record["passes"] for record in records}
     assert list(passes) == decoders
-    config = config_of(f"{name}.py:tiny")
-    R, C = config.rows, config.cols
-    assert passes["ar"] == R * C and all(1 < passes[decoder] <= R * C for decoder in WITHOUT_HEADS)
+    assert passes["ar"] == SIDE**2 and all(1 < passes[decoder] <= SIDE**2 for decoder in WITHOUT_HEADS)
     if name == "emu3":
-        assert passes["ssd"] == 1 + 2 * -(-(C - 1) // HEADS.horizontal) + 3 * (R - 1)
+        assert passes["ssd"] == 1 + 2 * -(-(SIDE - 1) // HEADS.horizontal) + 3 * (SIDE - 1)
 
 
-@pytest.mark.parametrize(("name", "size", "shape"), [("emu3", "5:4", (32, 40)), ("lumina_mgpt", "32x64", (32, 64))])
+@pytest.mark.parametrize(("name", "size", "shape"), [("emu3", "3:2", (6, 10)), ("lumina_mgpt", "4x8", (4, 8))])
 def test_another_size(run, folders, tmp_path, name, size, shape):
     code, stdout, stderr = run(
         f"--config=configs/{name}.py:tiny", f"--weights={folders[name]}", f"--out={tmp_path}", f"--size={size}",
@@ -107,7 +118,8 @@ def test_another_size(run, folders, tmp_path, name, size, shape):
     )  # fmt: skip
     assert code == 0, stderr
     with Image.open(tmp_path / "000.png") as image:
-        assert np.asarray(image).shape == (*shape, 3)
+        pixels = np.asarray(image)
+    assert pixels.shape == (*shape, 3) and pixels.std() > 10
     assert json.loads((tmp_path / "images.json").read_text())["options"]["size"] == size
 
 
@@ -116,8 +128,8 @@ def test_another_size(run, folders, tmp_path, name, size, shape):
     [
         ("emu3", [], ["configs/emu3.py", "--weights"]),
         ("janus_pro", ["--weights=janus_pro", "--decoder=ssd"], ["draft heads", "jacobi-above", "scd"]),
-        ("janus_pro", ["--weights=janus_pro", "--size=1:1"], ["64x64"]),
-        ("lumina_mgpt", ["--weights=lumina_mgpt", "--size=1:1"], ["multiples of 32"]),
+        ("janus_pro", ["--weights=janus_pro", "--size=1:1"], ["8x8"]),
+        ("lumina_mgpt", ["--weights=lumina_mgpt", "--size=1:1"], ["multiples of 4"]),
         ("janus_pro", ["--weights=emu3"], ["janus", "emu3"]),
         ("janus_pro:2b", [], ["'2b'", "1b"]),
     ],

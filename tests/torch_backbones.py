@@ -89,12 +89,13 @@ def sizes(width: int, mlp: int, layers: int, heads: int, kv_heads: int, vocab: i
 SMALL_VQ = dict(base_channels=32, channel_multiplier=[1, 1], num_res_blocks=1)
 
 
-def emu3(folder: Path, codes: int = 64, offset: int = 41, row_end: int = 6, **changes) -> Reference:
+def emu3(folder: Path, codes: int = 64, offset: int = 41, row_end: int = 6, grid: int = 90, **changes) -> Reference:
     vocabulary = {"<|extra_200|>": row_end, "<|image start|>": 2, "<image>": 8}
     vocabulary |= {f"<|visual token {code:06d}|>": offset + code for code in range(codes)}
     text = sizes(64, 160, 2, 4, 2, offset + codes) | dict(pad_token_id=0, bos_token_id=1, eos_token_id=3) | changes
     vq = SMALL_VQ | dict(codebook_size=codes, attn_resolutions=[1], hidden_size=32)
-    model = Emu3ForConditionalGeneration(Emu3Config(text_config=text, vq_config=vq, vocabulary_map=vocabulary))
+    sections = dict(text_config=text, vq_config=vq, vocabulary_map=vocabulary)
+    model = Emu3ForConditionalGeneration(Emu3Config(**sections, image_area=(8 * grid) ** 2))
     return _saved(folder, model, lambda model: model.model.text_model, codes, offset, row_end)
 
 
