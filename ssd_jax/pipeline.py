@@ -263,8 +263,14 @@ class Pipeline:
 
     @property
     def vq_params(self) -> Any:
-        """The VQ tokenizer's parameters; read on first use, so a folder without vq.safetensors loads."""
+        """The VQ tokenizer's parameters; read on first use, so a folder without vq.safetensors loads. Raises
+        `UserError` if they cannot be read or are for another number of codes than the backbone has."""
         if self._vq_params is None:
+            drawn, known = self.config.visual_size, self.vq_config.codebook_size
+            if drawn != known:
+                raise UserError(
+                    f"{self.folder}: the backbone draws {drawn} visual codes, but the image tokenizer has {known}."
+                )
             path = find_vq_weights(self.vq_weights or self.folder, self.config.architecture)
             self._vq_params = read_vq(path, self.config.architecture, abstract_vq(self.vq_config))
         return self._vq_params

@@ -330,6 +330,20 @@ def test_a_missing_tokenizer_or_vq_matters_only_when_it_is_used(folder):
         pipe.decode(np.zeros((1, 4, 4), np.int32))
 
 
+def test_an_image_tokenizer_with_other_codes_than_the_backbone_is_refused_when_it_is_used(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["vq"]["codebook_size"] = 32
+    (folder / "config.json").write_text(json.dumps(config))
+    pipe = ssd_jax.load(folder)
+    for use in (
+        lambda: pipe.generate(["dog"]),
+        lambda: pipe.decode(np.zeros((1, 4, 4), np.int32)),
+        lambda: pipe.encode(np.zeros((1, 16, 16, 3), np.uint8)),
+    ):
+        with pytest.raises(ssd_jax.UserError, match="draws 64 visual codes, but the image tokenizer has 32"):
+            use()
+
+
 def test_teacher_forced_logits_ignore_padding(pipe):
     codes = np.random.default_rng(0).integers(0, 64, (1, 16)).astype(np.int32)
     expected = pipe.visual_logits([[2, 5, 3]], codes)
