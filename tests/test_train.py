@@ -32,7 +32,7 @@ from ssd_jax.weights.load import read_heads_config
 ROOT = Path(__file__).parents[1]
 STAGES = ("tokenizer", "backbone", "heads", "overlap")  # "overlap" is the second part of config.stage "heads"
 STEPS, EVERY = 12, 4  # of every stage of `:tiny`
-EXPORTED = {"config.json", "tokenizer.json", "vq.safetensors", "model.safetensors", "heads.safetensors"}
+EXPORTED = {"config.json", "tokenizer.json", "vq.safetensors", "model.safetensors", "heads.safetensors", "README.md"}
 
 
 def numbers(path: Path) -> list[dict]:

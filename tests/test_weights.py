@@ -18,7 +18,7 @@ from ssd_jax.models.transformer import Transformer, abstract_backbone
 from ssd_jax.models.vq import VQModel
 from ssd_jax.models.vq_models import abstract_vq
 from ssd_jax.weights import export
-from ssd_jax.weights.export import heads_metadata, write_config, write_tensors
+from ssd_jax.weights.export import heads_metadata, write_config, write_heads_card, write_tensors
 from ssd_jax.weights.load import fingerprint, read_config, read_heads_config, read_metadata, read_tensors
 from ssd_jax.weights.mapping import flatten, unflatten
 from ssd_jax.weights.store import WeightsError
@@ -283,6 +283,13 @@ def test_heads_know_their_backbone(backbone, params):
     write_tensors(backbone, nudged(params), jnp.float32)
     with pytest.raises(WeightsError, match="heads.safetensors: .*trained on another backbone than .*model.safetensors"):
         read_heads_config(path, backbone)
+
+
+def test_heads_have_a_card(backbone):
+    write_heads_card(backbone.with_name("heads.safetensors"), HeadsConfig(4, 3, context=1), backbone)
+    card = backbone.with_name("README.md").read_text()
+    assert "4 heads to the right and 3 down (context: 1)" in card and fingerprint(backbone) in card
+    assert "sample.py --weights=BACKBONE --heads=DIR" in card and "{" not in card
 
 
 def test_equal_weights_give_equal_bytes(backbone, params):

@@ -1,7 +1,8 @@
 """The three stages of the bundled model, one after the other, and the folder they leave behind.
 
-`<workdir>/export` becomes a complete checkpoint: config.json, vq.safetensors, model.safetensors, heads.safetensors and
-tokenizer.json. Every stage starts from what the earlier ones exported, so what is trained on is what users get.
+`<workdir>/export` becomes a complete checkpoint: config.json, vq.safetensors, model.safetensors, heads.safetensors with
+its README.md, and tokenizer.json. Every stage starts from what the earlier ones exported, so what is trained on is what
+users get.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ from ssd_jax.training.overlap import digest, overlap_task
 from ssd_jax.training.report import heads_report, nll_report, training_minutes, vq_report, write_report
 from ssd_jax.training.tokenizer import tokenizer_task
 from ssd_jax.viz import grid as picture_grid
-from ssd_jax.weights.export import heads_metadata, write_config, write_tensors
+from ssd_jax.weights.export import heads_metadata, write_config, write_heads_card, write_tensors
 from ssd_jax.weights.load import fingerprint, read_tensors
 
 STAGES = ("tokenizer", "backbone", "heads")
@@ -147,7 +148,8 @@ def _train_heads(config: Any, trained: Trained, workdir: Path) -> None:
     heads = from_dict(HeadsConfig, config.heads_model.to_dict(), "config.heads_model")
     source = trained.captioned(config.heads)
     task = heads_task(trained.model, heads, backbone, config.heads, config.seed, source)
-    metadata = heads_metadata(heads, trained.export / "model.safetensors")
+    backbone_path = trained.export / "model.safetensors"
+    metadata = heads_metadata(heads, backbone_path)
     params = fit(task, config.heads, config.seed, workdir, metadata)
     states = {"Smooth L1": params}
     if config.overlap.steps:
@@ -157,6 +159,7 @@ def _train_heads(config: Any, trained: Trained, workdir: Path) -> None:
         states["Smooth L1, then overlap"] = params
     path = trained.export / "heads.safetensors"
     write_tensors(path, params, EXPORT_DTYPE, metadata)
+    write_heads_card(path, heads, backbone_path)
     # The last state as it is stored.
     states[list(states)[-1]] = read_tensors(path, abstract_heads(heads, trained.model.width), jnp.float32)
     limit, batch = config.report_images, config.heads.batch

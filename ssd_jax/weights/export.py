@@ -16,6 +16,23 @@ from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
 from ssd_jax.weights.load import CONFIG_NAME, FORMAT, HEADS_KEY, fingerprint
 from ssd_jax.weights.mapping import flatten
 
+CARD_NAME = "README.md"
+
+HEADS_CARD = """\
+# Draft heads for spatially speculative decoding
+
+`heads.safetensors` holds {horizontal} heads to the right and {vertical} down (context: {context}). They draft visual
+codes for the decoders of `ssd_jax` that need heads, such as `ssd`. They belong to one backbone file, whose fingerprint
+is
+
+    {fingerprint}
+
+With any other they are refused, even with the same weights in another dtype. With this folder as DIR, and as BACKBONE
+the backbone's, which may be the same:
+
+    python sample.py --weights=BACKBONE --heads=DIR --decoder=ssd --prompt=TEXT
+"""
+
 
 def write_tensors(
     path: Path, params: Mapping[str, Any], dtype: DTypeLike, metadata: Mapping[str, str] | None = None
@@ -53,3 +70,11 @@ def heads_metadata(config: HeadsConfig, backbone_path: Path) -> dict[str, str]:
     """The metadata of a heads file: its config and the fingerprint of the backbone file it was trained on."""
     values = {"config": dataclasses.asdict(config), "backbone": fingerprint(backbone_path)}
     return {HEADS_KEY: json.dumps(values)}
+
+
+def write_heads_card(heads_path: Path, config: HeadsConfig, backbone_path: Path) -> None:
+    """Writes README.md beside a heads file: what is in it, the fingerprint of the backbone file it was trained on, how
+    it is used. Equal configs and backbones give equal bytes."""
+    text = HEADS_CARD.format(**dataclasses.asdict(config), fingerprint=fingerprint(backbone_path))
+    with replacing(Path(heads_path).with_name(CARD_NAME)) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
