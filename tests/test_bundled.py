@@ -1,12 +1,14 @@
 """The model that comes with the package has learned what its prompts mean: held-out pictures, of identities and of
 skin tones or styles that it saw but never together, are likelier under their own caption than under another's."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 
+from ssd_jax.decode.presets import PRESETS
 from ssd_jax.prompts import pad_left
 from ssd_jax.training.losses import token_nll
 
@@ -72,3 +74,14 @@ def test_known_words_are_known(bundled, heldout):
 def test_the_default_prompts_draw_pictures_that_are_not_blank(bundled):
     out = bundled.generate(["red apple, twemoji"])
     assert np.asarray(out.images[0]).std() > 10
+
+
+def test_sjd_really_resamples(bundled):
+    """It draws rejected positions afresh where `scd` keeps what it can; noise shared between passes made them equal."""
+    prompts = ["green heart, noto", "santa claus, noto", "woman, noto", "flag of germany, noto"]
+    sjd, scd = (
+        bundled.generate(prompts, decoder=dataclasses.replace(PRESETS[name], window=64)).passes.mean()
+        for name in ("sjd", "scd")
+    )
+    print(f"mean passes of sjd {sjd}, of scd {scd}")
+    assert sjd > 1.2 * scd
