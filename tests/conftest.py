@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssd_jax import entry
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
 from ssd_jax.models.heads import DraftHeads, init_heads
 from ssd_jax.models.transformer import abstract_backbone
@@ -30,6 +31,7 @@ from ssd_jax.weights.load import read_config
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # sample.py is run from the checkout, not installed
+import sample  # noqa: E402
 
 # In this process nothing is kept: with hundreds of programs alive, writing one more to disk has aborted the process.
 jax.config.update("jax_enable_compilation_cache", False)
@@ -133,6 +135,22 @@ def headed(headed_folder) -> Pipeline:
 def pipe(random_folder) -> Pipeline:
     """The model of `random_folder`."""
     return load(random_folder)
+
+
+@pytest.fixture
+def command_line(monkeypatch, capsys):
+    """command_line(*arguments) of sample.py, in this process -> (exit code, standard output, standard error)."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sample.py", *map(str, arguments)])
+        try:
+            entry.run(sample.main)
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
 
 
 # -- models that train.py made

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-import sample
 import ssd_jax
 from ssd_jax import entry
 
@@ -29,20 +28,10 @@ def load():
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, load):
+def run(monkeypatch, command_line, load):
     """run(*arguments) -> (exit code, standard output, standard error)."""
     monkeypatch.setattr(ssd_jax, "load", load)
-
-    def command(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sample.py", *map(str, arguments)])
-        try:
-            entry.run(sample.main)
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return command
+    return command_line
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -20,7 +20,6 @@ from test_prompts_published import byte_tokenizer
 
 import sample
 import ssd_jax
-from ssd_jax import entry
 from ssd_jax.models.config import HeadsConfig, ModelConfig, from_dict
 from ssd_jax.models.heads import abstract_heads
 from ssd_jax.models.transformer import abstract_backbone
@@ -71,22 +70,6 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     return made
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """run(*arguments) -> (exit code, standard output, standard error)."""
-
-    def command(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sample.py", *map(str, arguments)])
-        try:
-            entry.run(sample.main)
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return command
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_config_says_what_the_saved_folder_says(folders, name):
     assert read_config(folders[name])[0] == config_of(f"{name}.py:tiny")
@@ -111,8 +94,8 @@ def test_every_decoder_draws(folders, tmp_path, name):
 
 
 @pytest.mark.parametrize(("name", "size", "shape"), [("emu3", "3:2", (6, 10)), ("lumina_mgpt", "4x8", (4, 8))])
-def test_another_size(run, folders, tmp_path, name, size, shape):
-    code, stdout, stderr = run(
+def test_another_size(command_line, folders, tmp_path, name, size, shape):
+    code, stdout, stderr = command_line(
         f"--config=configs/{name}.py:tiny", f"--weights={folders[name]}", f"--out={tmp_path}", f"--size={size}",
         "--negative_prompt=fog",
     )  # fmt: skip
@@ -134,12 +117,12 @@ def test_another_size(run, folders, tmp_path, name, size, shape):
         ("janus_pro:2b", [], ["'2b'", "1b"]),
     ],
 )
-def test_mistakes(run, folders, tmp_path, name, flags, words):
+def test_mistakes(command_line, folders, tmp_path, name, flags, words):
     flags = [
         flag.replace(flag[10:], str(folders[flag[10:]])) if flag.startswith("--weights=") else flag for flag in flags
     ]
     file, _, variant = name.partition(":")
-    code, stdout, stderr = run(
+    code, stdout, stderr = command_line(
         f"--config=configs/{file}.py{':' + variant if variant else ''}", f"--out={tmp_path}", *flags
     )
     assert code == 2 and stdout == "" and stderr.startswith("error: ") and stderr.count("\n") == 1

@@ -66,8 +66,7 @@ def heads_task(
     def loss(params: Any, batch: tuple, key: jax.Array):
         del key
         each = values(params, backbone, *batch)
-        names = [offset_name(offset) for offset in heads_config.offsets]
-        return each.mean(), {f"smooth_l1_{name}": value for name, value in zip(names, each, strict=True)}
+        return each.mean(), named("smooth_l1", each, heads_config)
 
     jitted = jax.jit(values)
 
@@ -89,6 +88,11 @@ def offset_name(offset: tuple[int, int]) -> str:
     """ "right+2", "down+1"."""
     down, right = offset
     return f"down+{down}" if down else f"right+{right}"
+
+
+def named(what: str, each: jax.Array, config: HeadsConfig) -> dict[str, jax.Array]:
+    """Metrics of a step from one value per offset, [O]: {"<what>_right+1": value, ...}."""
+    return {f"{what}_{offset_name(offset)}": value for offset, value in zip(config.offsets, each, strict=True)}
 
 
 def mean_per_offset(

@@ -21,7 +21,7 @@ from ssd_jax.models.transformer import Transformer
 from ssd_jax.prompts import pad_left
 from ssd_jax.sampling import Sampler, guide, log_probabilities
 from ssd_jax.training.backbone import CaptionedCodes
-from ssd_jax.training.heads import head_matrices, make_heads, mean_per_offset, offset_name, sources_of, whole_batches
+from ssd_jax.training.heads import head_matrices, make_heads, mean_per_offset, named, sources_of, whole_batches
 from ssd_jax.training.loop import Task
 from ssd_jax.training.losses import shared_mass, valid_mean
 
@@ -69,8 +69,7 @@ def overlap_task(
     def loss(params: Any, batch: tuple, key: jax.Array):
         del key
         each = values(params, backbone, *batch)
-        names = [offset_name(offset) for offset in heads_config.offsets]
-        return 1.0 - each.mean(), {f"overlap_{name}": value for name, value in zip(names, each, strict=True)}
+        return 1.0 - each.mean(), named("overlap", each, heads_config)
 
     jitted = jax.jit(values)
 
