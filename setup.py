@@ -39,6 +39,7 @@ setup(
             *TRAIN,
             *EVAL,
             "pytest>=9",
+            "pytest-xdist>=3.8",
             "torch==2.13.0",  # the published models, to compare with
             "ruff>=0.17",
             "build",
