@@ -46,5 +46,9 @@ def write(layer: jax.Array, window: jax.Array, slots: jax.Array) -> jax.Array:
         window: [B, W, K, H].
         slots: int32 [B, W]; rows of the batch may be at different places.
     """
-    rows = jnp.arange(layer.shape[0], dtype=jnp.int32)[:, None]
-    return layer.at[rows, :, slots].set(window.astype(layer.dtype), mode="drop")
+
+    def write_row(row: jax.Array, new: jax.Array, slots: jax.Array) -> jax.Array:
+        return row.at[:, slots].set(new.swapaxes(0, 1), mode="drop")
+
+    # Mapped over rows, so that a cache whose rows are on several devices is written without talk between them.
+    return jax.vmap(write_row)(layer, window.astype(layer.dtype), slots)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from PIL import Image
 
 from ssd_jax.decode.engine import decode, make_cache
@@ -18,13 +19,15 @@ from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder, require_heads
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
-from ssd_jax.models.heads import abstract_heads
-from ssd_jax.models.transformer import Transformer, abstract_backbone, image_hidden
+from ssd_jax.models.heads import boxed_heads
+from ssd_jax.models.transformer import Transformer, boxed_backbone, image_hidden
 from ssd_jax.models.vq import to_float, to_uint8
 from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq, vq_model
 from ssd_jax.prompts import pad_left, read_prompts
 from ssd_jax.request import Output, images_of_call
 from ssd_jax.sampling import Sampler, image_keys
+from ssd_jax.shapes import bucket
+from ssd_jax.sharding import DATA, check_divides, make_mesh, place, replicate, using
 from ssd_jax.weights.hub import download, is_hub_id
 from ssd_jax.weights.load import (
     find_vq_weights,
@@ -52,6 +55,7 @@ class Pipeline:
         dtype: of parameters and cache.
         vq_weights: file or folder of the VQ tokenizer; None: it lies in the folder.
         tokens: ids of special tokens, by key, that go before those its files name; None is none.
+        mesh: the devices over which model and cache are spread; None is one device. The VQ tokenizer is on one.
     """
 
     def __init__(
@@ -65,12 +69,14 @@ class Pipeline:
         heads_params: Any = None,
         vq_weights: Path | None = None,
         tokens: Mapping[str, int] | None = None,
+        mesh: Mesh | None = None,
     ):
         self.folder, self.config, self.vq_config = folder, config, vq_config
         self.params, self.dtype = params, dtype
         self.heads, self.heads_params = heads, heads_params
         self.vq_weights = vq_weights
         self.tokens = tokens
+        self.mesh = mesh
         self._vq_params: Any = None
         self._prompts: Any = None
         self._programs: dict[Any, Any] = {}
@@ -107,7 +113,8 @@ class Pipeline:
                 otherwise no prompt.
             size: (height, width) of the pictures in pixels, or text: "512x768", height first, or, for Emu3, an aspect
                 ratio "16:9", width first. None is the size the model was trained on.
-            max_batch: at most so many pictures at once; None decodes all together.
+            max_batch: at most so many pictures at once; None decodes all together. On a mesh it is rounded up to what
+                fills the data axis.
         Raises:
             UserError: a value out of range, an unknown decoder, draft heads or a file that is missing.
         """
@@ -122,7 +129,7 @@ class Pipeline:
         grid = self._grid(size)
         frames, negatives = zip(*(self.prompts.pair(text, negative_prompt, grid) for text in texts), strict=True)
         self.vq_params  # noqa: B018 - a damaged file is reported before the work, not after it
-        batch = min(len(texts), max_batch or len(texts))
+        batch = self._whole_rows(min(len(texts), max_batch or len(texts)), guided)
         parts, seconds, compile_seconds = [], 0.0, 0.0
         for start in range(0, len(texts), batch):
             part = [min(index, len(texts) - 1) for index in range(start, start + batch)]  # a short last batch is filled
@@ -180,8 +187,8 @@ class Pipeline:
     def _decode(self, frames: list, keys: jax.Array, sampler: Sampler, decoder: Decoder, guided: bool, grid: Grid):
         """Runs the compiled program of these shapes; returns ((tokens, passes, trace), seconds, compile seconds)."""
         ids, mask = pad_left(frames, max(self.config.pad_id, 0))  # masked, so any id will do
-        cache = make_cache(self.config, grid, len(frames), ids.shape[1], self.dtype)
-        arguments = (self.params, cache, ids, mask, keys, sampler)
+        cache = make_cache(self.config, grid, len(frames), ids.shape[1], self.dtype, self.mesh)
+        arguments = (self.params, cache, *replicate((ids, mask, keys, sampler), self.mesh))
         drafts = any(decoder.heads)
         heads_params = self.heads_params if drafts else None
         shapes = (ids.shape, decoder, guided, grid)
@@ -190,12 +197,18 @@ class Pipeline:
             start = time.perf_counter()
             static = dict(config=self.config, decoder=decoder, grid=grid, guided=guided)
             heads = self.heads if drafts else None
-            lowered = decode.lower(*arguments, **static, heads=heads, heads_params=heads_params)
-            self._programs[shapes] = lowered.compile()
+            with using(self.mesh):
+                lowered = decode.lower(*arguments, **static, heads=heads, heads_params=heads_params)
+                self._programs[shapes] = lowered.compile()
             compiling = time.perf_counter() - start
         start = time.perf_counter()
         out = jax.block_until_ready(self._programs[shapes](*arguments, heads_params=heads_params))
         return (out.tokens, out.passes, out.trace), time.perf_counter() - start, compiling
+
+    def _whole_rows(self, batch: int, guided: bool) -> int:
+        """The next batch of pictures whose rows, those of guidance included, fill the data axis of the mesh."""
+        parts = 1 if self.mesh is None else self.mesh.shape[DATA]
+        return bucket(batch, parts // math.gcd(parts, 1 + guided))
 
     # -- teacher forcing, pixels
 
@@ -229,7 +242,9 @@ class Pipeline:
             if ids.size and (ids.min() < 0 or ids.max() >= size):
                 raise UserError(f"{name} must lie in 0..{size - 1}, but go from {ids.min()} to {ids.max()}.")
         mask = jnp.ones(prompt_ids.shape, bool) if prompt_mask is None else jnp.asarray(prompt_mask, bool)
-        return _visual_logits(self.params, prompt_ids, mask, codes, config=self.config, grid=Grid(rows, cols))
+        rest = replicate((jnp.asarray(prompt_ids), mask, jnp.asarray(codes)), self.mesh)
+        with using(self.mesh):
+            return _visual_logits(self.params, *rest, config=self.config, grid=Grid(rows, cols))
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Pictures uint8 [B, H, W, 3] to codes int32 [B, R, C]."""
@@ -287,6 +302,7 @@ class Pipeline:
 def load(
     source: str | Path = "emoji",
     dtype: Any = None,
+    mesh: Mesh | str | None = None,
     heads: str | Path | None = None,
     vq_weights: str | Path | None = None,
     tokens: Mapping[str, int] | None = None,
@@ -297,27 +313,33 @@ def load(
         source: the name of a bundled checkpoint ("emoji"); a folder, in our format or as the models are published,
             which is "./emoji" if it has such a name; or "organisation/name" of the Hugging Face hub.
         dtype: of the parameters and the cache; None is float32 on CPU, bfloat16 elsewhere.
+        mesh: over which devices the model is spread: a mesh of `sharding.make_mesh`, or text such as
+            "data:2,model:4"; None is one device. Every device is given its own part of the weights alone.
         heads: draft heads, a file or a folder with heads.safetensors; None takes the checkpoint's own, if it has any.
         vq_weights: the image tokenizer's weights, a file or a folder, where the checkpoint lacks them (Lumina-mGPT) or
             they are published by themselves (Emu3-VisionTokenizer). They are read when they are first needed.
         tokens: special ids where config.json and tokenizer.json do not tell: "pad", "unk", "bos", "boi", "row_end";
             in prompts of Emu3 "img", of Lumina-mGPT "end" and "size_24".
     Raises:
-        UserError: no such checkpoint, files in it that are damaged or do not fit together, heads of another backbone.
+        UserError: no such checkpoint, files in it that are damaged or do not fit together, heads of another backbone,
+            more devices than there are, or so many that the model cannot be split over them.
     """
     folder = find_folder(source)
     if dtype is None:
         dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     config, vq_config = read_config(folder, tokens)
+    mesh = make_mesh(mesh) if isinstance(mesh, str) else mesh
+    if mesh is not None:
+        check_divides(config, mesh)
     weights = find_weights(folder)
-    params = read_backbone(weights, config, abstract_backbone(config), dtype)
+    params = read_backbone(weights, config, place(boxed_backbone(config), mesh), dtype)
     path = Path(folder if heads is None else heads)
     path = path / "heads.safetensors" if path.is_dir() else path
     drafters = (None, None)
     if heads is not None or path.exists():
-        drafters = _read_heads(path, weights, config, dtype)
+        drafters = _read_heads(path, weights, config, dtype, mesh)
     vq_path = None if vq_weights is None else Path(vq_weights)
-    return Pipeline(folder, config, vq_config, params, dtype, *drafters, vq_path, tokens)
+    return Pipeline(folder, config, vq_config, params, dtype, *drafters, vq_path, tokens, mesh)
 
 
 def find_folder(source: str | Path) -> Path:
@@ -334,10 +356,12 @@ def find_folder(source: str | Path) -> Path:
     raise UserError(f"There is no checkpoint folder {str(source)!r}; bundled checkpoints: {known}.")
 
 
-def _read_heads(path: Path, backbone: Path, config: ModelConfig, dtype: Any) -> tuple[HeadsConfig, Any]:
+def _read_heads(
+    path: Path, backbone: Path, config: ModelConfig, dtype: Any, mesh: Mesh | None
+) -> tuple[HeadsConfig, Any]:
     """Config and parameters of a heads file; raises `UserError` if they belong to another backbone."""
     heads = read_heads_config(path, backbone)
-    return heads, read_tensors(path, abstract_heads(heads, config.width), dtype)
+    return heads, read_tensors(path, place(boxed_heads(heads, config.width), mesh), dtype)
 
 
 @partial(jax.jit, static_argnames=("config", "grid"))

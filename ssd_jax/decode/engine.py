@@ -3,8 +3,10 @@
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from ssd_jax import cache as kv
 from ssd_jax.cache import KVCache
@@ -18,8 +20,10 @@ from ssd_jax.layout import Grid, prompt_starts, rotary_positions
 from ssd_jax.masks import causal, row
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.heads import DraftHeads
+from ssd_jax.models.layers import CACHED
 from ssd_jax.models.transformer import Transformer, layout_of
 from ssd_jax.sampling import Sampler, guide, gumbel, log_probabilities, position_keys
+from ssd_jax.sharding import sharding_of
 
 LOOPS = {AR: decode_ar, Raster: decode_raster, SSD: decode_rows, Wave: decode_wave}
 """Which loop runs a decoder, by the decoder's type."""
@@ -43,6 +47,7 @@ def bind(
 
     def both(x: jax.Array) -> jax.Array:
         """[B, ...] -> [G, ...]: the guided rows of an image see the same window."""
+        x = whole(x)
         return jnp.concatenate([x, x]) if guided else x
 
     def verify(
@@ -69,7 +74,7 @@ def bind(
     def log_p(hidden: jax.Array) -> jax.Array:
         logits = model.apply(params, hidden, method="logits")
         with jax.named_scope("sampling"):
-            return log_probabilities(guide(logits, sampler.cfg_scale, guided), sampler)
+            return log_probabilities(whole(guide(logits, sampler.cfg_scale, guided)), sampler)
 
     def position(positions: jax.Array) -> jax.Array:
         return position_keys(keys, positions)
@@ -95,6 +100,11 @@ def bind(
     return Functions(verify, log_p, noise, position, embed, draft, heads.horizontal, heads.vertical)
 
 
+def whole(x: jax.Array) -> jax.Array:
+    """x, on every device of a mesh: what belongs to images is not split as the model's rows are."""
+    return nn.with_logical_constraint(x, (None,) * x.ndim)
+
+
 def prefill(
     model: Transformer, params: Any, cache: KVCache, prompt_ids: jax.Array, prompt_mask: jax.Array
 ) -> tuple[jax.Array, KVCache]:
@@ -114,13 +124,18 @@ def prefill(
     return hidden[:, -1:], cache
 
 
-def make_cache(config: ModelConfig, grid: Grid, rows: int, prompt: int, dtype: jnp.dtype) -> KVCache:
-    """An empty cache for `rows` batch rows (guidance included) and prompts of `prompt` slots.
+def make_cache(
+    config: ModelConfig, grid: Grid, rows: int, prompt: int, dtype: jnp.dtype, mesh: Mesh | None = None
+) -> KVCache:
+    """An empty cache for `rows` batch rows (guidance included) and prompts of `prompt` slots, spread over a mesh.
 
     A window may reach past the end of the grid; what lies there is padding and is not written.
     """
     length = prompt + layout_of(config, grid).length
-    return kv.empty(config.layers, rows, config.kv_heads, length, config.head_dim, dtype)
+    make = partial(kv.empty, config.layers, rows, config.kv_heads, length, config.head_dim, dtype)
+    if mesh is None:
+        return make()
+    return jax.jit(make, out_shardings=sharding_of(CACHED, (rows, config.kv_heads, length, config.head_dim), mesh))()
 
 
 @partial(jax.jit, static_argnames=("config", "decoder", "grid", "guided", "heads"), donate_argnames=("cache",))

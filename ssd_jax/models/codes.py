@@ -40,7 +40,7 @@ class VisualMLP(nn.Module):
         c = self.config
         x = dense(self, "first", x, (c.width, c.head_width), ("embed", "head_mlp"))
         x = nn.gelu(x, approximate=False)
-        return dense(self, "second", x, (c.head_width, c.visual_size), ("head_mlp", "visual"), jnp.float32)
+        return dense(self, "second", x, (c.head_width, c.visual_size), ("head_mlp", "code"), jnp.float32)
 
 
 def dense(

@@ -54,10 +54,10 @@ class DraftHeads(nn.Module):
         offsets, D = len(self.config.offsets), self.width
         which = tuple(range(offsets)) if which is None else which
         picked = jnp.array(which)
-        w0 = self._stack("w0", _copy_hidden, offsets, 2 * D, D)[picked]
-        gate = self._stack("gate", nn.initializers.normal(D**-0.5), offsets, D, D)[picked]
-        up = self._stack("up", nn.initializers.normal(D**-0.5), offsets, D, D)[picked]
-        down = self._stack("down", nn.initializers.zeros, offsets, D, D)[picked]
+        w0 = self._stack("w0", _copy_hidden, ("source", "embed"), offsets, 2 * D, D)[picked]
+        gate = self._stack("gate", nn.initializers.normal(D**-0.5), ("embed", "mlp"), offsets, D, D)[picked]
+        up = self._stack("up", nn.initializers.normal(D**-0.5), ("embed", "mlp"), offsets, D, D)[picked]
+        down = self._stack("down", nn.initializers.zeros, ("mlp", "embed"), offsets, D, D)[picked]
         scale = self.param("norm", nn.with_logical_partitioning(nn.initializers.ones, ("offset", "norm")), (offsets, D))
 
         # Sources are rows of one matrix product, S = B * X of them: `mixed` takes no ellipsis.
@@ -76,8 +76,9 @@ class DraftHeads(nn.Module):
         """out [O, S, D] with what the vertical heads among `which` see beside their sources."""
         D, c, vertical = self.width, self.config.context, self.config.vertical
         narrow = max(D // 4, 1)
-        see = self._stack("see", nn.initializers.normal((2 * D) ** -0.5), vertical, 2 * c + 1, 2 * D, narrow)
-        use = self._stack("use", nn.initializers.zeros, vertical, (2 * c + 1) * narrow, D)
+        see_axes = ("column", "source", "seen")
+        see = self._stack("see", nn.initializers.normal((2 * D) ** -0.5), see_axes, vertical, 2 * c + 1, 2 * D, narrow)
+        use = self._stack("use", nn.initializers.zeros, ("seen", "embed"), vertical, (2 * c + 1) * narrow, D)
         first = self.config.horizontal
         down = jnp.array([w - first for w in which if w >= first], jnp.int32)
         if not down.size:
@@ -91,16 +92,20 @@ class DraftHeads(nn.Module):
         added = iter(self.product("osr,ord->osd", inner, use[down]))
         return jnp.stack([out[o] + next(added) if w >= first else out[o] for o, w in enumerate(which)])
 
-    def _stack(self, name: str, init: nn.initializers.Initializer, *shape: int) -> jax.Array:
-        """A parameter with one array per head in axis 0."""
-        axes = ("offset", *(None for _ in shape[1:]))
-        return self.param(name, nn.with_logical_partitioning(init, axes), shape)
+    def _stack(self, name: str, init: nn.initializers.Initializer, axes: tuple[str, ...], *shape: int) -> jax.Array:
+        """A parameter with one array per head in axis 0; `axes` are the logical names of the others."""
+        return self.param(name, nn.with_logical_partitioning(init, ("offset", *axes)), shape)
+
+
+def init_boxed(heads: DraftHeads, key: jax.Array) -> Any:
+    """Parameters of untrained heads, in flax's boxes with the names of their axes."""
+    x, columns = jnp.zeros((1, 1, heads.width)), jnp.zeros((1, 1), jnp.int32)
+    return heads.init(key, x, x, columns)
 
 
 def init_heads(heads: DraftHeads, key: jax.Array) -> Any:
     """Parameters of untrained heads, which copy the hidden state of their source."""
-    x, columns = jnp.zeros((1, 1, heads.width)), jnp.zeros((1, 1), jnp.int32)
-    return nn.unbox(jax.jit(heads.init)(key, x, x, columns))  # one program, not one per operation
+    return nn.unbox(jax.jit(init_boxed, static_argnums=0)(heads, key))  # one program, not one per operation
 
 
 def neighbours(values: jax.Array, columns: jax.Array, away: int) -> jax.Array:
@@ -125,9 +130,14 @@ def _rms(x: jax.Array, eps: float) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + eps)
 
 
+def boxed_heads(config: HeadsConfig, width: int) -> Any:
+    """Shapes of the parameters with the names of their axes, in flax's boxes, without making any."""
+    return jax.eval_shape(lambda: init_boxed(DraftHeads(config, width), jax.random.key(0)))
+
+
 def abstract_heads(config: HeadsConfig, width: int) -> Any:
     """Shapes of the parameters, without making any: a pytree of `jax.ShapeDtypeStruct`."""
-    return jax.eval_shape(lambda: init_heads(DraftHeads(config, width), jax.random.key(0)))
+    return nn.unbox(boxed_heads(config, width))
 
 
 def _copy_hidden(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:

@@ -1,4 +1,8 @@
-"""The transformer's parts. Parameters carry logical axis names; shardings are derived from them."""
+"""The transformer's parts. Parameters carry logical axis names; shardings are derived from them.
+
+Activations that a sharded program must have in a certain place are constrained by the same names; on one device this
+does nothing.
+"""
 
 import flax.linen as nn
 import jax
@@ -12,6 +16,12 @@ MASKED = -1e30
 """A finite score for what may not be seen: a row of the softmax never becomes NaN."""
 
 LayerCache = tuple[jax.Array, jax.Array]
+
+ACTIVATION = ("batch", "window", "embed")
+"""Axes of what goes from block to block, [B, W, D]."""
+
+CACHED = ("batch", "kv_heads", "slot", "head_dim")
+"""Axes of a layer's keys or values, [B, K, T, H]; they stay where the cache was made."""
 
 
 def parameter(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], scale: float) -> jax.Array:
@@ -163,6 +173,7 @@ class Block(nn.Module):
             y, layer = Attention(c, self.product, name="attention")(
                 RMSNorm(c.norm_eps, name="attention_norm")(x), angles, mask, slots, layer
             )
-            x = x + y
+            x = nn.with_logical_constraint(x + y, ACTIVATION)
         with jax.named_scope("mlp"):
-            return x + MLP(c, self.product, name="mlp")(RMSNorm(c.norm_eps, name="mlp_norm")(x)), layer
+            y = MLP(c, self.product, name="mlp")(RMSNorm(c.norm_eps, name="mlp_norm")(x))
+            return nn.with_logical_constraint(x + y, ACTIVATION), layer

@@ -13,7 +13,7 @@ from ssd_jax.layout import Grid, Layout, prompt_starts, rotary_positions
 from ssd_jax.masks import causal
 from ssd_jax.models.codes import CodeEmbedding, VisualMLP
 from ssd_jax.models.config import NONE, UNKNOWN, ModelConfig
-from ssd_jax.models.layers import Block, RMSNorm, parameter, rotary_angles
+from ssd_jax.models.layers import ACTIVATION, Block, RMSNorm, parameter, rotary_angles
 from ssd_jax.models.products import Product
 
 
@@ -33,7 +33,7 @@ class Transformer(nn.Module):
 
     def setup(self):
         c = self.config
-        self.embedding = parameter(self, "embedding", (c.vocab_size, c.width), ("vocab", "embed"), c.width**-0.5)
+        self.embedding = parameter(self, "embedding", (c.vocab_size, c.width), ("vocab", "table"), c.width**-0.5)
         self.blocks = [Block(c, self.product, name=f"block_{index}") for index in range(c.layers)]
         self.final_norm = RMSNorm(c.norm_eps)
         if c.code_width:
@@ -74,6 +74,7 @@ class Transformer(nn.Module):
             hidden states before the final norm [B, W, D], and the cache with the window written in.
         """
         angles = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
+        x = nn.with_logical_constraint(x, ACTIVATION)
         keys, values = [], []
         for index, block in enumerate(self.blocks):
             layer = None if cache is None else (cache.keys[index], cache.values[index])
@@ -84,14 +85,16 @@ class Transformer(nn.Module):
         return x, None if cache is None else KVCache(tuple(keys), tuple(values))
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Visual logits, float32 [..., V]."""
+        """Visual logits, float32 [..., V]; of a sharded model they are whole on every device."""
         with jax.named_scope("visual_head"):
             normed = self.final_norm(hidden)
             if self.config.head_width:
-                return self.visual_mlp(normed)
-            flat = normed.reshape(-1, normed.shape[-1])
-            logits = self.product("bd,dv->bv", flat, self.visual_head, preferred_element_type=jnp.float32)
-            return logits.reshape(*normed.shape[:-1], -1)
+                logits = self.visual_mlp(normed)
+            else:
+                flat = normed.reshape(-1, normed.shape[-1])
+                logits = self.product("bd,dv->bv", flat, self.visual_head, preferred_element_type=jnp.float32)
+                logits = logits.reshape(*normed.shape[:-1], -1)
+            return nn.with_logical_constraint(logits, (None,) * logits.ndim)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """Causal logits of whole sequences, ids int32 [B, W] -> float32 [B, W, V]; touches every parameter."""
@@ -103,10 +106,15 @@ class Transformer(nn.Module):
         return self.logits(self.hidden(self.embed(ids), positions, mask)[0])
 
 
+def boxed_backbone(config: ModelConfig) -> Any:
+    """Shapes of the parameters with the names of their axes, in flax's boxes, without making any."""
+    ids = jnp.zeros((1, 1), jnp.int32)
+    return jax.eval_shape(lambda: Transformer(config).init(jax.random.key(0), ids))
+
+
 def abstract_backbone(config: ModelConfig) -> Any:
     """Shapes of the parameters, without making any: a pytree of `jax.ShapeDtypeStruct`."""
-    ids = jnp.zeros((1, 1), jnp.int32)
-    return jax.eval_shape(lambda: nn.unbox(Transformer(config).init(jax.random.key(0), ids)))
+    return nn.unbox(boxed_backbone(config))
 
 
 def layout_of(config: ModelConfig, grid: Grid) -> Layout:

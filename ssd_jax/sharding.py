@@ -1,0 +1,159 @@
+"""Where arrays lie on several accelerators: a mesh with two axes, and one table from logical axes to them.
+
+Tensor parallelism over `model`, batch rows over `data`: every weight matrix is split over heads, mlp width or codes, the
+cache over rows and key/value heads, while activations are whole in every group of `model` devices. A block then costs
+two all-reduces of its window, and no weight ever travels (Megatron-LM, arXiv 1909.08053, section 3).
+
+What belongs to images and not to model rows (tokens, keys, logits behind the output head) is whole on every device, so
+all of them take the same decisions.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from ssd_jax.errors import UserError
+from ssd_jax.models.config import ModelConfig
+
+DATA, MODEL = "data", "model"
+
+AXES: Mapping[str, str | None] = {
+    # activations
+    "batch": DATA,
+    "window": None,
+    "slot": None,
+    "code": None,
+    # of parameters: split
+    "heads": MODEL,
+    "kv_heads": MODEL,
+    "mlp": MODEL,
+    "visual": MODEL,
+    "table": MODEL,
+    "code_mlp": MODEL,
+    "head_mlp": MODEL,
+    "source": MODEL,
+    # of parameters: whole
+    "vocab": None,
+    "embed": None,
+    "head_dim": None,
+    "norm": None,
+    "code_width": None,
+    "offset": None,
+    "column": None,
+    "seen": None,
+}
+"""Logical axis -> mesh axis that it is split over; None: it is not split. The models use these names and no others.
+
+"table" is the width of the embedding table, which is split there because a vocabulary has odd sizes; "source" is what a
+draft head sees of its source, 2D.
+"""
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+    """{"data": 2, "model": 4} of "data:2,model:4"; an axis that is left out has 1."""
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, size = part.strip().partition(":")
+        if name not in (DATA, MODEL) or name in sizes or not (size.isascii() and size.isdigit() and int(size)):
+            raise UserError(f"A mesh is written as data:2,model:4, each axis once and at least 1, not {text!r}.")
+        sizes[name] = int(size)
+    return {DATA: 1, MODEL: 1} | sizes
+
+
+def make_mesh(spec: str | Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of the first devices.
+
+    Args:
+        spec: as text (see `parse_mesh`) or as sizes.
+        devices: to choose from; None is all, those of other processes included.
+    Raises:
+        UserError: malformed text, or more devices than there are.
+    """
+    sizes = parse_mesh(spec) if isinstance(spec, str) else {DATA: 1, MODEL: 1} | dict(spec)
+    devices = jax.devices() if devices is None else list(devices)
+    count = sizes[DATA] * sizes[MODEL]
+    if count > len(devices):
+        kind = devices[0].platform
+        raise UserError(
+            f"A mesh of data:{sizes[DATA]},model:{sizes[MODEL]} takes {count} devices, but there are "
+            f"{len(devices)} ({kind})."
+        )
+    shape = (sizes[DATA], sizes[MODEL])
+    return jax.make_mesh(shape, (DATA, MODEL), axis_types=(AxisType.Auto,) * 2, devices=devices[:count])
+
+
+def check_divides(config: ModelConfig, mesh: Mesh) -> None:
+    """Raises `UserError` if the backbone cannot be split over the mesh."""
+    parts = mesh.shape[MODEL]
+    split = {
+        "heads": config.heads,
+        "mlp columns": config.mlp_width,
+        "columns of the embedding table": config.width,
+        "columns inside the output head" if config.head_width else "visual codes": config.head_width
+        or config.visual_size,
+    }
+    for what, size in split.items():
+        if size % parts:
+            raise UserError(f"model:{parts} does not divide the {size} {what}; {_advice(config, split)}")
+    if config.kv_heads % parts and parts % config.kv_heads:
+        raise UserError(
+            f"model:{parts} neither divides the {config.kv_heads} key/value heads nor is a multiple of them; "
+            f"{_advice(config, split)}"
+        )
+
+
+def _advice(config: ModelConfig, split: Mapping[str, int]) -> str:
+    common = math.gcd(*split.values())
+    fitting = [n for n in range(1, common + 1) if not (common % n or config.kv_heads % n and n % config.kv_heads)]
+    return f"it can be {', '.join(map(str, fitting))}."
+
+
+def sharding_of(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """Where an array of `shape` with these logical axes goes; raises `KeyError` for a name that the table lacks.
+
+    Fewer key/value heads than model parts are whole on every device, as queries of several devices share one.
+    """
+    axes = [None if name is None else AXES[name] for name in names]
+    for place, (name, size) in enumerate(zip(names, shape, strict=True)):
+        if name == "kv_heads" and size % mesh.shape[MODEL]:
+            axes[place] = None
+    return NamedSharding(mesh, PartitionSpec(*axes))
+
+
+def place(boxed: Any, mesh: Mesh | None) -> Any:
+    """Says where abstract parameters go.
+
+    Args:
+        boxed: pytree of abstract parameters in flax's boxes with logical axis names.
+        mesh: None is one device.
+    Returns:
+        the same without boxes; leaves are `jax.ShapeDtypeStruct`, with shardings where there is a mesh.
+    """
+    if mesh is None:
+        return nn.unbox(boxed)
+
+    def placed(box: nn.LogicallyPartitioned) -> jax.ShapeDtypeStruct:
+        leaf = box.value
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding_of(box.names, leaf.shape, mesh))
+
+    return jax.tree.map(placed, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+
+
+@contextlib.contextmanager
+def using(mesh: Mesh | None) -> Iterator[None]:
+    """Inside, the models' activations follow the table; what is traced elsewhere has no constraints."""
+    if mesh is None:
+        yield
+        return
+    with jax.set_mesh(mesh), nn.logical_axis_rules(tuple(AXES.items())):
+        yield
+
+
+def replicate(tree: Any, mesh: Mesh | None) -> Any:
+    """Arrays, whole on every device of the mesh; every process must hand in the same values."""
+    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
