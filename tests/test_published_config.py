@@ -6,12 +6,16 @@ import json
 import pytest
 from transformers import ChameleonConfig, Emu3Config, JanusConfig
 
+from ssd_jax.models.architectures import ARCHITECTURES
 from ssd_jax.models.config import NONE, UNKNOWN, ConfigError
-from ssd_jax.models.published import ARCHITECTURES, from_hf
+from ssd_jax.models.published import from_hf
 from ssd_jax.weights.load import read_config
 
 LUMINA = {"model_type": "chameleon_xllmx", "architectures": ["ChameleonXLLMXForConditionalGeneration"]}
 JANUS = {"model_type": "multi_modality", "language_config": {"num_hidden_layers": 30, "vocab_size": 102400}}
+EMU3_HF = {  # as transformers' converter of 2025 writes it
+    "model_type": "emu3", "text_config": {"max_position_embeddings": 9216, "rope_scaling": {"rope_type": "default"}},
+}  # fmt: skip
 EMU3 = {
     "model_type": "Emu3", "vocab_size": 184622, "eol_token_id": 151846, "boi_token_id": 151852, "image_area": 518400,
     "rope_theta": 1e6, "rope_scaling": None,
@@ -28,7 +32,9 @@ def has(config, **fields) -> None:
     assert {name: found[name] for name in fields} == fields
 
 
-@pytest.mark.parametrize("values", [EMU3, Emu3Config().to_diff_dict()], ids=["original", "transformers"])
+@pytest.mark.parametrize(
+    "values", [EMU3, EMU3_HF, Emu3Config().to_diff_dict()], ids=["original", "converted", "transformers"]
+)
 def test_emu3(values):
     config = from_hf(values)
     has(config, layers=32, width=4096, mlp_width=14336, heads=32, kv_heads=8, head_dim=128, vocab_size=184622)
@@ -87,7 +93,7 @@ def test_names_of_the_tokenizer_file(tmp_path):
     [
         ({"model_type": "llama"}, "'llama' is not a model that can be loaded"),
         ({"architectures": ["GPT2LMHeadModel"]}, "is not a model that can be loaded"),
-        (EMU3 | {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling must be None"),
+        (EMU3 | {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type must be 'default', not 'linear'"),
         (EMU3 | {"rope_parameters": {"rope_type": "yarn"}}, "rope_type must be 'default', not 'yarn'"),
         (EMU3 | {"tie_word_embeddings": True}, "tie_word_embeddings must be False"),
         (EMU3 | {"hidden_act": "gelu"}, "hidden_act must be 'silu', not 'gelu'"),
