@@ -55,31 +55,37 @@ def read_tensors(
     sources = sources or {name: Source(name) for name in leaves}
     if sources.keys() != leaves.keys():
         raise ValueError(f"no source, or no parameter, for {min(sources.keys() ^ leaves.keys())!r}")
-    with opened(path) as store:
-        _check(store, leaves, sources, ignored)
-        order = {name: place for place, name in enumerate(store.names)}
-        flat = {}
-        for name in sorted(leaves, key=lambda name: order[sources[name].name]):
-            flat[name] = _read(store, leaves[name], sources[name], dtype)
+    store = opened(path)
+    _check(store, leaves, sources, ignored)
+    order = {name: place for place, name in enumerate(store.tensors)}
+    flat = {}
+    for name in sorted(leaves, key=lambda name: order[sources[name].name]):
+        flat[name] = _read(store, leaves[name], sources[name], dtype)
     params = unflatten(flat)
     return params if COLLECTION in like else params[COLLECTION]
 
 
 def _read(store: Store, leaf: Any, source: Source, dtype: DTypeLike) -> jax.Array:
-    tensor, shape = store.tensor(source.name), tuple(leaf.shape)
-    if leaf.sharding is None:
-        # Axes are permuted by the transfer, which is many times faster at it than NumPy.
-        array = jax.device_put(source.read(tensor, shape))
-    else:
-        array = jax.make_array_from_callback(shape, leaf.sharding, lambda index: source.read(tensor, shape, index))
+    tensor, shape = store.tensors[source.name], tuple(leaf.shape)
     kind = dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
+    if leaf.sharding is None:
+        values = source.read(tensor, shape)
+        # An array on the CPU may share the memory of one that is contiguous, which is here the file's. The axes of
+        # others are permuted by the transfer, which is many times faster at it than NumPy.
+        if values.flags.c_contiguous or not values.flags.aligned:
+            values = values.copy()
+        array = jax.device_put(values).block_until_ready()
+        del values  # and with it the file's pages, before the cast takes memory
+    else:
+        array = jax.make_array_from_callback(
+            shape, leaf.sharding, lambda index: source.read(tensor, shape, index).copy()
+        )
     return array.astype(kind).block_until_ready()
 
 
 def read_backbone(path: Path, config: ModelConfig, like: Mapping[str, Any], dtype: DTypeLike) -> dict[str, Any]:
     """Reads a backbone's parameters under our own names or under those of its publishers; otherwise `read_tensors`."""
-    with opened(path) as store:
-        names = store.names
+    names = opened(path).tensors.keys()
     if "embedding" in names:
         return read_tensors(path, like, dtype)
     try:
@@ -97,8 +103,7 @@ def read_vq(path: Path, family: str, like: Mapping[str, Any]) -> dict[str, Any]:
         family: `ModelConfig.architecture`.
         like: as for `read_tensors`, which this is otherwise.
     """
-    with opened(path) as store:
-        shapes = {name: store.shape(name) for name in store.names}
+    shapes = {name: tensor.shape for name, tensor in opened(path).tensors.items()}
     if family == "emoji" or "codebook" in shapes:
         return read_tensors(path, like, jnp.float32)
     try:
@@ -161,8 +166,7 @@ def read_vocabulary(folder: Path) -> dict[str, int]:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The text in a safetensors file's header; empty if there is none."""
-    with opened(path) as store:
-        return store.metadata
+    return dict(opened(path).metadata)
 
 
 def fingerprint(path: Path) -> str:
@@ -174,12 +178,10 @@ def fingerprint(path: Path) -> str:
     loaded does not matter, nor how it is sharded, but the same weights saved in another dtype are another file.
     """
     digest = hashlib.sha256()
-    with opened(path) as store:
-        for name in sorted(store.names):
-            shape = list(store.shape(name))
-            digest.update(f"{name} {shape}\n".encode())
-            if len(shape) == 1:
-                digest.update(store.read(name).tobytes())
+    for name, tensor in sorted(opened(path).tensors.items()):
+        digest.update(f"{name} {list(tensor.shape)}\n".encode())
+        if len(tensor.shape) == 1:
+            digest.update(tensor.read())
     return digest.hexdigest()
 
 
@@ -201,7 +203,7 @@ def read_heads_config(path: Path, backbone_path: Path) -> HeadsConfig:
 
 def _check(store: Store, leaves: Mapping[str, Any], sources: Mapping[str, Source], ignored: str) -> None:
     """Compares the headers with the wanted parameters."""
-    stored, wanted = set(store.names), {source.name for source in sources.values()}
+    stored, wanted = store.tensors.keys(), {source.name for source in sources.values()}
     if len(wanted) < len(sources):
         raise ValueError("two parameters have one source")
     unexpected = {name for name in stored - wanted if not re.fullmatch(ignored, name)}
@@ -210,7 +212,7 @@ def _check(store: Store, leaves: Mapping[str, Any], sources: Mapping[str, Source
             raise WeightsError(f"{store.path}: tensor {min(names)!r} {what}{others(names)}.")
     for name, leaf in leaves.items():
         source = sources[name]
-        shape, kind = store.shape(source.name), store.tensor(source.name).get_dtype()
+        shape, kind = store.tensors[source.name].shape, store.tensors[source.name].kind
         if not source.fits(shape, leaf.shape):
             expected = source.stored_shape(leaf.shape)
             raise WeightsError(

@@ -82,7 +82,7 @@ class Source:
         """The part `index` of the parameter of `shape`; of the tensor no more than needed is read.
 
         Args:
-            tensor: what slices of the stored tensor can be taken from, with `get_shape`; it must fit.
+            tensor: what slices of the stored tensor can be taken from; it must fit.
             shape: the parameter's.
             index: one slice with step 1 for every axis of the parameter; None is the whole parameter.
         """

@@ -1,12 +1,13 @@
 """Stored tensors: one safetensors file, or the shards that an index lists. Opening checks every header first."""
 
-import contextlib
+import dataclasses
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -15,6 +16,16 @@ from ssd_jax.errors import UserError
 INDEX_SUFFIX = ".index.json"
 """What the name of a sharded checkpoint's index ends with: model.safetensors.index.json."""
 
+_LENGTH = 8
+"""Bytes that tell the header's length, in front of it."""
+
+_DTYPES = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "BOOL": np.bool_,
+    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
+    "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8,
+}  # fmt: skip
+"""The dtypes that can be read, by their names in safetensors."""
+
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 
 
@@ -22,58 +33,70 @@ class WeightsError(UserError):
     """A checkpoint file that cannot be used."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A stored tensor, of which nothing is read yet.
+
+    Attributes:
+        path: the safetensors file.
+        kind: the dtype's name in safetensors, "BF16".
+        shape: the tensor's.
+        start, stop: its bytes in the file.
+    """
+
+    path: Path
+    kind: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """A part of the tensor, as a view of the mapped file: the operating system reads the pages that are looked at,
+        and takes them back when the last view is gone."""
+        if self.start == self.stop:
+            return np.empty(self.shape, _DTYPES[self.kind])[index]
+        return np.asarray(np.memmap(self.path, _DTYPES[self.kind], "r", self.start, self.shape))[index]
+
+    def read(self) -> bytes:
+        """The stored bytes."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            return file.read(self.stop - self.start)
+
+
+@dataclasses.dataclass(frozen=True)
 class Store:
-    """Open tensors by name; made by `opened`.
+    """What is stored in a file or in several; made by `opened`.
 
     Attributes:
         path: the file, or the index of the shards.
+        tensors: by name, in the order in which they are read best: file by file.
         metadata: the text in the header; empty for shards.
     """
 
-    def __init__(self, path: Path, files: Mapping[str, safe_open], metadata: Mapping[str, str]):
-        self.path, self.metadata, self._files = path, dict(metadata), files
-
-    @property
-    def names(self) -> list[str]:
-        """All tensors, in the order in which they are read best: file by file."""
-        return list(self._files)
-
-    def tensor(self, name: str) -> Any:
-        """What slices of the tensor can be taken from, with `get_shape` and `get_dtype`; nothing is read yet."""
-        return self._files[name].get_slice(name)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape."""
-        return tuple(self.tensor(name).get_shape())
-
-    def read(self, name: str) -> np.ndarray:
-        """A whole tensor."""
-        return self._files[name].get_tensor(name)
+    path: Path
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
 
 
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[Store]:
-    """Opens a safetensors file or an index.
+def opened(path: Path) -> Store:
+    """Reads the headers of a safetensors file or of those that an index lists.
 
     Raises:
         WeightsError: the file is missing, damaged or a pickle, a shard is, or index and shards do not fit together.
             A header must fit its file's size and describe every byte of it.
     """
     path = Path(path)
-    with contextlib.ExitStack() as stack:
-        if not path.name.endswith(INDEX_SUFFIX):
-            file = stack.enter_context(_open(path))
-            yield Store(path, dict.fromkeys(file.offset_keys(), file), file.metadata() or {})
-            return
-        files = {}
-        for shard, wanted in _read_index(path).items():
-            file = stack.enter_context(_open(path.parent / shard))
-            stored = set(file.offset_keys())
-            for what, names in (("lacks", wanted - stored), ("has the unlisted", stored - wanted)):
-                if names:
-                    raise WeightsError(f"{path}: {shard} {what} tensor {min(names)!r}{others(names)}.")
-            files |= dict.fromkeys(file.offset_keys(), file)
-        yield Store(path, files, {})
+    if not path.name.endswith(INDEX_SUFFIX):
+        return Store(path, *_read_header(path))
+    tensors = {}
+    for shard, wanted in _read_index(path).items():
+        stored, _ = _read_header(path.parent / shard)
+        for what, names in (("lacks", wanted - stored.keys()), ("has the unlisted", stored.keys() - wanted)):
+            if names:
+                raise WeightsError(f"{path}: {shard} {what} tensor {min(names)!r}{others(names)}.")
+        tensors |= stored
+    return Store(path, tensors, {})
 
 
 def find_weights(folder: Path, stem: str = "model") -> Path:
@@ -110,17 +133,27 @@ def _read_index(path: Path) -> dict[str, set[str]]:
     return dict(sorted(shards.items()))
 
 
-def _open(path: Path) -> safe_open:
+def _read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of one file in the order of their bytes, and its metadata."""
     if path.suffix in _PICKLES:
         _refuse(path)
     if not path.exists():
         raise WeightsError(f"{path} does not exist.")
     try:
-        return safe_open(path, framework="np")
+        with safe_open(path, framework="np") as file:  # checks the whole header
+            names = file.offset_keys()
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(_LENGTH), "little")
+            header = json.loads(file.read(length))
     except SafetensorError as error:
         raise WeightsError(f"{path} is damaged or not a safetensors file: {error}.") from None
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error}.") from None
+    tensors = {}
+    for name in names:
+        start, stop = (_LENGTH + length + offset for offset in header[name]["data_offsets"])
+        tensors[name] = Tensor(path, header[name]["dtype"], tuple(header[name]["shape"]), start, stop)
+    return tensors, header.get("__metadata__") or {}
 
 
 def _refuse(path: Path) -> NoReturn:

@@ -1,0 +1,113 @@
+"""Loading takes the memory of the model and of one tensor, not of the file besides; what is loaded needs no file."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from ssd_jax.models.published import from_hf
+from ssd_jax.models.transformer import abstract_backbone
+from ssd_jax.weights.load import read_tensors
+from ssd_jax.weights.mapping import Source, flatten
+from ssd_jax.weights.names import NAMINGS, find_sources
+from ssd_jax.weights.store import INDEX_SUFFIX
+
+VALUES = {
+    "model_type": "Emu3", "vocab_size": 8192, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 16,
+    "num_attention_heads": 8, "num_key_value_heads": 2, "vq_config": {"codebook_size": 4096},
+    "vocabulary_map": {f"<|visual token {code:06d}|>": 4096 + code for code in range(4096)},
+}  # fmt: skip
+
+LOAD = """
+import json, sys
+import jax, jax.numpy as jnp
+from pathlib import Path
+from ssd_jax.models.transformer import abstract_backbone
+from ssd_jax.weights.load import read_backbone, read_config
+from ssd_jax.weights.store import find_weights
+
+def resident(what):  # getrusage would tell the highest of the parent process, too
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[what].split()[0]) * 1024
+
+folder = Path(sys.argv[1])
+config, _ = read_config(folder)
+like = abstract_backbone(config)
+for dtype in (jnp.bfloat16, jnp.float32):
+    jnp.ones(8, jnp.bfloat16).astype(dtype).block_until_ready()
+    Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
+    before = resident("VmRSS")
+    leaves = jax.tree.leaves(read_backbone(find_weights(folder), config, like, dtype))
+    above = resident("VmHWM") - before
+    print(json.dumps([above, sum(x.nbytes for x in leaves), max(x.nbytes for x in leaves)]))
+    del leaves
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A backbone of 130 MB in bfloat16, in three shards."""
+    folder = tmp_path_factory.mktemp("large")
+    config, naming = from_hf(VALUES), NAMINGS["emu3"][-1]
+    leaves, shards, weight_map = flatten(abstract_backbone(config)), [{}, {}, {}], {}
+    for index, (name, source) in enumerate(find_sources(config, leaves, [naming.embedding]).items()):
+        file = f"model-{index % 3}.safetensors"
+        shards[index % 3][source.name] = np.ones(source.stored_shape(leaves[name].shape), ml_dtypes.bfloat16)
+        weight_map[source.name] = file
+    for index, tensors in enumerate(shards):
+        save_file(tensors, folder / f"model-{index}.safetensors")
+    (folder / f"model.safetensors{INDEX_SUFFIX}").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "config.json").write_text(json.dumps(VALUES))
+    return folder
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux tells it")
+def test_loading_takes_the_memory_of_the_model_and_of_one_tensor(folder):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, folder], text=True, capture_output=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    for line, dtype in zip(done.stdout.splitlines(), ("bfloat16", "float32"), strict=True):
+        above, model, largest = json.loads(line)
+        stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        assert model > 10 * largest
+        # Twice the largest tensor more is what allocators may keep; the whole file besides would be far more.
+        allowed = model + 3 * largest
+        assert allowed < model + stored / 2
+        assert above <= allowed, f"{dtype}: {above / 2**20:.0f} MiB for a model of {model / 2**20:.0f} MiB"
+
+
+def test_what_is_loaded_does_not_change_with_its_file(tmp_path):
+    path, stored = tmp_path / "x.safetensors", np.arange(4096, dtype=np.float32).reshape(64, 64)
+    save_file({"same": stored, "turned": stored}, path)
+    like = {name: jax.ShapeDtypeStruct(stored.shape, stored.dtype) for name in ("same", "turned")}
+    sources = {"same": Source("same"), "turned": Source("turned", "a b -> b a")}
+    params = read_tensors(path, like, jnp.float32, sources)
+    with path.open("r+b") as file:
+        file.seek(-2 * stored.nbytes, os.SEEK_END)
+        file.write(bytes(2 * stored.nbytes))
+    np.testing.assert_array_equal(params["same"], stored)
+    np.testing.assert_array_equal(params["turned"], stored.T)
+
+
+def test_tensors_that_begin_anywhere_in_the_file(tmp_path):
+    """Old files have headers of any length, so that numbers may begin at an odd byte."""
+    path, stored = tmp_path / "x.safetensors", np.arange(12, dtype=np.float32).reshape(3, 4)
+    header = json.dumps({"x": {"dtype": "F32", "shape": [3, 4], "data_offsets": [0, 48]}}).encode()
+    header += b" " * (1 - len(header) % 2)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + stored.tobytes())
+    for layout, expected in (("", stored), ("a b -> b a", stored.T)):
+        source = {"x": Source("x", layout)}
+        np.testing.assert_array_equal(
+            read_tensors(path, {"x": jax.ShapeDtypeStruct(expected.shape, expected.dtype)}, jnp.float32, source)["x"],
+            expected,
+        )
