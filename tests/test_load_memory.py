@@ -86,28 +86,32 @@ def test_loading_takes_the_memory_of_the_model_and_of_one_tensor(folder):
         assert above <= allowed, f"{dtype}: {above / 2**20:.0f} MiB for a model of {model / 2**20:.0f} MiB"
 
 
-def test_what_is_loaded_does_not_change_with_its_file(tmp_path):
-    path, stored = tmp_path / "x.safetensors", np.arange(4096, dtype=np.float32).reshape(64, 64)
-    save_file({"same": stored, "turned": stored}, path)
-    like = {name: jax.ShapeDtypeStruct(stored.shape, stored.dtype) for name in ("same", "turned")}
-    sources = {"same": Source("same"), "turned": Source("turned", "a b -> b a")}
-    params = read_tensors(path, like, jnp.float32, sources)
+STORED = np.arange(4096, dtype=np.float32).reshape(64, 64)
+
+
+def save_at(path: Path, start: int) -> None:
+    """Writes `STORED` as the file's tensors "same" and "turned"; their bytes begin at byte `start`."""
+    size = STORED.nbytes
+    entries = {"same": [0, size], "turned": [size, 2 * size]}
+    header = json.dumps({k: {"dtype": "F32", "shape": [64, 64], "data_offsets": v} for k, v in entries.items()})
+    header = header.encode().ljust(start - 8)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + 2 * STORED.tobytes())
+
+
+def read(path: Path) -> dict[str, jax.Array]:
+    like = dict.fromkeys(("same", "turned"), jax.ShapeDtypeStruct(STORED.shape, STORED.dtype))
+    return read_tensors(path, like, jnp.float32, {"same": Source("same"), "turned": Source("turned", "a b -> b a")})
+
+
+@pytest.mark.parametrize("start", [512, 513])
+def test_what_is_loaded_does_not_change_with_its_file(tmp_path, start):
+    """Arrays on the CPU may share memory that lies on the boundaries they want; it must not be the file's. In old files
+    numbers may begin at an odd byte."""
+    path = tmp_path / "x.safetensors"
+    save_at(path, start)
+    params = read(path)
     with path.open("r+b") as file:
-        file.seek(-2 * stored.nbytes, os.SEEK_END)
-        file.write(bytes(2 * stored.nbytes))
-    np.testing.assert_array_equal(params["same"], stored)
-    np.testing.assert_array_equal(params["turned"], stored.T)
-
-
-def test_tensors_that_begin_anywhere_in_the_file(tmp_path):
-    """Old files have headers of any length, so that numbers may begin at an odd byte."""
-    path, stored = tmp_path / "x.safetensors", np.arange(12, dtype=np.float32).reshape(3, 4)
-    header = json.dumps({"x": {"dtype": "F32", "shape": [3, 4], "data_offsets": [0, 48]}}).encode()
-    header += b" " * (1 - len(header) % 2)
-    path.write_bytes(len(header).to_bytes(8, "little") + header + stored.tobytes())
-    for layout, expected in (("", stored), ("a b -> b a", stored.T)):
-        source = {"x": Source("x", layout)}
-        np.testing.assert_array_equal(
-            read_tensors(path, {"x": jax.ShapeDtypeStruct(expected.shape, expected.dtype)}, jnp.float32, source)["x"],
-            expected,
-        )
+        file.seek(start)
+        file.write(bytes(2 * STORED.nbytes))
+    np.testing.assert_array_equal(params["same"], STORED)
+    np.testing.assert_array_equal(params["turned"], STORED.T)
