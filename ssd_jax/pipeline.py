@@ -23,7 +23,7 @@ from ssd_jax.models.heads import boxed_heads
 from ssd_jax.models.transformer import Transformer, boxed_backbone, image_hidden
 from ssd_jax.models.vq import to_float, to_uint8
 from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq, vq_model
-from ssd_jax.prompts import pad_left, read_prompts
+from ssd_jax.prompts import grid_of, pad_left, read_prompts
 from ssd_jax.request import Output, images_of_call
 from ssd_jax.sampling import Sampler, image_keys
 from ssd_jax.shapes import bucket
@@ -126,7 +126,7 @@ class Pipeline:
         guided = scale != 1.0
         if max_batch is not None and max_batch < 1:
             raise UserError(f"max_batch must be at least 1, not {max_batch}.")
-        grid = self._grid(size)
+        grid = grid_of(self.config, size, self.vq_config.stride)
         frames, negatives = zip(*(self.prompts.pair(text, negative_prompt, grid) for text in texts), strict=True)
         self.vq_params  # noqa: B018 - a damaged file is reported before the work, not after it
         batch = self._whole_rows(min(len(texts), max_batch or len(texts)), guided)
@@ -179,10 +179,6 @@ class Pipeline:
             top_k=jnp.int32(min(top_k or self.config.visual_size, self.config.visual_size)),
             top_p=jnp.float32(1.0 if top_p is None else top_p),
         )
-
-    def _grid(self, size: tuple[int, int] | str | None) -> Grid:
-        own = Grid(self.config.rows, self.config.cols)
-        return own if size is None else self.prompts.grid(size, self.vq_config.stride)
 
     def _decode(self, frames: list, keys: jax.Array, sampler: Sampler, decoder: Decoder, guided: bool, grid: Grid):
         """Runs the compiled program of these shapes; returns ((tokens, passes, trace), seconds, compile seconds)."""

@@ -2,15 +2,19 @@
 
 from math import ceil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from stub import V, decode
+from stub import V, decode, stub
 
+from ssd_jax.decode.engine import LOOPS
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
+from ssd_jax.decode.stretches import Stretch, total
 from ssd_jax.decode.wave import Wave
 from ssd_jax.layout import Grid
+from ssd_jax.sampling import image_keys
 
 GRIDS = [Grid(1, 1), Grid(1, 7), Grid(7, 1), Grid(3, 7)]
 ONE_ROW = [SSD(rounds=0), SSD(rounds=3), Wave(rows=1), Wave(rows=3)]
@@ -57,6 +61,7 @@ def test_row_loops_take_the_formulas_count(decoder, grid):
     out = decode(decoder, grid, images=2)
     assert_counted(out)
     assert (np.asarray(out.passes) == expected_passes(decoder, grid)).all()
+    assert total(decoder.stretches(grid, 5)) == expected_passes(decoder, grid)
 
 
 @pytest.mark.parametrize("coupling", ["resample", "maximal", "gumbel", "match"])
@@ -68,6 +73,44 @@ def test_every_raster_pass_commits_a_run_of_tokens(coupling):
         committed = np.bincount(trace, minlength=passes + 1)[1:]
         assert (committed >= 1).all() and committed.max() <= 5
     assert len(set(np.asarray(out.passes).tolist())) > 1  # each image at its own speed
+    assert np.asarray(out.passes).min() >= total(Raster(window=5).stretches(Grid(4, 6), 5)) == 1 + 5
+
+
+@pytest.mark.parametrize("decoder", [Raster(window=5, drafter="left"), Raster(rows=1), SSD(rounds="auto")], ids=str)
+def test_the_fewest_passes_are_those_with_every_draft_accepted(decoder):
+    """A model that draws code 0 everywhere, and heads that know it."""
+    grid = Grid(4, 6)
+    functions, cache, hidden = stub(1, grid, image_keys(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)))
+    certain = jnp.where(jnp.arange(V) == 0, 0.0, -jnp.inf)
+
+    def log_p(hidden):
+        return jnp.broadcast_to(certain, (*hidden.shape[:-1], V))
+
+    def draft(hidden, codes, columns, offsets):
+        return jnp.stack([log_p(hidden)] * len(offsets), axis=1)
+
+    functions = functions._replace(log_p=log_p, draft=draft)
+    out = LOOPS[type(decoder)](functions, cache, hidden, grid, decoder)
+    assert int(out.passes[0]) == total(decoder.stretches(grid, functions.horizontal))
+
+
+def test_an_adaptive_decoder_is_told_its_passes():
+    for name, decoder in PRESETS.items():
+        known = total(decoder.stretches(Grid(24, 24), 5))
+        assert total(decoder.stretches(Grid(24, 24), 5, passes=192)) == (192 if decoder.adaptive else known), name
+    assert total(PRESETS["ar"].stretches(Grid(24, 24))) == 576
+    assert total(SSD(rounds="auto").stretches(Grid(24, 24), 5, passes=192)) == 192
+
+
+def test_stretches_say_how_wide_the_passes_are():
+    """Of ssd on 24 x 24: windows of five tokens in row 0, then of a row; the commit passes draw nothing."""
+    assert PRESETS["ssd"].stretches(Grid(24, 24), 5) == (
+        Stretch(passes=1, window=0, outputs=1),
+        Stretch(passes=5, window=5, outputs=5, drafts=5, horizontal=5, sources=1),
+        Stretch(passes=5, window=5, outputs=0),
+        Stretch(passes=46, window=24, outputs=24, drafts=23, vertical=1, sources=24),
+        Stretch(passes=23, window=24, outputs=0),
+    )
 
 
 def test_rows_settle_when_their_rounds_end():

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid, Layout, prompt_starts, rotary_positions
 from ssd_jax.models.config import UNKNOWN, ModelConfig
-from ssd_jax.prompts import PUBLISHED, pad_left, read_prompts
+from ssd_jax.prompts import PUBLISHED, grid_of, pad_left, read_prompts
 
 BYTES = 20_000  # id of the first byte token
 ALPHABET = {letter: BYTES + index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
@@ -191,7 +191,7 @@ def test_a_prompt_that_is_too_long_is_refused():
     ],
 )
 def test_sizes(name, size, grid):
-    found = prompts(name).grid(size, STRIDE[name])
+    found = grid_of(CONFIGS[name], size, STRIDE[name])
     assert (found.rows, found.cols) == grid
 
 
@@ -214,7 +214,7 @@ def test_sizes(name, size, grid):
 )
 def test_other_sizes_are_refused_with_those_that_are_allowed(name, size, allowed):
     with pytest.raises(UserError, match=allowed):
-        prompts(name).grid(size, STRIDE[name])
+        grid_of(CONFIGS[name], size, STRIDE[name])
 
 
 def test_padding_does_not_move_the_shorter_frame():

@@ -9,6 +9,7 @@ from jax import lax
 
 from ssd_jax.cache import KVCache
 from ssd_jax.decode.state import Decoded, Functions
+from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
 from ssd_jax.layout import Grid
 from ssd_jax.sampling import choose
 
@@ -17,10 +18,17 @@ from ssd_jax.sampling import choose
 class AR:
     """Ancestral sampling by Gumbel-max, token i = argmax(log p_i + g_i); R*C passes, the prefill included."""
 
+    adaptive = False
+
     @property
     def heads(self) -> tuple[int, int]:
         """How many horizontal and vertical heads it takes."""
         return 0, 0
+
+    def stretches(self, grid: Grid, horizontal: int = 0, passes: int | None = None) -> Stretches:
+        """See `decode.stretches`."""
+        del horizontal, passes
+        return PREFILL, Stretch(grid.size - 1, window=1, outputs=1)
 
 
 def decode_ar(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: AR = AR()) -> Decoded:

@@ -18,6 +18,7 @@ from ssd_jax.cache import KVCache
 from ssd_jax.decode import accept, drafters
 from ssd_jax.decode.drafters import Seen
 from ssd_jax.decode.state import Decoded, Functions, gather, scatter
+from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
 from ssd_jax.errors import UserError, require_one_of, require_whole
 from ssd_jax.layout import Grid
 from ssd_jax.sampling import choose
@@ -44,6 +45,8 @@ class Raster:
     acceptance: str = "token"
     group: accept.Group = accept.Group()
 
+    adaptive = True
+
     def __post_init__(self):
         require_whole("window", self.window, 1)
         require_whole("rows", 1 if self.rows is None else self.rows, 1)
@@ -61,6 +64,18 @@ class Raster:
     def width(self, grid: Grid) -> int:
         """W on a grid."""
         return min(self.window if self.rows is None else self.rows * grid.cols, grid.size)
+
+    def stretches(self, grid: Grid, horizontal: int, passes: int | None = None) -> Stretches:
+        """See `decode.stretches`. The fewest passes, 1 + ceil((R*C - 1) / W), need every draft to be accepted; drafts
+        that the horizontal heads make for `spatial` in row 0 are left out."""
+        W = self.width(grid)
+        fewest = -(-(grid.size - 1) // W)
+        count = fewest if passes is None else max(passes - 1, fewest)
+        if self.drafter == "spatial":
+            return PREFILL, Stretch(count, W, W, drafts=count + 1, vertical=1, sources=grid.cols)
+        if self.drafter == "horizontal":
+            return PREFILL, Stretch(count, W, W, drafts=count + 1, horizontal=min(horizontal, W - 1), sources=1)
+        return PREFILL, Stretch(count, W, W)
 
 
 @flax.struct.dataclass

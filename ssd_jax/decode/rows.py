@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from ssd_jax.cache import KVCache
 from ssd_jax.decode.accept import auto_correct
 from ssd_jax.decode.state import Decoded, Functions, gather, scatter
+from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches, total
 from ssd_jax.errors import UserError, is_whole, require_one_of, require_whole
 from ssd_jax.layout import Grid
 from ssd_jax.sampling import choose
@@ -77,6 +78,22 @@ class SSD:
     def heads(self) -> tuple[int, int]:
         """How many horizontal and vertical heads it takes."""
         return 1, self.rows
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the number of passes depends on the picture."""
+        return self.rounds == AUTO
+
+    def stretches(self, grid: Grid, horizontal: int, passes: int | None = None) -> Stretches:
+        """See `decode.stretches`; passes of an adaptive one beyond the fewest count as rounds below row 0."""
+        start = first_row_stretches(grid, horizontal, AUTO if self.adaptive else 1)
+        blocks, X = -(-(grid.rows - 1) // self.rows), self.rows * grid.cols
+        drafts = dict(drafts=blocks, vertical=self.rows, sources=grid.cols)
+        if self.adaptive:
+            rounds = blocks if passes is None else max(passes - total(start), blocks)
+            return *start, Stretch(rounds, X, X, **drafts)
+        rounds = blocks * (self.rounds + self.extra_rounds)
+        return *start, Stretch(rounds, X, X, **drafts), Stretch(blocks, X, outputs=0)
 
 
 class Phase(NamedTuple):
@@ -146,6 +163,15 @@ def decode_rows(functions: Functions, cache: KVCache, hidden: jax.Array, grid: G
     )
     state = run(functions, grid, phase, state)
     return Decoded(state.tokens, state.passes, state.trace, state.cache)
+
+
+def first_row_stretches(grid: Grid, horizontal: int, rounds: int | str = 1) -> Stretches:
+    """The prefill and the blocks of row 0, each with one verification round and a commit pass, or, with "auto", at
+    least one pass."""
+    length = min(horizontal, grid.cols - 1)
+    blocks = -(-(grid.cols - 1) // horizontal)
+    verify = Stretch(blocks, length, length, drafts=blocks, horizontal=length, sources=1)
+    return (PREFILL, verify) if rounds == AUTO else (PREFILL, verify, Stretch(blocks, length, outputs=0))
 
 
 def first_row(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, rounds: int | str) -> State:

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from ssd_jax.cache import KVCache
 from ssd_jax.decode.accept import auto_correct
-from ssd_jax.decode.rows import MASKS, first_row
+from ssd_jax.decode.rows import MASKS, first_row, first_row_stretches
 from ssd_jax.decode.state import Decoded, Functions, gather, scatter
+from ssd_jax.decode.stretches import Stretch, Stretches
 from ssd_jax.errors import require_one_of, require_whole
 from ssd_jax.layout import Grid
 from ssd_jax.sampling import choose
@@ -36,6 +37,8 @@ class Wave:
     rows: int = 2
     mask: str = "raster"
 
+    adaptive = False
+
     def __post_init__(self):
         require_whole("rows", self.rows, 1)
         require_one_of("mask", self.mask, MASKS)
@@ -44,6 +47,16 @@ class Wave:
     def heads(self) -> tuple[int, int]:
         """How many horizontal and vertical heads it takes."""
         return 1, 1
+
+    def stretches(self, grid: Grid, horizontal: int, passes: int | None = None) -> Stretches:
+        """See `decode.stretches`."""
+        del passes
+        start = first_row_stretches(grid, horizontal)
+        if grid.rows == 1:
+            return start
+        m, C = self.rows, grid.cols
+        count = grid.rows - 1 + m - 1
+        return *start, Stretch(count, (m + 1) * C - 1, m * C, drafts=count + 1, vertical=1, sources=C)
 
 
 def decode_wave(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: Wave) -> Decoded:

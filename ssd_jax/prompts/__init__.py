@@ -3,7 +3,7 @@
 Text goes through the `tokenizers` library, whose tokenizer.json lies beside the weights. All classes have
 
     pair(text, negative, grid) -> ids of the prompt's frame, ids of the frame that guidance leads away from
-    grid(size, stride)         -> the token grid of a picture size that the backbone allows
+    grid(config, size, stride) -> the token grid of a picture size that the backbone allows; static
     words(text), unknown(text) -> what it reads of a text, and what of that it never saw
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from ssd_jax.errors import UserError
+from ssd_jax.layout import Grid
 from ssd_jax.models.config import ModelConfig, read_json
 from ssd_jax.prompts.emu3 import Emu3Prompts
 from ssd_jax.prompts.janus import JanusPrompts
@@ -25,6 +26,7 @@ __all__ = [
     "SPECIALS",
     "PUBLISHED",
     "Prompts",
+    "grid_of",
     "pad_left",
     "read_prompts",
     "read_tokenizer",
@@ -33,6 +35,14 @@ __all__ = [
 
 PUBLISHED = {"emu3": Emu3Prompts, "chameleon": LuminaPrompts, "janus": JanusPrompts}
 """Prompts of the published backbones, by `ModelConfig.architecture`."""
+
+
+def grid_of(config: ModelConfig, size: tuple[int, int] | str | None, stride: int) -> Grid:
+    """The token grid of a picture size, (height, width) or text; None is the backbone's own. Raises `UserError` for
+    sizes that the backbone does not draw; `stride` is pixels per token."""
+    if size is None:
+        return Grid(config.rows, config.cols)
+    return PUBLISHED.get(config.architecture, Prompts).grid(config, size, stride)
 
 
 def read_prompts(

@@ -72,10 +72,11 @@ class Emu3Prompts(Published):
         """The prompt's frame, and the negative prompt's; None is `NEGATIVE`."""
         return self.frame(text + POSITIVE, grid), self.frame(NEGATIVE if negative is None else negative, grid)
 
-    def grid(self, size: tuple[int, int] | str, stride: int) -> Grid:
+    @staticmethod
+    def grid(config: ModelConfig, size: tuple[int, int] | str, stride: int) -> Grid:
         """The grid of an aspect ratio at the model's own area, or of pixels with about that area down to half of it."""
         height, width = parse_size(size)
-        area = self._config.rows * self._config.cols * stride**2
+        area = config.rows * config.cols * stride**2
         if max(height, width) > MAX_ASPECT * min(height, width):
             pass
         elif is_ratio(size):

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
+from ssd_jax.models.config import ModelConfig
 from ssd_jax.prompts.published import Published
 from ssd_jax.prompts.sizes import is_ratio, parse_size
 
@@ -35,9 +36,10 @@ class JanusPrompts(Published):
             return frame, self.frame(negative)
         return frame, [frame[0], *[self.id("pad")] * (len(frame) - 2), frame[-1]]
 
-    def grid(self, size: tuple[int, int] | str, stride: int) -> Grid:
+    @staticmethod
+    def grid(config: ModelConfig, size: tuple[int, int] | str, stride: int) -> Grid:
         """The model's own grid; raises `UserError` for another size."""
-        own = Grid(self._config.rows, self._config.cols)
+        own = Grid(config.rows, config.cols)
         if is_ratio(size) or parse_size(size) != (own.rows * stride, own.cols * stride):
             raise UserError(
                 f"Janus-Pro draws pictures of {own.rows * stride}x{own.cols * stride} pixels only, not {size}."

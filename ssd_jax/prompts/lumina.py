@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
+from ssd_jax.models.config import ModelConfig
 from ssd_jax.prompts.published import Published
 from ssd_jax.prompts.sizes import is_ratio, parse_size
 
@@ -44,10 +45,11 @@ class LuminaPrompts(Published):
         """The prompt's frame and `BOI height width`, or, given a negative prompt, its frame."""
         return self.frame(text, grid), self.opening(grid) if negative is None else self.frame(negative, grid)
 
-    def grid(self, size: tuple[int, int] | str, stride: int) -> Grid:
+    @staticmethod
+    def grid(config: ModelConfig, size: tuple[int, int] | str, stride: int) -> Grid:
         """The grid of a size in whole patches: no more than the model's own has, no side over four times the other."""
         height, width = parse_size(size)
-        patch, most = PATCH * stride, self._config.rows * self._config.cols // PATCH**2
+        patch, most = PATCH * stride, config.rows * config.cols // PATCH**2
         fits = not is_ratio(size) and not height % patch and not width % patch
         if fits and height * width <= most * patch**2 and max(height, width) <= MAX_ASPECT * min(height, width):
             return Grid(height // stride, width // stride)

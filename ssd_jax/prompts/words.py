@@ -54,8 +54,10 @@ class Prompts:
         del grid  # is not told to this model
         return self.frame(text), self.frame(negative or "")
 
-    def grid(self, size: tuple[int, int] | str, stride: int) -> Grid:
+    @staticmethod
+    def grid(config: ModelConfig, size: tuple[int, int] | str, stride: int) -> Grid:
         """The token grid of a picture of `size`; raises `UserError` for sides that are no multiples of `stride`."""
+        del config  # any size will do
         height, width = parse_size(size)
         if isinstance(size, str) and ":" in size or any(side < stride or side % stride for side in (height, width)):
             raise UserError(f"size must be (height, width) in multiples of {stride} pixels, not {size}.")
