@@ -21,6 +21,7 @@ from tqdm import tqdm
 import ssd_jax
 from ssd_jax import entry
 from ssd_jax.decode.names import parse_decoder, parse_decoders
+from ssd_jax.distributed import is_first
 from ssd_jax.errors import UserError
 from ssd_jax.files import replacing
 from ssd_jax.viz import columns_for, comparison, frames, grid, heat_map, write_gif
@@ -50,6 +51,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--weights", metavar="DIR", help="checkpoint folder; default: the config's own")
     parser.add_argument("--vq_weights", metavar="DIR", help="image tokenizer, where the checkpoint folder lacks it")
     parser.add_argument("--heads", metavar="DIR", help="draft heads; default: the checkpoint's own")
+    parser.add_argument("--mesh", default="", metavar="M", help="spread the model over devices: data:1,model:8")
+    parser.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of several processes; or auto")
+    parser.add_argument("--num_processes", type=int, metavar="N", help="how many there are")
+    parser.add_argument("--process_id", type=int, metavar="N", help="which this is, from 0")
     return parser.parse_args(arguments)
 
 
@@ -58,13 +63,14 @@ def main() -> None:
     config = read_config(args.config)
     prompts = read_prompts(args, list(config.sample_prompts))
     decoders = parse_decoders(args.compare) if args.compare is not None else {args.decoder: parse_decoder(args.decoder)}
+    entry.use_devices(args.mesh, args.coordinator, args.num_processes, args.process_id)
     pipe = load(args, config)
     for decoder in decoders.values():
         pipe.require(decoder)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pipe.warn_unknown([*prompts, args.negative_prompt or ""])
-    for warning in caught:
+    for warning in caught if is_first() else ():
         print(f"warning: {warning.message}", file=sys.stderr)
     options = dict(
         num_images=args.num_images,
@@ -77,9 +83,12 @@ def main() -> None:
         size=args.size,
         max_batch=config.max_batch if args.max_batch is None else args.max_batch,
     )
-    writable(args.out)
+    if is_first():
+        writable(args.out)
     if args.compare is None:
         out = pipe.generate(prompts, decoder=decoders[args.decoder], **options)
+        if not is_first():
+            return
         save(args, {"decoder": args.decoder, **options}, pipe, out)
         if args.trace:
             save_traces(args.out, "", out)
@@ -104,7 +113,7 @@ def load(args: argparse.Namespace, config) -> ssd_jax.Pipeline:
     weights = args.weights or config.weights
     if not weights:
         raise UserError(f"{args.config} comes without weights; say where they are with --weights=DIR.")
-    pipe = ssd_jax.load(weights, heads=args.heads, vq_weights=args.vq_weights)
+    pipe = ssd_jax.load(weights, mesh=args.mesh or None, heads=args.heads, vq_weights=args.vq_weights)
     wanted, found = config.model.get("architecture"), pipe.config.architecture
     if args.weights and wanted and found != wanted:
         raise UserError(f"{args.config} is for checkpoints of {wanted}, but {weights} is one of {found}.")
@@ -150,9 +159,11 @@ def compare(
     outs = {name: [] for name in decoders}
     for decoder in decoders.values():
         pipe.generate(prompts[:1], decoder=decoder, **{**options, "num_images": 1})  # compiles
-    for text in tqdm(prompts, desc="comparing", unit="prompt", dynamic_ncols=True):
+    for text in tqdm(prompts, desc="comparing", unit="prompt", dynamic_ncols=True, disable=not is_first()):
         for name, decoder in decoders.items():
             outs[name].append(pipe.generate([text], decoder=decoder, **options))
+    if not is_first():
+        return
     rows, captions, records = [], [], []
     for index, text in enumerate(prompts):
         for image in range(args.num_images):

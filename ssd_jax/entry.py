@@ -1,6 +1,7 @@
 """What the entry points share: the compilation cache, and how a user's mistake is reported."""
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import jax
 
+from ssd_jax.distributed import join
 from ssd_jax.errors import UserError
+from ssd_jax.sharding import parse_mesh
 
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 
@@ -28,6 +31,27 @@ def compilation_cache() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def use_devices(mesh: str, coordinator: str = "", processes: int | None = None, process: int | None = None) -> None:
+    """Prepares the devices that --mesh names; must come before jax touches one.
+
+    Where jax runs on CPU, so many devices are simulated. Their number says nothing of speed.
+
+    Args:
+        mesh: the flag's text, or "" for one device.
+        coordinator, processes, process: the flags of a run of several processes (see `distributed.join`).
+    """
+    if not mesh:
+        if coordinator or processes is not None or process is not None:
+            raise UserError("Several processes need --mesh, which says how the model is spread over their devices.")
+        return
+    count = math.prod(parse_mesh(mesh).values())
+    if not coordinator and (processes is not None or process is not None):
+        raise UserError("--num_processes and --process_id need --coordinator.")
+    jax.config.update("jax_num_cpu_devices", max(1, count // (processes or 1)))
+    if coordinator:
+        join(coordinator, processes, process)
 
 
 def unknown_config(spec: str, configs: Path) -> UserError:

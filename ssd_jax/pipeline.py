@@ -193,7 +193,7 @@ class Pipeline:
             start = time.perf_counter()
             static = dict(config=self.config, decoder=decoder, grid=grid, guided=guided)
             heads = self.heads if drafts else None
-            with using(self.mesh):
+            with using(self.mesh, self.config):
                 lowered = decode.lower(*arguments, **static, heads=heads, heads_params=heads_params)
                 self._programs[shapes] = lowered.compile()
             compiling = time.perf_counter() - start
@@ -239,7 +239,7 @@ class Pipeline:
                 raise UserError(f"{name} must lie in 0..{size - 1}, but go from {ids.min()} to {ids.max()}.")
         mask = jnp.ones(prompt_ids.shape, bool) if prompt_mask is None else jnp.asarray(prompt_mask, bool)
         rest = replicate((jnp.asarray(prompt_ids), mask, jnp.asarray(codes)), self.mesh)
-        with using(self.mesh):
+        with using(self.mesh, self.config):
             return _visual_logits(self.params, *rest, config=self.config, grid=Grid(rows, cols))
 
     def encode(self, images: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Where arrays lie on several accelerators: a mesh with two axes, and one table from logical axes to them.
 
-Tensor parallelism over `model`, batch rows over `data`: every weight matrix is split over heads, mlp width or codes, the
-cache over rows and key/value heads, while activations are whole in every group of `model` devices. A block then costs
-two all-reduces of its window, and no weight ever travels (Megatron-LM, arXiv 1909.08053, section 3).
+Tensor parallelism over `model`, batch rows over `data`: every weight matrix is split over heads, mlp width or codes,
+the cache over rows and key/value heads, while activations are whole in every group of `model` devices. A block then
+costs two all-reduces of its window, and no weight ever travels (Megatron-LM, arXiv 1909.08053, section 3).
 
 What belongs to images and not to model rows (tokens, keys, logits behind the output head) is whole on every device, so
 all of them take the same decisions.
@@ -15,6 +15,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ssd_jax.errors import UserError
@@ -76,13 +78,11 @@ def make_mesh(spec: str | Mapping[str, int], devices: Sequence[jax.Device] | Non
     """
     sizes = parse_mesh(spec) if isinstance(spec, str) else {DATA: 1, MODEL: 1} | dict(spec)
     devices = jax.devices() if devices is None else list(devices)
-    count = sizes[DATA] * sizes[MODEL]
-    if count > len(devices):
-        kind = devices[0].platform
-        raise UserError(
-            f"A mesh of data:{sizes[DATA]},model:{sizes[MODEL]} takes {count} devices, but there are "
-            f"{len(devices)} ({kind})."
-        )
+    count = math.prod(sizes.values())
+    if count > len(devices) or (count < len(devices) and jax.process_count() > 1):
+        what = f"A mesh of data:{sizes[DATA]},model:{sizes[MODEL]} takes {count} devices"
+        several = "; several processes need a mesh of them all" if count < len(devices) else ""
+        raise UserError(f"{what}, but there are {len(devices)} ({devices[0].platform}){several}.")
     shape = (sizes[DATA], sizes[MODEL])
     return jax.make_mesh(shape, (DATA, MODEL), axis_types=(AxisType.Auto,) * 2, devices=devices[:count])
 
@@ -113,16 +113,19 @@ def _advice(config: ModelConfig, split: Mapping[str, int]) -> str:
     return f"it can be {', '.join(map(str, fitting))}."
 
 
-def sharding_of(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> NamedSharding:
-    """Where an array of `shape` with these logical axes goes; raises `KeyError` for a name that the table lacks.
+def axis_of(name: str | None, size: int, mesh: Mesh) -> str | None:
+    """What a logical axis of this size is split over; raises `KeyError` for a name that the table lacks.
 
     Fewer key/value heads than model parts are whole on every device, as queries of several devices share one.
     """
-    axes = [None if name is None else AXES[name] for name in names]
-    for place, (name, size) in enumerate(zip(names, shape, strict=True)):
-        if name == "kv_heads" and size % mesh.shape[MODEL]:
-            axes[place] = None
-    return NamedSharding(mesh, PartitionSpec(*axes))
+    if name is None or name == "kv_heads" and size % mesh.shape[MODEL]:
+        return None
+    return AXES[name]
+
+
+def sharding_of(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """Where an array of `shape` with these logical axes goes."""
+    return NamedSharding(mesh, PartitionSpec(*(axis_of(*axis, mesh) for axis in zip(names, shape, strict=True))))
 
 
 def place(boxed: Any, mesh: Mesh | None) -> Any:
@@ -145,15 +148,26 @@ def place(boxed: Any, mesh: Mesh | None) -> Any:
 
 
 @contextlib.contextmanager
-def using(mesh: Mesh | None) -> Iterator[None]:
-    """Inside, the models' activations follow the table; what is traced elsewhere has no constraints."""
+def using(mesh: Mesh | None, config: ModelConfig) -> Iterator[None]:
+    """Inside, this backbone's activations follow the table; what is traced elsewhere has no constraints."""
     if mesh is None:
         yield
         return
-    with jax.set_mesh(mesh), nn.logical_axis_rules(tuple(AXES.items())):
+    rules = {**AXES, "kv_heads": axis_of("kv_heads", config.kv_heads, mesh)}
+    with jax.set_mesh(mesh), nn.logical_axis_rules(tuple(rules.items())):
         yield
 
 
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
-    """Arrays, whole on every device of the mesh; every process must hand in the same values."""
-    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Arrays and keys, whole on every device of the mesh; every process must hand in the same values."""
+    if mesh is None:
+        return tree
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def put(x: Any) -> jax.Array:
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+        values = np.asarray(x)
+        return jax.make_array_from_callback(values.shape, everywhere, lambda index: values[index])
+
+    return jax.tree.map(put, tree)

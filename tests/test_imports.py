@@ -18,6 +18,7 @@ LAYERS = [
     {"models"},
     {"decode", "training", "weights", "sharding", "prompts", "checkpoint", "request"},
     {"pipeline"},
+    {"distributed"},
     {"entry", "bench", "eval"},
     {""},
 ]

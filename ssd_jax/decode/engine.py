@@ -170,4 +170,5 @@ def decode(
     model = Transformer(config)
     hidden, cache = prefill(model, params, cache, prompt_ids, prompt_mask)
     functions = bind(model, params, grid, prompt_mask, keys, sampler, guided, heads, heads_params)
-    return LOOPS[type(decoder)](functions, cache, hidden, grid, decoder)
+    out = LOOPS[type(decoder)](functions, cache, hidden, grid, decoder)
+    return out.replace(tokens=whole(out.tokens), passes=whole(out.passes), trace=whole(out.trace))

@@ -21,7 +21,7 @@ ACTIVATION = ("batch", "window", "embed")
 """Axes of what goes from block to block, [B, W, D]."""
 
 CACHED = ("batch", "kv_heads", "slot", "head_dim")
-"""Axes of a layer's keys or values, [B, K, T, H]; they stay where the cache was made."""
+"""Axes of a layer's keys or values, [B, K, T, H]."""
 
 
 def parameter(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], scale: float) -> jax.Array:
@@ -120,7 +120,8 @@ class Attention(nn.Module):
         if layer is None:
             keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
         else:
-            keys, values = layer = cache.write(layer[0], k, slots), cache.write(layer[1], v, slots)
+            written = (cache.write(before, new, slots) for before, new in zip(layer, (k, v), strict=True))
+            keys, values = layer = tuple(nn.with_logical_constraint(x, CACHED) for x in written)
         return self.product("bwnh,nhd->bwd", attend(q, keys, values, mask, self.product), wo), layer
 
 

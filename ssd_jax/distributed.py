@@ -1,0 +1,87 @@
+"""Several processes as one: every process of a run names the same coordinator, and the mesh spans all their devices.
+
+All of them do the same work on their own part of the arrays; only the first talks and writes files.
+"""
+
+import os
+import socket
+import time
+
+import jax
+
+from ssd_jax.errors import UserError
+
+AUTO = "auto"
+"""As coordinator: the cluster tells (a TPU slice, Slurm, ...), see `jax.distributed.initialize`."""
+
+PATIENCE = 300
+"""Seconds to wait for the other processes, which may still be loading their libraries."""
+
+
+def join(coordinator: str, processes: int | None, process: int | None, patience: int = PATIENCE) -> None:
+    """Makes this process one of several; must come before jax touches a device.
+
+    Args:
+        coordinator: HOST:PORT of the first process, the same for all; or "auto".
+        processes, process: how many there are and which this is, from 0; None with "auto".
+        patience: seconds until it is an error that the others are not there.
+    Raises:
+        UserError: a malformed or unreachable coordinator, numbers that do not fit, processes that do not come.
+    """
+    if coordinator == AUTO:
+        if processes is not None or process is not None:
+            raise UserError("With --coordinator=auto the cluster says how many processes there are; leave them out.")
+        arguments = {}
+    else:
+        host, port = _parse(coordinator)
+        if processes is None or process is None:
+            raise UserError("--coordinator needs --num_processes and --process_id, or write --coordinator=auto.")
+        if not 0 <= process < processes:
+            raise UserError(f"--process_id must be between 0 and {processes - 1}, not {process}.")
+        # jax's own client ends the process with a stack trace where these say what is wrong.
+        (_check_own if process == 0 else _wait_for)(host, port, patience)
+        arguments = dict(coordinator_address=coordinator, num_processes=processes, process_id=process)
+    try:
+        jax.distributed.initialize(**arguments, initialization_timeout=patience)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"The processes of the coordinator {coordinator} did not come together: {reason}") from None
+
+
+def is_first() -> bool:
+    """Whether this process is the one that talks and writes; without `join` it is."""
+    return jax.process_index() == 0
+
+
+def _parse(coordinator: str) -> tuple[str, int]:
+    host, _, port = coordinator.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise UserError(f"The coordinator is HOST:PORT of the first process, or auto, not {coordinator!r}.")
+    return host, int(port)
+
+
+def _check_own(host: str, port: int, patience: int) -> None:
+    """Raises unless this machine can listen at the address."""
+    del patience
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except OSError as error:
+        reason = error.strerror or os.strerror(error.errno or 0)
+        raise UserError(f"Process 0 cannot be the coordinator at {host}:{port}: {reason}.") from None
+
+
+def _wait_for(host: str, port: int, patience: int) -> None:
+    """Returns when something listens at the address."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                reason = error.strerror or str(error)
+                raise UserError(f"Nothing answers at the coordinator's address {host}:{port}: {reason}.") from None
+        time.sleep(0.2)

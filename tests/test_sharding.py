@@ -1,0 +1,224 @@
+"""A model on many devices draws what it draws on one, and little travels between them."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT, small_config
+from jax.sharding import AbstractMesh
+from PIL import Image
+
+from ssd_jax.distributed import join
+from ssd_jax.errors import UserError
+from ssd_jax.models.config import HeadsConfig
+from ssd_jax.models.heads import boxed_heads
+from ssd_jax.models.layers import ACTIVATION, CACHED
+from ssd_jax.models.transformer import boxed_backbone
+from ssd_jax.sharding import AXES, MODEL, check_divides, make_mesh, parse_mesh, place, sharding_of
+
+# One configuration for every part that a backbone can have.
+CONFIGS = [
+    small_config(),
+    small_config(architecture="chameleon", qk_norm="layer"),
+    small_config(architecture="janus", code_width=8, head_width=16),
+]
+
+
+def is_box(leaf) -> bool:
+    return isinstance(leaf, nn.LogicallyPartitioned)
+
+
+def boxes():
+    """(path, box) of every parameter of every kind of backbone and of draft heads with a context."""
+    trees = [boxed_backbone(config) for config in CONFIGS]
+    trees.append(boxed_heads(HeadsConfig(horizontal=2, vertical=2, context=1), 32))
+    return [leaf for tree in trees for leaf in jax.tree.leaves_with_path(tree, is_leaf=is_box)]
+
+
+def mesh_of(data: int, model: int) -> AbstractMesh:
+    return AbstractMesh((data, model), ("data", "model"))
+
+
+# -- the table
+
+
+def test_every_axis_of_every_parameter_is_in_the_table_and_no_name_is_idle():
+    used = set(ACTIVATION) | set(CACHED)
+    for path, box in boxes():
+        assert is_box(box), f"{jax.tree_util.keystr(path)} has no names"
+        assert len(box.names) == box.value.ndim, jax.tree_util.keystr(path)
+        used |= set(box.names)
+    assert used == set(AXES)
+
+
+def test_no_parameter_is_split_twice_over_one_mesh_axis_and_every_matrix_of_a_block_is_split():
+    for path, box in boxes():
+        axes = [AXES[name] for name in box.names if AXES[name]]
+        assert max(Counter(axes).values(), default=0) <= 1, jax.tree_util.keystr(path)
+        if "block_0" in jax.tree_util.keystr(path) and box.value.ndim > 1:
+            assert MODEL in axes, jax.tree_util.keystr(path)
+
+
+def test_a_name_that_the_table_lacks_is_an_error():
+    with pytest.raises(KeyError):
+        sharding_of(("embed", "unknown"), (4, 4), mesh_of(1, 2))
+
+
+def test_key_value_heads_are_split_where_that_is_possible():
+    shape = (4, 2, 16, 8)
+    assert tuple(sharding_of(CACHED, shape, mesh_of(2, 2)).spec)[:2] == ("data", "model")
+    assert tuple(sharding_of(CACHED, shape, mesh_of(2, 4)).spec)[:2] == ("data", None)
+
+
+def test_a_device_holds_its_part_alone():
+    like = place(boxed_backbone(small_config()), mesh_of(2, 4))["params"]
+    parts = {name: like["block_0"]["mlp"][name].sharding.shard_shape((48, 32)) for name in ("down",)}
+    assert parts == {"down": (12, 32)}
+    assert like["embedding"].sharding.shard_shape((40, 32)) == (40, 8)
+
+
+# -- what cannot be
+
+
+@pytest.mark.parametrize("text", ["", "model", "model:0", "model:-1", "model:x", "heads:2", "model:2,model:2", "2,4"])
+def test_a_malformed_mesh(text):
+    with pytest.raises(UserError, match="A mesh is written as data:2,model:4"):
+        parse_mesh(text)
+
+
+def test_an_axis_that_is_left_out_has_one_device():
+    assert parse_mesh("model:8") == {"data": 1, "model": 8}
+
+
+def test_more_devices_than_there_are():
+    with pytest.raises(UserError, match=r"data:1,model:4096 takes 4096 devices, but there are \d+ \(cpu\)"):
+        make_mesh("model:4096")
+
+
+@pytest.mark.parametrize(
+    ("config", "parts", "message"),
+    [
+        (small_config(), 3, "model:3 does not divide the 4 heads; it can be 1, 2, 4"),
+        (small_config(mlp_width=30), 4, "does not divide the 30 mlp columns; it can be 1, 2"),
+        (small_config(heads=12, kv_heads=3), 2, "neither divides the 3 key/value heads .* it can be 1"),
+        (small_config(code_width=8, head_width=6), 4, "does not divide the 6 columns inside the output head"),
+    ],
+)
+def test_a_mesh_that_does_not_divide_the_model(config, parts, message):
+    with pytest.raises(UserError, match=message):
+        check_divides(config, mesh_of(1, parts))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("localhost", 2, 0), "HOST:PORT"),
+        (("localhost:99999", 2, 0), "HOST:PORT"),
+        (("localhost:1", None, 0), "needs --num_processes and --process_id"),
+        (("localhost:1", 2, 2), "--process_id must be between 0 and 1"),
+        (("auto", 2, 0), "leave them out"),
+        (("203.0.113.1:9999", 2, 0), "cannot be the coordinator at 203.0.113.1:9999"),
+        (("localhost:1", 2, 1), "Nothing answers at the coordinator's address localhost:1"),
+    ],
+)
+def test_a_coordinator_that_cannot_be(arguments, message):
+    with pytest.raises(UserError, match=message):
+        join(*arguments, patience=0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--mesh=model:3"], "does not divide the 2 heads; it can be 1, 2"),
+        (["--mesh=modle:2"], "A mesh is written as"),
+        (["--coordinator=localhost:1"], "need --mesh"),
+        (["--mesh=model:2", "--process_id=1"], "need --coordinator"),
+    ],
+)
+def test_the_command_line_says_so_in_one_sentence(flags, message):
+    done = subprocess.run([sys.executable, "sample.py", *flags], cwd=ROOT, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 2
+    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+# -- eight devices
+
+
+@pytest.fixture(scope="module")
+def eight(headed_folder) -> list[dict]:
+    """What eight_devices.py tells of every run."""
+    command = [sys.executable, Path(__file__).with_name("eight_devices.py"), headed_folder]
+    done = subprocess.run(command, text=True, capture_output=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["kinds"] == {"cpu": 8}
+    return report["runs"]
+
+
+def test_eight_devices_draw_the_tokens_of_one(eight):
+    assert [run["decoder"] for run in eight] == ["ar", "ssd", "ssd-exact", "ssd-wave", "ar"]
+    for run in eight:
+        assert run["same_tokens"] and run["same_passes"], (run["mesh"], run["decoder"])
+
+
+def test_teacher_forcing_gives_the_logits_of_one_device(eight):
+    differences = [run["logits_differ_by"] for run in eight if "logits_differ_by" in run]
+    assert len(differences) == 2 and max(differences) < 1e-4
+
+
+def test_every_device_is_given_its_part_of_the_weights(eight):
+    for run, split in ((eight[0], 4), (eight[-1], 2)):
+        parts = run["parts"]
+        assert parts["block_0.attention.q"] == [32, 4 // split, 8]
+        assert parts["block_0.attention.k"] == [32, 2 if split == 4 else 1, 8]
+        assert parts["block_1.mlp.down"] == [48 // split, 32]
+        assert parts["visual_head"] == [32, 64 // split]
+
+
+def test_a_block_costs_two_all_reduces_and_nothing_else_is_summed(eight):
+    layers = small_config().layers
+    for run in eight:
+        if run["decoder"] == "ar":  # the prefill and the loop's pass
+            assert len(run["collectives"]["all-reduce"]) == 2 * 2 * layers
+            assert set(run["collectives"]) == {"all-reduce", "all-gather"}
+    for run in eight:  # no decoder makes more of a window of the backbone's width than its passes and heads need
+        assert not set(run["collectives"]) - {"all-reduce", "all-gather"}, run["decoder"]
+
+
+def test_neither_weights_nor_cache_travel_or_are_copied(eight):
+    for run in eight:
+        whole = {tuple(sorted(box.value.shape)) for _, box in boxes() if box.value.ndim > 1}
+        whole |= {tuple(sorted((*run["cache"][:1], 2, *run["cache"][2:]))), tuple(sorted(run["cache"]))}
+        moved = [tuple(sorted(size for size in shape if size > 1)) for shape in run["collectives"]["all-gather"]]
+        squeezed = {tuple(size for size in shape if size > 1) for shape in whole}
+        assert moved and not squeezed & set(moved), (run["decoder"], squeezed & set(moved))
+        assert run["cache_copies"] == 0, run["decoder"]
+
+
+# -- two processes
+
+
+def test_two_processes_draw_the_picture_of_one(headed_folder, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "sample.py", f"--weights={headed_folder}", "--prompt=red apple", "--decoder=ssd"]
+    together = ["--mesh=data:2,model:2", f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
+    runs = [[*command, *together, f"--process_id={index}", f"--out={tmp_path / str(index)}"] for index in (0, 1)]
+    runs.append([*command, f"--out={tmp_path / 'alone'}"])
+    environment = {**os.environ, "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+    pipes = dict(text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    started = [subprocess.Popen(run, cwd=ROOT, env=environment, **pipes) for run in runs]
+    said = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], said[0][1][-2000:] + said[1][1][-2000:]
+    pictures = [np.asarray(Image.open(tmp_path / name / "000.png")) for name in ("0", "alone")]
+    assert (pictures[0] == pictures[1]).all()
+    assert not (tmp_path / "1").exists() and "passes" not in said[1][0]  # only the first writes and talks
