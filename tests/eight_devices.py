@@ -1,4 +1,7 @@
-"""Draws with one and with eight simulated devices: python eight_devices.py FOLDER -> JSON. Run by test_sharding.py."""
+"""Runs models on one and on eight simulated devices: python eight_devices.py FOLDER OTHER... -> JSON.
+
+With the first it draws, with the others it compares logits alone. Run by test_sharding.py.
+"""
 
 import json
 import re
@@ -6,11 +9,13 @@ import sys
 from collections import Counter
 
 import jax
+import numpy as np
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 
 from ssd_jax import load  # noqa: E402
+from ssd_jax.pipeline import Pipeline  # noqa: E402
 from ssd_jax.weights.mapping import flatten  # noqa: E402
 
 PROMPTS = ["red apple", "green heart", "dog"]
@@ -27,7 +32,14 @@ def collectives(hlo: str) -> dict[str, list[list[int]]]:
     return kinds
 
 
-def main(folder: str) -> None:
+def logits_differ(one: Pipeline, many: Pipeline) -> float:
+    """The largest difference of their teacher-forced logits, for some prompts and codes."""
+    codes = np.arange(2 * one.config.rows * one.config.cols, dtype=np.int32).reshape(2, -1) * 7 % one.config.visual_size
+    each = (np.asarray(pipe.visual_logits([[1, 2], [3, 2]], codes)) for pipe in (one, many))
+    return float(abs(np.subtract(*each)).max())
+
+
+def main(folder: str, *others: str) -> None:
     one, out = load(folder), []
     expected = {name: one.generate(PROMPTS, decoder=name) for name in RUNS["data:2,model:4"]}
     for mesh, decoders in RUNS.items():
@@ -51,10 +63,10 @@ def main(folder: str) -> None:
                     "parts": parts,
                 }
             )
-        logits = [p.visual_logits([[1, 2]], made.tokens.reshape(len(PROMPTS), -1)[:1]) for p in (one, pipe)]
-        out[-1]["logits_differ_by"] = float(abs(logits[0] - jax.device_get(logits[1])).max())
-    print(json.dumps({"runs": out, "kinds": Counter(device.platform for device in jax.devices())}))
+    differences = [logits_differ(load(other), load(other, mesh="data:2,model:4")) for other in (folder, *others)]
+    kinds = Counter(device.platform for device in jax.devices())
+    print(json.dumps({"runs": out, "logits_differ": differences, "kinds": kinds}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
