@@ -54,6 +54,16 @@ def test_top_k_keeps_what_a_sort_keeps(tied, k):
         np.testing.assert_allclose(np.exp(actual), softmax(np.where(keep, logits, -np.inf)), atol=1e-6)
 
 
+@pytest.mark.parametrize("k", [1, 3, 30, V - 1])
+def test_top_k_of_impossible_codes_and_of_any_scale(k):
+    """Codes at -inf, zeros of both signs, which are one value, and rows whose values lie very close or very far."""
+    scales = np.float32([1e-30, 1e-3, 1.0, 1e6, 1e37])
+    logits = np.concatenate([rows(tied, seed) * scales[:, None, None] for tied in (False, True) for seed in (3, 4)])
+    logits[np.random.default_rng(5).random(logits.shape) < 0.4] = -np.inf
+    for row, actual in zip(logits.reshape(-1, V), filtered(logits, sampler(top_k=k)).reshape(-1, V), strict=True):
+        np.testing.assert_array_equal(np.isfinite(actual), top_k_reference(row, k) & np.isfinite(row))
+
+
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("mass", [0.01, 0.3, 0.8, 0.99])
 def test_top_p_keeps_what_a_sort_keeps(tied, mass):
