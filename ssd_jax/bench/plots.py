@@ -1,12 +1,16 @@
 """The bench's two plots. They need matplotlib (extra [eval] or [train])."""
 
+import math
 from pathlib import Path
 from typing import Any
 
+from ssd_jax.bench.labels import label_points
 from ssd_jax.eval.metrics import Estimate
 from ssd_jax.files import replacing
 
 MEASURES = (("nll difference", "NLL per token, difference to ar (nats)", 1.0), ("kid", "KID x 1000 to ar", 1e3))
+
+DPI = 120
 
 TICKS = tuple(digit * 10**power for power in range(5) for digit in (1, 2, 5))
 
@@ -17,26 +21,35 @@ def quality_against_passes(rows: dict[str, dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     measures = [measure for measure in MEASURES if any(measure[0] in row for row in rows.values())]
-    figure = Figure(figsize=(6.5 * len(measures), 5), layout="constrained")
+    figure = Figure(figsize=(6.5 * len(measures), 5), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (key, label, factor) in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
-        for name, row in rows.items():
-            estimate: Estimate = row[key]
-            passes = row["passes"]
-            # An interval of NaN draws no bar.
-            bars = [[factor * (estimate.value - estimate.low)], [factor * (estimate.high - estimate.value)]]
-            axes.errorbar([passes], [factor * estimate.value], yerr=bars, fmt="o", capsize=3)
-            axes.annotate(name, (passes, factor * estimate.value), xytext=(5, 4), textcoords="offset points", size=8)
-            if name == "ar" and key != "nll difference":
-                axes.axhspan(factor * estimate.low, factor * estimate.high, color="0.9", zorder=0)
-        axes.axhline(0.0, color="0.6", linewidth=0.8)
-        axes.set(xscale="log", xlabel="verifier passes per picture", ylabel=label)
-        low, high = axes.get_xlim()
-        ticks = [tick for tick in TICKS if low <= tick <= high]
-        axes.set_xticks(ticks, [str(tick) for tick in ticks])
-        axes.set_xticks([], minor=True)
-        axes.grid(alpha=0.3)
+    panels = figure.subplots(1, len(measures), squeeze=False)[0]
+    drawn = [_panel(axes, rows, *measure) for axes, measure in zip(panels, measures, strict=True)]
+    figure.draw_without_rendering()  # gives the panels their place
+    for axes, points in zip(panels, drawn, strict=True):
+        label_points(axes, points)
     _save(figure, path)
+
+
+def _panel(axes: Any, rows: dict[str, dict[str, Any]], key: str, label: str, factor: float) -> dict[str, tuple]:
+    """One measure of all decoders; returns name -> (x, y, lower end of the interval, upper end)."""
+    points = {}
+    for name, row in rows.items():
+        estimate: Estimate = row[key]
+        y, low, high = (factor * value for value in (estimate.value, estimate.low, estimate.high))
+        # An interval of NaN draws no bar.
+        axes.errorbar([row["passes"]], [y], yerr=[[y - low], [high - y]], fmt="o", capsize=3)
+        points[name] = (row["passes"], y, *((y, y) if math.isnan(low) else (low, high)))
+        if name == "ar" and key != "nll difference":
+            axes.axhspan(low, high, color="0.9", zorder=0)
+    axes.axhline(0.0, color="0.6", linewidth=0.8)
+    axes.set(xscale="log", xlabel="verifier passes per picture", ylabel=label)
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in TICKS if low <= tick <= high]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.grid(alpha=0.3)
+    return points
 
 
 def pass_against_window(curve: dict[int, float], path: Path) -> None:
@@ -62,4 +75,4 @@ def pass_against_window(curve: dict[int, float], path: Path) -> None:
 
 def _save(figure: Any, path: Path) -> None:
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+        figure.savefig(temporary, dpi=DPI)

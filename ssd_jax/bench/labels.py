@@ -1,0 +1,93 @@
+"""Names beside the points of a plot: none on top of another, of a point or of an error bar. Thin lines lead to those
+that had to go further away. The places depend on the numbers alone."""
+
+import itertools
+from math import hypot
+from typing import Any
+
+SIZE = 8
+"""Of the letters, in points; so are all distances here."""
+
+NEAR = 12
+"""A name that begins at most so far from its point needs no line to it."""
+
+MARK = 4
+"""Half the width of a point."""
+
+ASTRAY = 30
+"""So much further a name may be written to have no other point or error bar between it and its point."""
+
+STEPS = sorted(
+    (step for step in itertools.product(range(-90, 91, 6), range(-180, 181, 6)) if abs(step[0]) > MARK),
+    key=lambda step: (hypot(*step), -step[0], -step[1]),
+)
+"""From a point to the near end of its name, the shortest first."""
+
+
+def label_points(axes: Any, points: dict[str, tuple[float, float, float, float]]) -> None:
+    """Writes every name at the nearest free place; a name that finds none is written close by, over what is there.
+
+    Args:
+        axes: with their final place, limits and scales.
+        points: name -> x, y and the ends of the error bar along y, in data coordinates.
+    """
+    from matplotlib.path import Path
+    from matplotlib.transforms import Bbox
+
+    dots = axes.figure.dpi / 72
+    frame = Bbox(axes.get_window_extent().get_points() / dots)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return tuple(axes.transData.transform((x, y)) / dots)
+
+    starts = {name: at(x, y) for name, (x, y, _, _) in points.items()}
+    marks = [Bbox.from_extents(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in starts.values()]
+    bars = [at(x, low) + at(x, high) for x, _, low, high in points.values()]
+    marks += [Bbox.from_extents(x - 1, low, x + 1, high) for x, low, _, high in bars]
+    names: list[Bbox] = []
+    lines: list[Path] = []
+
+    def place(start: tuple[float, float], width: float, height: float) -> tuple[tuple[int, int], Bbox, list[Path]]:
+        """The best step, the box of the name there, and the line to it, if it needs one."""
+        best, least = ((MARK + 2, 0), Bbox.null(), []), float("inf")
+        others = [mark for mark in marks if not mark.padded(MARK).contains(*start)]
+        for step in STEPS:
+            if (far := hypot(*step)) >= least:
+                break
+            x, y = start[0] + step[0], start[1] + step[1]
+            box = Bbox.from_bounds(x - (width if step[0] < 0 else 0), y - height / 2, width, height)
+            if not (frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1):
+                continue
+            if box.count_overlaps(marks + names) or any(line.intersects_bbox(box, filled=False) for line in lines):
+                continue
+            path = Path([start, (x, y)])
+            drawn = [path] if max(map(abs, step)) > NEAR else []
+            if any(new.intersects_bbox(name, filled=False) for new in drawn for name in names):
+                continue
+            if any(new.intersects_path(line, filled=False) for new in drawn for line in lines):
+                continue
+            cost = far + ASTRAY * sum(path.intersects_bbox(mark, filled=False) for mark in others)
+            if cost < least:
+                best, least = (step, box, drawn), cost
+        return best
+
+    # From right to left, because a name goes to the right of its point where it can.
+    for name in sorted(points, key=lambda name: (-starts[name][0], starts[name][1], name)):
+        text = axes.text(*points[name][:2], name, size=SIZE)
+        extent = text.get_window_extent()
+        text.remove()
+        step, box, line = place(starts[name], extent.width / dots, extent.height / dots)
+        names.append(box)
+        lines += line
+        axes.annotate(
+            name,
+            points[name][:2],
+            xytext=step,
+            textcoords="offset points",
+            size=SIZE,
+            ha="left" if step[0] > 0 else "right",
+            va="center",
+            arrowprops=dict(arrowstyle="-", color="0.5", linewidth=0.6, shrinkA=0, shrinkB=0, relpos=(step[0] < 0, 0.5))
+            if line
+            else None,
+        )
