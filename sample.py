@@ -66,7 +66,7 @@ def main() -> None:
     entry.use_devices(args.mesh, args.coordinator, args.num_processes, args.process_id)
     pipe = load(args, config)
     for decoder in decoders.values():
-        pipe.require(decoder)
+        pipe.require(decoder, args.size)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pipe.warn_unknown([*prompts, args.negative_prompt or ""])

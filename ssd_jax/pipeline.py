@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from ssd_jax.decode.engine import decode, make_cache
-from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder, require_heads
+from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder, require_heads, require_window
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
@@ -116,11 +116,12 @@ class Pipeline:
             max_batch: at most so many pictures at once; None decodes all together. On a mesh it is rounded up to what
                 fills the data axis.
         Raises:
-            UserError: a value out of range, an unknown decoder, draft heads or a file that is missing.
+            UserError: a value out of range, an unknown decoder, a window larger than the picture, draft heads or a file
+                that is missing.
         """
         texts, seeds, numbers = images_of_call(prompts, num_images, seed)
         decoder = find_decoder(decoder)
-        self.require(decoder)
+        self.require(decoder, size)
         scale = self.config.cfg_scale if cfg_scale is None else float(cfg_scale)
         sampler = self._sampler(scale, temperature, top_k, top_p)
         guided = scale != 1.0
@@ -151,9 +152,10 @@ class Pipeline:
         counts = self._head_counts()
         return [name for name, decoder in PRESETS.items() if all(map(int.__le__, decoder.heads, counts))]
 
-    def require(self, decoder: Decoder) -> None:
-        """Raises `UserError` if the decoder needs draft heads that this checkpoint lacks."""
+    def require(self, decoder: Decoder, size: tuple[int, int] | str | None = None) -> None:
+        """Raises `UserError` if the decoder needs draft heads that this checkpoint lacks, or a larger picture."""
         require_heads(decoder, *self._head_counts())
+        require_window(decoder, self._grid(size))
 
     def _head_counts(self) -> tuple[int, int]:
         return (self.heads.horizontal, self.heads.vertical) if self.heads else (0, 0)

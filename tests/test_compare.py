@@ -100,6 +100,10 @@ def test_trace_beside_ordinary_pictures(headed_folder, tmp_path, monkeypatch):
         ("--compare=", "names no decoder"),
         ("--compare=ar,ssd", "needs draft heads"),
         ("--decoder=SSD(rounds=-1)", "rounds must be"),
+        (
+            "--compare=ar,Raster(window=17,drafter='above')",
+            "window of 17 is larger than the picture, which has 16 tokens",
+        ),
     ],
 )
 def test_bad_input_writes_nothing(random_folder, tmp_path, monkeypatch, flag, message):

@@ -8,7 +8,7 @@ import toy
 
 from ssd_jax.decode import engine
 from ssd_jax.decode.accept import Group
-from ssd_jax.decode.presets import PRESETS, find_decoder, require_heads
+from ssd_jax.decode.presets import PRESETS, find_decoder, require_heads, require_window
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
@@ -77,6 +77,28 @@ def test_missing_heads_stop_before_anything_is_traced(monkeypatch):
     monkeypatch.setattr(engine, "prefill", lambda *_: pytest.fail("the model was traced"))
     with pytest.raises(UserError, match="needs draft heads"):
         toy.decode(toy.TOY, "ssd", Grid(3, 3), images=1, heads=None)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "most"),
+    [
+        (lambda n: Raster(window=n, drafter="left"), 12),
+        (lambda n: Raster(rows=n, drafter="left"), 3),
+        (lambda n: Wave(rows=n), 2),
+    ],
+    ids=["window", "rows", "wave"],
+)
+def test_a_window_larger_than_the_picture_is_refused(decoder, most):
+    require_window(decoder(most), Grid(3, 4))
+    with pytest.raises(UserError, match=f"{most + 1}.*more than|window of 13 is larger.*12 tokens") as caught:
+        require_window(decoder(most + 1), Grid(3, 4))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_cut_to_any_picture(name):
+    for grid in (Grid(1, 1), Grid(1, 9), Grid(9, 1)):
+        require_window(PRESETS[name], grid)
 
 
 def test_decoders_are_static_arguments():

@@ -22,6 +22,7 @@ from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
 from ssd_jax.errors import UserError, require_one_of
+from ssd_jax.layout import Grid
 
 Decoder = AR | Raster | SSD | Wave
 
@@ -61,3 +62,19 @@ def require_heads(decoder: Decoder, horizontal: int, vertical: int) -> None:
         f"The decoder {name} needs draft heads (at least {needed[0]} to the right and {needed[1]} down, here are "
         f"{horizontal} and {vertical}); train them, or choose one that needs none: {without}."
     )
+
+
+def require_window(decoder: Decoder, grid: Grid) -> None:
+    """Raises `UserError` if the decoder asks for more tokens or rows at once than a picture has.
+
+    The loops would cut them; they do so for presets, whose windows are made for larger pictures.
+    """
+    if decoder in PRESETS.values():
+        return
+    if isinstance(decoder, Raster) and decoder.rows is None and decoder.window > grid.size:
+        raise UserError(f"A window of {decoder.window} is larger than the picture, which has {grid.size} tokens.")
+    rows = decoder.rows if isinstance(decoder, Raster | Wave) else None
+    # Row 0 is drawn before a wave starts.
+    most = max(grid.rows - 1, 1) if isinstance(decoder, Wave) else grid.rows
+    if rows is not None and rows > most:
+        raise UserError(f"{rows} rows at once are more than the {most} that there are to draw.")
