@@ -79,7 +79,7 @@ def test_a_fixed_number_of_rounds_does_not():
     assert chi_square(SSD(rounds=1))[0] < 1e-9
 
 
-@pytest.mark.parametrize("name", ["scd", "mtp", "ssd, auto"])
+@pytest.mark.parametrize("name", ["sjd", "scd", "scd-gumbel", "mtp", "ssd, auto"])
 def test_a_plain_draw_instead_of_the_residual_does_not(name, monkeypatch):
     monkeypatch.setattr(accept, "residual", lambda log_p, log_q: log_p)
     assert chi_square(LOSSLESS[name], fresh_program())[0] < 1e-9
