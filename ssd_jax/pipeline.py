@@ -155,7 +155,7 @@ class Pipeline:
     def require(self, decoder: Decoder, size: tuple[int, int] | str | None = None) -> None:
         """Raises `UserError` if the decoder needs draft heads that this checkpoint lacks, or a larger picture."""
         require_heads(decoder, *self._head_counts())
-        require_window(decoder, self._grid(size))
+        require_window(decoder, grid_of(self.config, size, self.vq_config.stride))
 
     def _head_counts(self) -> tuple[int, int]:
         return (self.heads.horizontal, self.heads.vertical) if self.heads else (0, 0)
