@@ -130,7 +130,7 @@ class Pipeline:
         grid = grid_of(self.config, size, self.vq_config.stride)
         frames, negatives = zip(*(self.prompts.pair(text, negative_prompt, grid) for text in texts), strict=True)
         self.vq_params  # noqa: B018 - a damaged file is reported before the work, not after it
-        batch = self._whole_rows(min(len(texts), max_batch or len(texts)), guided)
+        batch = self.whole_rows(min(len(texts), max_batch or len(texts)), guided)
         parts, seconds, compile_seconds = [], 0.0, 0.0
         for start in range(0, len(texts), batch):
             part = [min(index, len(texts) - 1) for index in range(start, start + batch)]  # a short last batch is filled
@@ -203,7 +203,7 @@ class Pipeline:
         out = jax.block_until_ready(self._programs[shapes](*arguments, heads_params=heads_params))
         return (out.tokens, out.passes, out.trace), time.perf_counter() - start, compiling
 
-    def _whole_rows(self, batch: int, guided: bool) -> int:
+    def whole_rows(self, batch: int, guided: bool) -> int:
         """The next batch of pictures whose rows, those of guidance included, fill the data axis of the mesh."""
         parts = 1 if self.mesh is None else self.mesh.shape[DATA]
         return bucket(batch, parts // math.gcd(parts, 1 + guided))

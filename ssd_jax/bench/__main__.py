@@ -41,6 +41,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--metrics", default="speed", metavar="NAMES", help="speed, quality or both (default speed)")
     add("--weights", default="emoji", metavar="DIR", help="checkpoint (default: the bundled one)")
     add("--heads", metavar="DIR", help="draft heads; default: the checkpoint's own")
+    add("--mesh", default="", metavar="M", help="spread the model over devices: data:1,model:8")
     add("--prompt", action="append", metavar="TEXT", help="may be given several times")
     add("--seeds", type=int, default=3, metavar="N", help="speed: seeds per prompt (default 3)")
     add("--repeats", type=int, default=3, metavar="N", help="speed: timed runs of each picture (default 3)")
@@ -64,7 +65,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main() -> None:
     args = parse(sys.argv[1:])
     parsed = None if args.decoders == "all" else parse_decoders(args.decoders)
-    pipe = pipeline.load(args.weights, heads=args.heads)
+    entry.use_devices(args.mesh)
+    pipe = pipeline.load(args.weights, mesh=args.mesh or None, heads=args.heads)
     decoders = {"ar": AR()} | (parsed or {name: PRESETS[name] for name in pipe.decoders()})
     for decoder in decoders.values():
         pipe.require(decoder)
@@ -95,6 +97,7 @@ def main() -> None:
         "command": shlex.join(["python", "-m", "ssd_jax.bench", *sys.argv[1:]]),
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
+        "mesh": args.mesh or "one device",
         "dtype": str(np.dtype(pipe.dtype)),
         "guidance": pipe.config.cfg_scale,
         "grid": f"{pipe.config.rows} x {pipe.config.cols}",

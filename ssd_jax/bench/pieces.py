@@ -31,6 +31,7 @@ from ssd_jax.models.transformer import Transformer
 from ssd_jax.pipeline import Pipeline
 from ssd_jax.sampling import Sampler, choose
 from ssd_jax.shapes import bucket
+from ssd_jax.sharding import replicate, using
 
 LOOPS = 24
 """Times that a piece runs in one measurement."""
@@ -95,13 +96,14 @@ def composition(
 
 
 class Clock:
-    """Measures pieces of one model at batch 1, each kind once."""
+    """Measures pieces of one model at batch 1 (of as many pictures as its mesh's data axis takes), each kind once."""
 
     def __init__(self, pipe: Pipeline, repeats: int = 3):
         config = pipe.config
         self.grid, self.prompt = Grid(config.rows, config.cols), bucket(1)
         self._pipe, self._repeats = pipe, repeats
         self._guided = config.cfg_scale != 1.0
+        self._batch = pipe.whole_rows(1, self._guided)
         self.seconds = memoize(self._seconds)
 
     def split(self, decoder: Decoder, passes: float, first_row: float) -> dict[str, float]:
@@ -123,19 +125,23 @@ class Clock:
         """Median seconds of one run of a piece."""
         pipe, one = self._pipe, jnp.float32(1.0)
         config = pipe.config
-        rows = 2 if self._guided else 1
+        rows = self._batch * (1 + self._guided)
         sampler = Sampler(jnp.float32(config.cfg_scale), one, jnp.int32(config.top_k or config.visual_size), one)
-        mask, keys = jnp.ones((rows, self.prompt), bool), jax.random.split(jax.random.key(0), 1)
+        mask, keys = jnp.ones((rows, self.prompt), bool), jax.random.split(jax.random.key(0), self._batch)
+        mask, keys, sampler = replicate((mask, keys, sampler), pipe.mesh)
         static = dict(config=config, guided=self._guided)
         if isinstance(piece, Verify):
 
             def prepare() -> tuple:
-                cache = make_cache(config, self.grid, rows, self.prompt, pipe.dtype)
+                cache = make_cache(config, self.grid, rows, self.prompt, pipe.dtype, pipe.mesh)
                 return pipe.params, jax.block_until_ready(cache), mask, keys, sampler
 
-            return _timed(partial(_verify, **static, grid=self.grid, piece=piece), prepare, self._repeats)
-        arguments = pipe.params, pipe.heads_params, mask, keys, sampler
-        return _timed(partial(_draft, **static, heads=pipe.heads, piece=piece), lambda: arguments, self._repeats)
+            run = partial(_verify, **static, grid=self.grid, piece=piece)
+        else:
+            arguments = pipe.params, pipe.heads_params, mask, keys, sampler
+            run, prepare = partial(_draft, **static, heads=pipe.heads, piece=piece), lambda: arguments
+        with using(pipe.mesh, config):
+            return _timed(run, prepare, self._repeats)
 
 
 def _timed(run: Callable, prepare: Callable[[], tuple], repeats: int) -> float:
@@ -168,13 +174,13 @@ def _verify(
     def body(step: jax.Array, state: tuple) -> tuple:
         codes, cache = state
         start = step * 37 % max(grid.size - piece.window + 1, 1)
-        positions = start + jnp.arange(piece.window, dtype=jnp.int32)[None]
+        positions = jnp.broadcast_to(start + jnp.arange(piece.window, dtype=jnp.int32), codes.shape)
         hidden, cache = functions.verify(cache, codes, positions)
         if piece.outputs:
             hidden = model.apply(params, hidden[:, piece.window - piece.outputs :], method="logits")
         return codes + (jnp.max(hidden) > 1e30).astype(jnp.int32), cache
 
-    return jax.lax.fori_loop(0, LOOPS, body, (jnp.zeros((1, piece.window), jnp.int32), cache))
+    return jax.lax.fori_loop(0, LOOPS, body, (jnp.zeros((keys.size, piece.window), jnp.int32), cache))
 
 
 @partial(jax.jit, static_argnames=("config", "guided", "heads", "piece"))
@@ -196,15 +202,16 @@ def _draft(
     dtype = jax.tree.leaves(params)[0].dtype
     hidden = jax.random.normal(jax.random.key(1), (mask.shape[0], piece.sources, config.width), dtype)
 
-    columns = jnp.arange(piece.sources, dtype=jnp.int32)[None]
+    columns = jnp.broadcast_to(jnp.arange(piece.sources, dtype=jnp.int32), (keys.size, piece.sources))
 
     def body(step: jax.Array, codes: jax.Array) -> jax.Array:
         log_q = functions.draft(hidden, codes, columns, piece.offsets)
-        positions = step + jnp.arange(log_q.shape[1] * log_q.shape[2], dtype=jnp.int32)[None]
-        drawn = choose(log_q.reshape(1, -1, log_q.shape[-1]), functions.noise(positions))
+        log_q = log_q.reshape(keys.size, -1, log_q.shape[-1])
+        positions = jnp.broadcast_to(step + jnp.arange(log_q.shape[1], dtype=jnp.int32), log_q.shape[:2])
+        drawn = choose(log_q, functions.noise(positions))
         return drawn[:, : piece.sources]
 
-    return jax.lax.fori_loop(0, LOOPS, body, jnp.zeros((1, piece.sources), jnp.int32))
+    return jax.lax.fori_loop(0, LOOPS, body, jnp.zeros((keys.size, piece.sources), jnp.int32))
 
 
 def _right(reach: int) -> Offsets:
