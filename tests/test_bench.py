@@ -13,13 +13,10 @@ from ssd_jax.bench.pieces import Clock, Draft, Verify, composition
 from ssd_jax.bench.report import table
 from ssd_jax.bench.speed import agreement
 from ssd_jax.decode.names import parse_decoder, parse_decoders
+from ssd_jax.decode.stretches import total
 from ssd_jax.eval.features import available
 from ssd_jax.eval.metrics import Estimate
 from ssd_jax.layout import Grid
-from ssd_jax.models.config import HeadsConfig
-
-HEADS = HeadsConfig(horizontal=5, vertical=2)
-
 
 # -- decoders as text
 
@@ -71,37 +68,26 @@ def test_bad_decoder_text_is_one_sentence(text, capsys):
 # -- composition
 
 
-@pytest.mark.parametrize(("rounds", "passes"), [(0, 34), (1, 57), (2, 80)])
-def test_composition_of_ssd_adds_up_to_the_published_passes(rounds, passes):
-    count = composition(SSD(rounds=rounds), Grid(24, 24), HEADS, passes, 0)
-    assert sum(times for piece, times in count.items() if isinstance(piece, Verify)) == passes - 1
-    assert count[Draft(((1, 0),), 24)] == 23
+@pytest.mark.parametrize("decoder", [SSD(), PRESETS["ssd2"], Wave(rows=3), SSD(rounds="auto"), AR(), Raster(8)])
+def test_pieces_are_what_the_stretches_say(decoder):
+    stretches = decoder.stretches(Grid(16, 16), 5)
+    count = composition(stretches, prompt=32)
+    passes = {piece: times for piece, times in count.items() if isinstance(piece, Verify)}
+    assert sum(passes.values()) == total(stretches) and passes[Verify(32, 1)] == 1
+    assert sum(count.values()) - sum(passes.values()) == sum(stretch.drafts for stretch in stretches)
 
 
-@pytest.mark.parametrize("grid", [Grid(16, 16), Grid(5, 7), Grid(1, 4), Grid(4, 1)])
-@pytest.mark.parametrize("decoder", [SSD(), PRESETS["ssd2"], Wave(rows=1), Wave(rows=3), SSD(rows=2), AR(), Raster(8)])
-def test_composition_adds_up(decoder, grid):
-    row0 = 2 * -(-(grid.cols - 1) // min(5, max(grid.cols - 1, 1)))
-    passes = {
-        AR: lambda: grid.size,
-        Raster: lambda: 9,
-        SSD: lambda: 1 + row0 + -(-(grid.rows - 1) // decoder.rows) * (decoder.rounds + decoder.extra_rounds + 1),
-        Wave: lambda: 1 + row0 + (grid.rows - 1 + decoder.rows - 1 if grid.rows > 1 else 0),
-    }[type(decoder)]()
-    count = composition(decoder, grid, HEADS, passes, 0)
-    assert sum(times for piece, times in count.items() if isinstance(piece, Verify)) == passes - 1
-    assert all(times >= 0 for times in count.values())
-
-
-def test_composition_of_auto_rounds_follows_the_trace():
-    count = composition(SSD(rounds="auto"), Grid(16, 16), HEADS, 100, 9)
-    assert (count[Verify(5, 5)], count[Verify(16, 16)]) == (9, 90)
+def test_pieces_of_ssd():
+    count = composition(SSD(rounds=1, rows=2).stretches(Grid(16, 16), 5), prompt=16)
+    right, down = tuple((0, d) for d in range(1, 6)), ((1, 0), (2, 0))
+    assert count[Draft(right, 1)] == 3 and count[Draft(down, 16)] == 8
+    assert count[Verify(32, 32)] == count[Verify(32, 0)] == 8
 
 
 def test_split_weights_pieces_by_how_often_they_run(headed):
     clock = Clock(headed)
     clock.seconds = lambda piece: 1.0 if isinstance(piece, Verify) else 0.1
-    parts = clock.split(SSD(rounds=1), passes=11, first_row=0)  # 4 x 4, 2 heads: 1 + 2 * 2 + 3 * 2
+    parts = clock.split(SSD(rounds=1), passes=11)  # 4 x 4, 2 heads: 1 + 2 * 2 + 3 * 2
     assert parts == pytest.approx({"verify": 1.0, "draft": 0.1 * 5 / 11})
 
 

@@ -121,7 +121,7 @@ def speed_row(runs: Runs, baseline: Runs, clock: Clock, decoder: Decoder) -> dic
     """The speed columns of one decoder; seconds, and `ar`'s runs as the baseline."""
     same_tokens, same_pictures = agreement(runs.tokens, baseline.tokens)
     passes, seconds, per_pass = float(runs.passes.mean()), float(np.median(runs.seconds)), runs.seconds_per_pass
-    parts = clock.split(decoder, passes, float(runs.first_row.mean()))
+    parts = clock.split(decoder, passes)
     return {
         "passes": passes,
         "passes range": (int(runs.passes.min()), int(runs.passes.max())),

@@ -18,13 +18,10 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from ssd_jax.decode.ar import AR
 from ssd_jax.decode.engine import bind, make_cache
 from ssd_jax.decode.presets import Decoder
-from ssd_jax.decode.raster import Raster
-from ssd_jax.decode.rows import AUTO, SSD
 from ssd_jax.decode.state import Offsets
-from ssd_jax.decode.wave import Wave
+from ssd_jax.decode.stretches import Stretches
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.transformer import Transformer
@@ -51,48 +48,15 @@ class Draft(NamedTuple):
     sources: int
 
 
-def composition(
-    decoder: Decoder, grid: Grid, heads: HeadsConfig | None, passes: float, first_row: float
-) -> Counter[Verify | Draft]:
-    """How often a picture that takes `passes` runs each piece, without the prefill.
-
-    `first_row`, the last pass that changed row 0, is needed for SSD(rounds="auto") alone. The raster loop's horizontal
-    drafts, which only row 0 needs with vertical heads, are left out.
-    """
-    R, C = grid.rows, grid.cols
-    match decoder:
-        case AR():
-            return Counter({Verify(1, 1): passes - 1})
-        case Raster():
-            W = decoder.width(grid)
-            count = Counter({Verify(W, W): passes - 1})
-            if decoder.drafter == "horizontal" and W > 1:
-                count[Draft(_right(min(heads.horizontal, W - 1)), 1)] = passes
-            elif decoder.drafter == "spatial" and W > 1:
-                count[Draft(((1, 0),), C)] = passes
-            return count
-        case SSD() | Wave():
-            length = min(heads.horizontal, max(C - 1, 1))
-            blocks = -(-(C - 1) // length)
-            count = Counter({Draft(_right(length), 1): blocks})
-            if isinstance(decoder, Wave):
-                count += Counter({Verify(length, length): blocks, Verify(length, 0): blocks})
-                if R > 1:
-                    m = decoder.rows
-                    count[Verify((m + 1) * C - 1, m * C)] += R + m - 2
-                    count[Draft(((1, 0),), C)] += R + m - 1
-                return count
-            W, later = decoder.rows * C, -(-(R - 1) // decoder.rows)
-            count[Draft(tuple((down, 0) for down in range(1, decoder.rows + 1)), C)] += later
-            if decoder.rounds == AUTO:
-                count[Verify(length, length)] += first_row
-                count[Verify(W, W)] += passes - 1 - first_row
-            else:
-                count += Counter({Verify(length, length): blocks, Verify(length, 0): blocks})
-                count[Verify(W, W)] += later * (decoder.rounds + decoder.extra_rounds)
-                count[Verify(W, 0)] += later
-            return +count
-    raise TypeError(decoder)
+def composition(stretches: Stretches, prompt: int) -> Counter[Verify | Draft]:
+    """How often a picture runs each piece; `prompt` is the window by which the prefill is measured."""
+    count: Counter[Verify | Draft] = Counter()
+    for s in stretches:
+        count[Verify(s.window or prompt, s.outputs)] += s.passes
+        right = tuple((0, d) for d in range(1, s.horizontal + 1))
+        down = tuple((d, 0) for d in range(1, s.vertical + 1))
+        count[Draft(right + down, s.sources)] += s.drafts
+    return +count
 
 
 class Clock:
@@ -106,12 +70,12 @@ class Clock:
         self._batch = pipe.whole_rows(1, self._guided)
         self.seconds = memoize(self._seconds)
 
-    def split(self, decoder: Decoder, passes: float, first_row: float) -> dict[str, float]:
+    def split(self, decoder: Decoder, passes: float) -> dict[str, float]:
         """Mean seconds per pass that go into verifying (prefill included) and into drafting."""
-        count = composition(decoder, self.grid, self._pipe.heads, passes, first_row)
-        count[Verify(min(self.prompt, self.grid.size), 1)] += 1
+        heads = self._pipe.heads
+        stretches = decoder.stretches(self.grid, heads.horizontal if heads else 0, passes)
         out = {"verify": 0.0, "draft": 0.0}
-        for piece, times in (+count).items():
+        for piece, times in composition(stretches, min(self.prompt, self.grid.size)).items():
             out["verify" if isinstance(piece, Verify) else "draft"] += times * self.seconds(piece) / passes
         return out
 
@@ -212,7 +176,3 @@ def _draft(
         return drawn[:, : piece.sources]
 
     return jax.lax.fori_loop(0, LOOPS, body, jnp.zeros((keys.size, piece.sources), jnp.int32))
-
-
-def _right(reach: int) -> Offsets:
-    return tuple((0, right) for right in range(1, reach + 1))

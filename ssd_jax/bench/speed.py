@@ -17,13 +17,11 @@ class Runs:
     Attributes:
         tokens: int32 [J, R, C].
         passes: int32 [J], prefill included.
-        first_row: int32 [J], the last pass that changed a token of row 0.
         seconds: float64 [repeats, J], compilation and VQ decoder excluded.
     """
 
     tokens: np.ndarray
     passes: np.ndarray
-    first_row: np.ndarray
     seconds: np.ndarray
 
     @property
@@ -58,6 +56,5 @@ def _collect(outs: list, jobs: int) -> Runs:
     return Runs(
         tokens=np.concatenate([out.tokens for out in first]),
         passes=np.concatenate([out.passes for out in first]),
-        first_row=np.array([out.trace[0, 0].max() for out in first]),
         seconds=np.array([out.seconds for out in outs]).reshape(-1, jobs),
     )
