@@ -4,6 +4,7 @@ Emu3 and Janus are compared with transformers' own `generate`; transformers draw
 Lumina-mGPT's reference is its published rule, token by token.
 """
 
+import dataclasses
 from functools import cache
 
 import jax
@@ -17,7 +18,7 @@ from torch_backbones import MASK, PROMPTS
 import ssd_jax
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.engine import decode, make_cache
-from ssd_jax.decode.raster import Raster
+from ssd_jax.decode.presets import PRESETS
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig
 from ssd_jax.models.heads import abstract_heads
@@ -26,7 +27,11 @@ from ssd_jax.sampling import Sampler, image_keys
 GRID = Grid(4, 4)
 SCALE = {"emu3": 3.0, "chameleon": 3.0, "janus": 5.0}
 HEADS = HeadsConfig(horizontal=2, vertical=1)
-LOSSLESS = [("emu3", Raster(window=6, drafter="spatial")), ("janus", Raster(window=4, drafter="random"))]
+LOSSLESS = {  # with windows that end within a row, so that they pass over row ends everywhere
+    "ssd-exact": dataclasses.replace(PRESETS["ssd-exact"], rows=None, window=6),
+    "jacobi-match": dataclasses.replace(PRESETS["jacobi-match"], window=5),
+    "jacobi-above": dataclasses.replace(PRESETS["jacobi-above"], window=7),
+}
 
 
 def guided(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float) -> torch.Tensor:
@@ -136,9 +141,11 @@ def test_ar_draws_the_pictures_of_torch(pictures, family):
     np.testing.assert_array_equal(tokens, expected)
 
 
-@pytest.mark.parametrize(("family", "decoder"), LOSSLESS, ids=["emu3", "janus"])
+@pytest.mark.parametrize("decoder", LOSSLESS)
+@pytest.mark.parametrize("family", SCALE)
 def test_lossless_decoders_draw_them_too(pictures, family, decoder):
+    """Random draft heads: a bad draft costs passes only."""
     pipe, ids, mask, expected = pictures(family)
-    tokens, passes = decoded(pipe, ids, mask, decoder)
+    tokens, passes = decoded(pipe, ids, mask, LOSSLESS[decoder])
     np.testing.assert_array_equal(tokens, expected)
     assert np.all(passes <= GRID.size)
