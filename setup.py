@@ -18,7 +18,7 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.11",
     packages=find_packages(include=["ssd_jax", "ssd_jax.*"]),
-    package_data={"ssd_jax": ["assets/*/*.json", "assets/*/*.safetensors"]},
+    package_data={"ssd_jax": ["assets/*/*.json", "assets/*/*.safetensors", "assets/*/*.md"]},
     install_requires=[
         f"jax{JAX}",
         "flax>=0.12.8",

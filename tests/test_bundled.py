@@ -11,6 +11,7 @@ import pytest
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.prompts import pad_left
 from ssd_jax.training.losses import token_nll
+from ssd_jax.weights.export import CARD_NAME, write_heads_card
 
 MARGIN = 0.05
 """Nats per token by which the own caption must win on average."""
@@ -44,6 +45,11 @@ def test_the_fixture_is_complete(bundled, heldout, fixtures):
     assert pictures.shape == (count, 128, 128, 3) and pictures.dtype == np.uint8
     assert np.array(heldout["codes"]).shape == (count, bundled.config.rows * bundled.config.cols)
     assert heldout["split"].count("combination") == 24 and heldout["split"].count("identity") == 8
+
+
+def test_the_card_is_that_of_its_heads(bundled, tmp_path):
+    write_heads_card(tmp_path / "heads.safetensors", bundled.heads, bundled.folder / "model.safetensors")
+    assert (tmp_path / CARD_NAME).read_bytes() == (bundled.folder / CARD_NAME).read_bytes()
 
 
 def test_prompts_matter(nll, heldout):

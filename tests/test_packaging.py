@@ -52,7 +52,7 @@ def test_wheel_holds_every_module_and_the_licences(sizes):
 
 def test_wheel_holds_the_bundled_checkpoint(sizes):
     assets = {name: size for name, size in sizes.items() if name.startswith("ssd_jax/assets/")}
-    assert {ASSETS + "config.json", ASSETS + "tokenizer.json"} <= set(assets)
+    assert {ASSETS + name for name in ("config.json", "tokenizer.json", "README.md")} <= set(assets)
     assert any(name.startswith(ASSETS) and name.endswith(".safetensors") for name in assets)
     on_disk = {path.name for path in (ROOT / ASSETS).iterdir() if path.is_file()}
     assert on_disk == {PurePosixPath(name).name for name in assets if name.startswith(ASSETS)}
