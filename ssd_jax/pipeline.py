@@ -28,7 +28,7 @@ from ssd_jax.request import Output, images_of_call
 from ssd_jax.sampling import Sampler, image_keys
 from ssd_jax.shapes import bucket
 from ssd_jax.sharding import DATA, check_divides, make_mesh, place, replicate, using
-from ssd_jax.weights.hub import download, is_hub_id
+from ssd_jax.weights.hub import download, find_local, is_hub_id
 from ssd_jax.weights.load import (
     find_vq_weights,
     fingerprint,
@@ -110,7 +110,8 @@ class Pipeline:
             top_k, top_p: keep the k most likely codes, or the most likely ones up to this mass; None is the model's
                 default (top_k) or off (top_p). top_k 0 is off.
             negative_prompt: what the guidance leads away from; None is the model's own: Emu3's published text,
-                otherwise no prompt.
+                otherwise no prompt. Lumina-mGPT and Janus-Pro are published without negative prompts; here one takes
+                the frame of a prompt, which they were never trained to be led away from.
             size: (height, width) of the pictures in pixels, or text: "512x768", height first, or, for Emu3, an aspect
                 ratio "16:9", width first. None is the size the model was trained on.
             max_batch: at most so many pictures at once; None decodes all together. On a mesh it is rounded up to what
@@ -313,9 +314,11 @@ def load(
         dtype: of the parameters and the cache; None is float32 on CPU, bfloat16 elsewhere.
         mesh: over which devices the model is spread: a mesh of `sharding.make_mesh`, or text such as
             "data:2,model:4"; None is one device. Every device is given its own part of the weights alone.
-        heads: draft heads, a file or a folder with heads.safetensors; None takes the checkpoint's own, if it has any.
-        vq_weights: the image tokenizer's weights, a file or a folder, where the checkpoint lacks them (Lumina-mGPT) or
-            they are published by themselves (Emu3-VisionTokenizer). They are read when they are first needed.
+        heads: draft heads, a file, a folder with heads.safetensors or a hub id; None takes the checkpoint's own, if it
+            has any.
+        vq_weights: the image tokenizer's weights, a file, a folder or a hub id, where the checkpoint lacks them
+            (Lumina-mGPT) or they are published by themselves (Emu3-VisionTokenizer). They are read when they are first
+            needed.
         tokens: special ids where config.json and tokenizer.json do not tell: "pad", "unk", "bos", "boi", "row_end";
             in prompts of Emu3 "img", of Lumina-mGPT "end" and "size_24".
     Raises:
@@ -331,12 +334,12 @@ def load(
         check_divides(config, mesh)
     weights = find_weights(folder)
     params = read_backbone(weights, config, place(boxed_backbone(config), mesh), dtype)
-    path = Path(folder if heads is None else heads)
+    path = folder if heads is None else find_local(heads)
     path = path / "heads.safetensors" if path.is_dir() else path
     drafters = (None, None)
     if heads is not None or path.exists():
         drafters = _read_heads(path, weights, config, dtype, mesh)
-    vq_path = None if vq_weights is None else Path(vq_weights)
+    vq_path = None if vq_weights is None else find_local(vq_weights)
     return Pipeline(folder, config, vq_config, params, dtype, *drafters, vq_path, tokens, mesh)
 
 

@@ -125,6 +125,10 @@ def test_janus_frames():
     assert unconditional == [100000, *[100015] * len(middle), 100016]
 
 
+def test_janus_an_empty_turn_has_no_separators():
+    assert prompts("janus").pair("  ", None, Grid(24, 24))[0] == [100000, 100003, *spelt(":<|Assistant|>:"), 100016]
+
+
 def test_janus_a_negative_prompt_has_a_whole_frame():
     made = prompts("janus")
     assert made.pair("a cat", "fog", Grid(24, 24))[1] == made.pair("fog", None, Grid(24, 24))[0]
@@ -147,6 +151,16 @@ def test_a_special_token_that_nothing_names_is_asked_for(name, key):
         prompts(name, special={}, bos_id=1, boi_id=2, tokens={} if key != "size_48" else {"end": 3}).pair(
             "", None, Grid(96, 96)
         )
+
+
+def test_how_training_cut_and_filled_texts_is_left_out(tmp_path):
+    made = byte_tokenizer(SPECIAL["chameleon"])
+    made.enable_truncation(3)
+    made.enable_padding(length=40)
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text("{}")
+    frames = read_prompts(tmp_path, CONFIGS["chameleon"]).pair("a cat", None, Grid(48, 48))
+    assert frames == prompts("chameleon").pair("a cat", None, Grid(48, 48))
 
 
 def test_an_unknown_pad_id_is_asked_for():

@@ -304,13 +304,18 @@ def test_hub_ids(source, expected):
     assert hub.is_hub_id(source) == expected
 
 
-def test_hub(monkeypatch, good):
+def test_hub(monkeypatch, good, tmp_path):
     import huggingface_hub
 
     asked = []
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.append((a, k)) or str(good))
     assert ssd_jax.load("someone/emu3").folder == good
     assert asked[0][0] == ("someone/emu3",) and not any("bin" in name or "py" in name for name in hub.FILES)
+    assert ssd_jax.load(good, vq_weights="someone/vq").vq_weights == good
+    assert hub.find_local("no-hub-id") == Path("no-hub-id") and len(asked) == 2
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(tmp_path))
+    with pytest.raises(WeightsError, match="'someone/emu3' has no safetensors files"):
+        ssd_jax.load("someone/emu3")
 
     def offline(*arguments, **options):
         raise OSError("no connection\nand a long explanation")

@@ -163,11 +163,12 @@ def test_errors_name_file_and_tensor(small, write, changes, message):
         read_vq(write(changes), "chameleon", small[1])
 
 
-def test_a_file_without_a_decoder_or_a_tokenizer_is_refused(small):
-    half = {name: shape for name, shape in small[0].items() if not name.startswith("decoder.")}
-    with pytest.raises(WeightsError, match="only the image tokenizer's encoder"):
-        find_vq_sources("chameleon", small[1], half)
-    with pytest.raises(WeightsError, match="no image tokenizer"):
+def test_a_file_with_half_a_tokenizer_or_none_is_refused(small):
+    for half, other in (("encoder", "decoder"), ("decoder", "encoder")):
+        shapes = {name: shape for name, shape in small[0].items() if not name.startswith(f"{other}.")}
+        with pytest.raises(WeightsError, match=f"only the {half}, without {other}; .*--vq_weights"):
+            find_vq_sources("chameleon", small[1], shapes)
+    with pytest.raises(WeightsError, match="there is no image tokenizer; .*--vq_weights"):
         find_vq_sources("chameleon", small[1], {"lm_head.weight": (4, 4)})
 
 

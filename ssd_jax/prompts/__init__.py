@@ -1,6 +1,7 @@
 """From a prompt to the ids the backbone was trained on, and from a size to a token grid; one file per backbone.
 
-Text goes through the `tokenizers` library, whose tokenizer.json lies beside the weights. All classes have
+Text goes through the `tokenizers` library; tokenizer.json or, of Emu3, emu3.tiktoken lies beside the weights. All
+classes have
 
     pair(text, negative, grid) -> ids of the prompt's frame, ids of the frame that guidance leads away from
     grid(config, size, stride) -> the token grid of a picture size that the backbone allows; static
@@ -19,6 +20,7 @@ from ssd_jax.prompts.emu3 import Emu3Prompts
 from ssd_jax.prompts.janus import JanusPrompts
 from ssd_jax.prompts.lumina import LuminaPrompts
 from ssd_jax.prompts.padding import pad_left
+from ssd_jax.prompts.tiktoken import RANKS_NAME, read_tiktoken
 from ssd_jax.prompts.words import MAX_WORDS, SPECIALS, Prompts, word_tokenizer
 
 __all__ = [
@@ -59,11 +61,16 @@ def read_prompts(
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """Reads tokenizer.json of a checkpoint folder."""
+    """Reads tokenizer.json of a checkpoint folder, or, without one, Emu3's files of its first repository."""
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise UserError(f"{path} does not exist, so prompts cannot be read.")
+        if not (folder / RANKS_NAME).is_file():
+            raise UserError(f"{folder} has neither tokenizer.json nor {RANKS_NAME}, so prompts cannot be read.")
+        return read_tiktoken(folder)
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for malformed files
         raise UserError(f"{path} is not a tokenizer file: {error}.") from None
+    tokenizer.no_truncation()  # files may say how the texts of a training were cut and filled
+    tokenizer.no_padding()
+    return tokenizer

@@ -1,6 +1,9 @@
 """Janus-Pro's prompts and its one size (deepseek-ai/Janus, `generation_inference.py`).
 
-BOS "<|User|>: text\\n\\n<|Assistant|>:" BOI | ROWS * COLS codes
+    BOS "<|User|>: text\\n\\n<|Assistant|>:" BOI | ROWS * COLS codes
+
+It is published without negative prompts. That one takes a whole frame is decided here, after Emu3's example; nothing
+tells how well the model can be led away from it.
 """
 
 from typing import ClassVar
@@ -11,7 +14,8 @@ from ssd_jax.models.config import ModelConfig
 from ssd_jax.prompts.published import Published
 from ssd_jax.prompts.sizes import is_ratio, parse_size
 
-TEMPLATE = "<|User|>: {}\n\n<|Assistant|>:"
+TEMPLATE, EMPTY = "<|User|>: {}\n\n<|Assistant|>:", "<|User|>:<|Assistant|>:{}"
+"""A text's turn in the conversation, and that of an empty one, which is written without its separators."""
 
 
 class JanusPrompts(Published):
@@ -25,7 +29,8 @@ class JanusPrompts(Published):
 
     def frame(self, text: str) -> list[int]:
         """`BOS "<|User|>: text\\n\\n<|Assistant|>:" BOI`."""
-        return [self.id("bos"), *self.text(text.strip(), TEMPLATE), self.id("boi")]
+        text = text.strip()
+        return [self.id("bos"), *self.text(text, TEMPLATE if text else EMPTY), self.id("boi")]
 
     def pair(self, text: str, negative: str | None, grid: Grid) -> tuple[list[int], list[int]]:
         """The prompt's frame and the same with all ids but the first and the last replaced by padding, or, given a

@@ -3,6 +3,9 @@
     BOS "Generate an image of WIDTHxHEIGHT ..." END | BOI height width (COLS codes, row end) x ROWS
 
 The model would sample BOI and the two size tokens by itself; for a given size they are put there.
+
+It is published without negative prompts. That one takes a whole frame is decided here, after Emu3's example; nothing
+tells how well the model can be led away from it.
 """
 
 from typing import ClassVar

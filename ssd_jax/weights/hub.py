@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ssd_jax.weights.store import WeightsError
 
-FILES = ("*.json", "*.safetensors", "merges.txt")
+FILES = ("*.json", "*.safetensors", "emu3.tiktoken", "emu3_vision_tokens.txt")
 """What is downloaded: configurations, tokenizers and weights; no pickles and no code."""
 
 
@@ -20,14 +20,27 @@ def download(source: str) -> Path:
     """The local folder of a hub repository, downloaded if it is not in the hub's cache yet.
 
     Raises:
-        WeightsError: `huggingface_hub` is not installed, there is no connection, or no such repository.
+        WeightsError: `huggingface_hub` is not installed, there is no connection, or no such repository, or it has
+            pickles only.
     """
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise WeightsError(f"{source!r} needs the package huggingface_hub, which is not installed.") from None
     try:
-        return Path(snapshot_download(source, allow_patterns=list(FILES)))
+        folder = Path(snapshot_download(source, allow_patterns=list(FILES)))
     except Exception as error:  # the library raises those of its HTTP client, too
         first = str(error).strip().split("\n")[0]
         raise WeightsError(f"{source!r} could not be downloaded from the Hugging Face hub: {first}") from None
+    if not any(folder.glob("*.safetensors")):
+        raise WeightsError(
+            f"The hub's {source!r} has no safetensors files, and pickles are not downloaded; take a converted "
+            "repository (of Janus-Pro those of deepseek-community)."
+        )
+    return folder
+
+
+def find_local(source: str | Path) -> Path:
+    """A file or folder as it is, there or not; of a hub id, unless such a path is there, the downloaded folder."""
+    path = Path(source)
+    return download(str(source)) if not path.exists() and is_hub_id(str(source)) else path

@@ -157,10 +157,11 @@ def _read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _refuse(path: Path) -> NoReturn:
+    state = "state |= torch.load(file, 'cpu', weights_only=True)" + ("['state_dict']" if path.suffix == ".ckpt" else "")
     raise WeightsError(
         f"{path} is refused: {path.suffix} files are pickles, which can run any code when loaded; convert it to "
-        "safetensors where PyTorch is installed: safetensors.torch.save_file(torch.load(file, weights_only=True), "
-        "'model.safetensors')."
+        f"safetensors where PyTorch is installed: state = {{}}, for every such file {state}, then "
+        f"safetensors.torch.save_file(state, '{'vqgan' if path.suffix == '.ckpt' else 'model'}.safetensors')."
     )
 
 

@@ -55,6 +55,9 @@ _COMMON: Rules = (
 )
 _RULES = {"chameleon": _COMMON, "janus": _JANUS + _COMMON, "emu3": _EMU3 + _COMMON}
 
+ELSEWHERE = "say with vq_weights (sample.py: --vq_weights) in which file or folder all of it is"
+"""What to do about a file without a whole image tokenizer."""
+
 _KERNELS = {
     (2, 2): "o i -> i o",
     (4, 2): "o i 1 1 -> i o",
@@ -97,9 +100,10 @@ def find_vq_sources(family: str, like: Mapping[str, Any], shapes: Mapping[str, t
         sources[path] = Source(name, layout)
     missing = leaves.keys() - sources.keys()
     if not sources:
-        raise WeightsError("there is no image tokenizer.")
-    if missing and not any(path.startswith("decoder.") for path in sources):
-        raise WeightsError("there is only the image tokenizer's encoder; to draw, its decoder is needed, too.")
+        raise WeightsError(f"there is no image tokenizer; {ELSEWHERE}.")
+    for half, other in (("encoder", "decoder"), ("decoder", "encoder")):
+        if not any(path.startswith(f"{other}.") for path in sources):
+            raise WeightsError(f"of the image tokenizer there is only the {half}, without {other}; {ELSEWHERE}.")
     if missing:
         raise WeightsError(f"no tensor is the image tokenizer's {min(missing)!r}{others(missing)}.")
     return sources

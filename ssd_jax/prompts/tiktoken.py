@@ -1,0 +1,70 @@
+"""The tokenizer of Emu3's first repository: emu3.tiktoken, and emu3_vision_tokens.txt with names of special tokens.
+
+A line of the first is a token, in base64, and its rank, which is its id. In every piece of text tiktoken joins the two
+neighbours whose union has the lowest rank, until no union is a token; a piece that is a token stays whole. `tokenizers`
+joins pairs in the order of a list instead. It does the same with a list of all ways to split a token in two, in the
+order of the tokens' ranks.
+Sources: baaivision/Emu3, `tokenization_emu3.py`; github.com/openai/tiktoken, `_educational.py`.
+"""
+
+import base64
+from pathlib import Path
+
+from tokenizers import Tokenizer, models
+
+from ssd_jax.errors import UserError
+
+RANKS_NAME, SPECIAL_NAME = "emu3.tiktoken", "emu3_vision_tokens.txt"
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{index}|>" for index in range(205)))
+"""The special tokens before those that are in the file; the first has the id behind the last rank."""
+
+_PLAIN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_LETTERS = {byte: chr(byte) for byte in _PLAIN}
+_LETTERS |= {byte: chr(0x100 + index) for index, byte in enumerate(sorted(set(range(0x100)) - set(_PLAIN)))}
+"""Byte -> the letter that stands for it in byte-level tokenizers (GPT-2)."""
+
+
+def read_tiktoken(folder: Path) -> Tokenizer:
+    """Reads the two files of a checkpoint folder; how text is cut into pieces is left to `Emu3Prompts`.
+
+    Raises:
+        UserError: a file is missing or malformed.
+    """
+    ranks = _read_ranks(folder / RANKS_NAME)
+    try:
+        lines = (folder / SPECIAL_NAME).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder / SPECIAL_NAME}, which belongs to {RANKS_NAME}, cannot be read: {error}.") from None
+    special = [*SPECIAL, *(line.strip() for line in lines if line.strip())]
+    vocabulary = {_spell(token): rank for token, rank in ranks.items()}
+    vocabulary |= {name: len(ranks) + index for index, name in enumerate(special)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=_merges(ranks), ignore_merges=True))
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+def _read_ranks(path: Path) -> dict[bytes, int]:
+    """Token -> rank, by rank; the ranks are 0, 1, ..., and every byte is a token."""
+    try:
+        pairs = [line.split() for line in path.read_bytes().splitlines() if line.strip()]
+        ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
+    except (OSError, ValueError):  # binascii's error is one
+        raise UserError(f"{path} is not a tiktoken file: lines of a token in base64 and its rank.") from None
+    ranks = dict(sorted(ranks.items(), key=lambda item: item[1]))
+    if list(ranks.values()) != list(range(len(pairs))) or not all(bytes([byte]) in ranks for byte in range(0x100)):
+        raise UserError(f"{path} must have the ranks 0, 1, ... once each, and every byte as a token.")
+    return ranks
+
+
+def _merges(ranks: dict[bytes, int]) -> list[tuple[str, str]]:
+    merges = []
+    for token in ranks:
+        splits = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
+        splits = [split for split in splits if split[0] in ranks and split[1] in ranks]
+        merges += sorted(splits, key=lambda split: (ranks[split[0]], ranks[split[1]]))
+    return [(_spell(first), _spell(second)) for first, second in merges]
+
+
+def _spell(token: bytes) -> str:
+    return "".join(map(_LETTERS.__getitem__, token))
