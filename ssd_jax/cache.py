@@ -7,6 +7,7 @@ lies; with time in axis 1 the CPU backend transposes the whole cache in every pa
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import Sharding
 
 
 @flax.struct.dataclass
@@ -27,13 +28,13 @@ class KVCache:
         return self.keys[0].shape[2]
 
 
-def empty(layers: int, batch: int, kv_heads: int, length: int, head_dim: int, dtype: jnp.dtype) -> KVCache:
-    """A cache of zeros; writes past `length` are dropped."""
-    shape = (batch, kv_heads, length, head_dim)
-    return KVCache(
-        keys=tuple(jnp.zeros(shape, dtype) for _ in range(layers)),
-        values=tuple(jnp.zeros(shape, dtype) for _ in range(layers)),
-    )
+def empty(layers: int, shape: tuple[int, int, int, int], dtype: jnp.dtype, sharding: Sharding | None = None) -> KVCache:
+    """A cache of zeros with arrays of `shape` [B, K, T, H], placed by `sharding`; writes past T are dropped."""
+
+    def zeros() -> tuple[jax.Array, ...]:
+        return tuple(jnp.zeros(shape, dtype, device=sharding) for _ in range(layers))
+
+    return KVCache(keys=zeros(), values=zeros())
 
 
 def write(layer: jax.Array, window: jax.Array, slots: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ def window() -> np.ndarray:
 
 
 def test_a_new_cache_is_zero_and_has_one_array_per_layer():
-    empty = cache.empty(3, B, K, T, H, jnp.float32)
+    empty = cache.empty(3, (B, K, T, H), jnp.float32)
     assert empty.length == T
     assert [array.shape for array in empty.keys + empty.values] == [(B, K, T, H)] * 6
     assert not any(array.any() for array in empty.keys + empty.values)

@@ -41,7 +41,7 @@ def cached(params, ids, mask, codes, *, config, window):
     """Logits of every slot, [B, S + PICTURE, V], through the cache: the prompt, then the picture window by window."""
     model = Transformer(config)
     B, starts = ids.shape[0], prompt_starts(mask)
-    cache = kv.empty(config.layers, B, config.kv_heads, S + PICTURE, config.head_dim, jnp.float32)
+    cache = kv.empty(config.layers, (B, config.kv_heads, S + PICTURE, config.head_dim), jnp.float32)
     slots = jnp.broadcast_to(jnp.arange(S), ids.shape)
     angles, sees = rotary_positions(slots, starts), causal(slots, starts, cache.length)
     hidden, cache = model.apply(
@@ -89,7 +89,7 @@ def test_prefill_returns_the_state_that_predicts_the_first_code(backbone, codes)
     config, params = backbone()
     model = Transformer(config)
     ids, mask = pad_left(PROMPTS, config.pad_id, S)
-    cache = kv.empty(config.layers, len(PROMPTS), config.kv_heads, S + PICTURE, config.head_dim, jnp.float32)
+    cache = kv.empty(config.layers, (len(PROMPTS), config.kv_heads, S + PICTURE, config.head_dim), jnp.float32)
     hidden, _ = jax.jit(partial(prefill, model))(params, cache, ids, mask)
     logits = np.asarray(model.apply(params, hidden, method="logits"))[:, 0]
     for row, expected in enumerate(unpadded(config, params, codes)):

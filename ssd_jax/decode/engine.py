@@ -132,10 +132,8 @@ def make_cache(
     A window may reach past the end of the grid; what lies there is padding and is not written.
     """
     length = prompt + layout_of(config, grid).length
-    make = partial(kv.empty, config.layers, rows, config.kv_heads, length, config.head_dim, dtype)
-    if mesh is None:
-        return make()
-    return jax.jit(make, out_shardings=sharding_of(CACHED, (rows, config.kv_heads, length, config.head_dim), mesh))()
+    shape = (rows, config.kv_heads, length, config.head_dim)
+    return kv.empty(config.layers, shape, dtype, None if mesh is None else sharding_of(CACHED, shape, mesh))
 
 
 @partial(jax.jit, static_argnames=("config", "decoder", "grid", "guided", "heads"), donate_argnames=("cache",))
