@@ -6,8 +6,10 @@ All of them do the same work on their own part of the arrays; only the first tal
 import os
 import socket
 import time
+from collections.abc import Callable
 
 import jax
+from jax.experimental import multihost_utils
 
 from ssd_jax.errors import UserError
 
@@ -51,6 +53,15 @@ def join(coordinator: str, processes: int | None, process: int | None, patience:
 def is_first() -> bool:
     """Whether this process is the one that talks and writes; without `join` it is."""
     return jax.process_index() == 0
+
+
+def together(name: str, work: Callable[[], object] = lambda: None) -> None:
+    """Does some work in the first process; all go on when it is done. `name` tells what they wait for. What it writes
+    must go to a folder that all of them see."""
+    if is_first():
+        work()
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def _parse(coordinator: str) -> tuple[str, int]:

@@ -1,6 +1,7 @@
 """Draft heads: what an untrained one does, where their targets lie, and how they are scored, against slow NumPy."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,10 @@ from ssd_jax.models.heads import DraftHeads, init_heads
 from ssd_jax.models.transformer import Transformer, image_hidden
 from ssd_jax.prompts import pad_left
 from ssd_jax.sampling import Sampler, choose, gumbel_noise, image_keys
-from ssd_jax.training.heads import offset_name, targets_of
-from ssd_jax.training.losses import head_loss
-from ssd_jax.training.overlap import guided_law, guided_overlaps, per_offset_overlap
+from ssd_jax.training.bands import Setup, mean_over_bands
+from ssd_jax.training.heads import heads_task, measured, offset_name
+from ssd_jax.training.losses import smooth_l1, valid_mean
+from ssd_jax.training.overlap import guided_law, overlap_task, per_offset_overlap
 
 HEADS = HeadsConfig(horizontal=2, vertical=1)
 WIDE = HeadsConfig(horizontal=2, vertical=2, context=2)
@@ -228,7 +230,8 @@ def test_training_uses_the_context_where_it_matters():
         module, optimizer = DraftHeads(config, D), optax.adam(3e-3)
 
         def loss(params, module=module):
-            return head_loss(module.apply(params, hidden, embeddings, columns(16)), target[None], valid)[0]
+            drafts = module.apply(params, hidden, embeddings, columns(16))
+            return valid_mean(smooth_l1(drafts, target[None]), valid)[0]
 
         @jax.jit
         def step(params, state, loss=loss, optimizer=optimizer):
@@ -246,39 +249,43 @@ def test_training_uses_the_context_where_it_matters():
 # -- training
 
 
-def test_targets_are_the_states_at_the_offsets():
+@pytest.mark.parametrize("limit", [1, 10**9])  # a row at a time, all of them
+def test_targets_are_the_states_at_the_offsets(backbone, limit):
+    """With the first state as the value of a place, a mean tells which places were taken."""
     hidden = jnp.asarray(states(2, 12))
-    target, valid = targets_of(hidden, GRID, HEADS.offsets)
-    assert target.shape == (3, 2, 12, D) and valid.shape == (3, 1, 12)
+    setup = Setup(backbone(width=D)[0], HEADS, GRID, limit=limit)
+
+    def target(hidden, embeddings, columns, below, where):
+        return jnp.stack([below[:, places, 0] * hidden[..., 1] + columns * embeddings[..., 2] for places in where])
+
+    actual = mean_over_bands(target, setup, 1, hidden, hidden)
     for index, (down, right) in enumerate(HEADS.offsets):
-        for place in range(12):
-            row, col = place // 4 + down, place % 4 + right
-            inside = row < 3 and col < 4
-            assert valid[index, 0, place] == inside
-            if inside:
-                np.testing.assert_array_equal(target[index, :, place], hidden[:, row * 4 + col])
+        first, second, third = (np.asarray(hidden[..., n]) for n in range(3))
+        expected = [
+            first[image, row + 4 * down + col + right] * second[image, row + col] + col * third[image, row + col]
+            for image in range(2)
+            for row in range(0, 12 - 4 * down, 4)
+            for col in range(4 - right)
+        ]
+        np.testing.assert_allclose(actual[index], np.mean(expected), rtol=1e-5)
 
 
-def test_smooth_l1_counts_only_valid_places():
+def test_smooth_l1_is_square_below_one_and_straight_above():
     predicted, target = states(3, 2, 4) * 2, states(3, 2, 4, seed=1)
-    valid = np.array([[[True, True, False, True]], [[False, False, False, True]], [[False] * 4]])
-    actual = head_loss(jnp.asarray(predicted), jnp.asarray(target), jnp.asarray(np.broadcast_to(valid, (3, 2, 4))))
-    expected = []
-    for offset in range(3):
-        terms = []
-        for image in range(2):
-            for place in range(4):
-                if valid[offset, 0, place]:
-                    error = np.abs(predicted[offset, image, place] - target[offset, image, place]).astype(np.float64)
-                    terms.append(np.mean([0.5 * e * e if e < 1 else e - 0.5 for e in error]))
-        expected.append(np.mean(terms) if terms else 0.0)
-    np.testing.assert_allclose(actual, expected, rtol=1e-5)
-    one_row = head_loss(jnp.asarray(predicted), jnp.asarray(target), jnp.asarray(valid))  # as `targets_of` gives it
-    np.testing.assert_allclose(one_row, expected, rtol=1e-5)
+    error = np.abs(predicted - target).astype(np.float64)
+    expected = np.vectorize(lambda e: 0.5 * e * e if e < 1 else e - 0.5)(error).mean(axis=-1)
+    assert (error < 1).any() and (error > 1).any()
+    np.testing.assert_allclose(smooth_l1(jnp.asarray(predicted), jnp.asarray(target)), expected, rtol=1e-5)
+
+
+def test_a_mean_counts_only_valid_places():
+    values, valid = states(3, 2, 4)[..., 0], np.array([[[1, 1, 0, 1]], [[0, 0, 0, 1]], [[0] * 4]], bool)
+    expected = [values[0][:, [0, 1, 3]].mean(), values[1][:, 3].mean(), 0.0]
+    np.testing.assert_allclose(valid_mean(jnp.asarray(values), jnp.asarray(valid)), expected, rtol=1e-5)
 
 
 class Pictures:
-    """Four captioned pictures, as `guided_overlaps` asks for them."""
+    """Four captioned pictures."""
 
     prompts = [[2, 5, 3], [2, 4, 5, 6, 3], [2, 7, 3], [2, 6, 6, 3]]
     empty, pad_id, length = [2, 3], 0, 8
@@ -289,19 +296,28 @@ class Pictures:
     def given(self, indices):
         return *pad_left([self.prompts[i] for i in indices], self.pad_id, self.length), self.codes[indices]
 
+    def heldout(self, limit):
+        return np.arange(limit)
+
+    def guided(self, indices):
+        frames = [self.prompts[i] for i in indices] + [self.empty] * len(indices)
+        return *pad_left(frames, self.pad_id, self.length), self.codes[indices]
+
 
 def softmax(x: np.ndarray) -> np.ndarray:
     weights = np.exp(x - x.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)
 
 
-def test_overlap_is_the_shared_mass_of_verifier_and_head(backbone, trained):
+@pytest.mark.parametrize(("window", "limit"), [(0, 10**9), (5, 1)])  # all at once; windows, and a row at a time
+def test_overlap_is_the_shared_mass_of_verifier_and_head(backbone, trained, window, limit):
     config, params = backbone(width=D)
     grid, scale, temperature = Grid(config.rows, config.cols), 2.0, 0.8
     knobs = Sampler(jnp.float32(scale), jnp.float32(temperature), jnp.int32(1000), jnp.float32(1.0))
     source = Pictures(grid.size)
-    measure = jax.jit(per_offset_overlap(config, HEADS, guided_law(knobs)))
-    actual = guided_overlaps(measure, trained, params, source, np.arange(4), batch=2)
+    setup = Setup(config, HEADS, grid, window=window, limit=limit)
+    measure = measured(per_offset_overlap(setup, guided_law(knobs)), params, source.guided, batch=2)
+    actual = measure(trained, np.arange(4))
 
     model = Transformer(config)
     hidden_of = jax.jit(lambda ids, mask, codes: image_hidden(model, params, ids, mask, codes))
@@ -325,3 +341,18 @@ def test_overlap_is_the_shared_mass_of_verifier_and_head(backbone, trained):
             for col in range(grid.cols - right)
         ]
         np.testing.assert_allclose(np.asarray(actual)[index], np.mean(shared), rtol=1e-3)
+
+
+@pytest.mark.parametrize("part", ["heads", "overlap"])
+def test_the_backbone_is_an_argument_of_the_training_step(backbone, trained, part):
+    """What a function closes over becomes a constant in its program: 16 GB of them for an 8B backbone."""
+    config, params = backbone(width=D)
+    setup, source = Setup(config, HEADS, Grid(config.rows, config.cols)), Pictures(12)
+    stage = SimpleNamespace(batch=2, eval_images=2)
+    if part == "heads":
+        task = heads_task(setup, params, stage, 0, source)
+    else:
+        task = overlap_task(setup, params, stage, 0, source, trained)
+    key = jax.random.key(0)
+    program = jax.make_jaxpr(task.loss)(trained, task.frozen, source.given(np.arange(2)), key)
+    assert max((np.size(x) for x in program.consts), default=0) < D * D

@@ -162,7 +162,7 @@ def cheap_task(crash_at: int | None = None) -> Task:
     """The loss of a step is its number, so that what is logged can be foretold; evaluation may crash."""
     calls = []
 
-    def loss(params, batch, key):
+    def loss(params, frozen, batch, key):
         noise = jax.random.normal(key, params["w"].shape)
         return batch + 0.0 * jnp.sum(params["w"]), {"w": jnp.sum(params["w"] * noise)}
 
@@ -233,7 +233,7 @@ def test_the_tokenizers_update_is_compiled_once(tiny_run):
     optimizer = make_optimizer(config, task.matrices)
     update = make_step(task.loss, optimizer, 0, task.revise)
     before = jax.eval_shape(lambda key: init_state(task.init(key), optimizer), jax.random.key(0))
-    after, _ = jax.eval_shape(update, before, task.batch(0))
+    after, _ = jax.eval_shape(update, before, task.frozen, task.batch(0))
     for (path, x), y in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True):
         assert (x.shape, x.dtype, x.weak_type) == (y.shape, y.dtype, y.weak_type), jax.tree_util.keystr(path)
 

@@ -138,16 +138,30 @@ def image_hidden(
     model's own) -> [B, R*C, D].
     """
     layout = layout_of(model.config, grid or Grid(model.config.rows, model.config.cols))
-    S = prompt_ids.shape[1]
-    image = model.apply(params, codes[:, :-1], method="embed_codes")  # the last token predicts nothing
-    if layout.row_ends:
-        token, row_end = layout.sequence()
-        end = model.apply(params, jnp.int32(model.config.row_end_id), method="embed")
-        image = jnp.where(row_end[:-1, None], end, image[:, token[:-1]])
-    x = jnp.concatenate([model.apply(params, prompt_ids, method="embed"), image], axis=1)
+    x = image_sequence(model, params, prompt_ids, codes, layout)
     slots = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])
     starts = prompt_starts(prompt_mask)
     mask = causal(slots, starts, x.shape[1])
     hidden, _ = model.apply(params, x, rotary_positions(slots, starts), mask, method="hidden")
-    hidden = hidden[:, S - 1 :]
-    return hidden[:, layout.places(np.arange(codes.shape[1]))] if layout.row_ends else hidden
+    return predicting(hidden, prompt_ids.shape[1], layout)
+
+
+def image_sequence(
+    model: Transformer, params: Any, prompt_ids: jax.Array, codes: jax.Array, layout: Layout
+) -> jax.Array:
+    """Input embeddings of prompts int32 [B, S] and pictures int32 [B, R*C], row ends put in: [B, S + length - 1, D].
+
+    The last token is left out: it predicts nothing.
+    """
+    image = model.apply(params, codes[:, :-1], method="embed_codes")
+    if layout.row_ends:
+        token, row_end = layout.sequence()
+        end = model.apply(params, jnp.int32(model.config.row_end_id), method="embed")
+        image = jnp.where(row_end[:-1, None], end, image[:, token[:-1]])
+    return jnp.concatenate([model.apply(params, prompt_ids, method="embed"), image], axis=1)
+
+
+def predicting(hidden: jax.Array, prompt: int, layout: Layout) -> jax.Array:
+    """Of states [B, T, D] behind `prompt` prompt slots and a picture, those that predict its tokens, [B, R*C, D]."""
+    hidden = hidden[:, prompt - 1 : prompt - 1 + layout.length]
+    return hidden[:, layout.places(np.arange(layout.grid.size))] if layout.row_ends else hidden

@@ -72,6 +72,11 @@ class CaptionedCodes:
         frames = [self.captions[i] for i in (indices if captions_of is None else captions_of)]
         return *pad_left(frames, self.pad_id, self.length), self.codes[indices]
 
+    def guided(self, indices: np.ndarray):
+        """As `given`, with as many unconditional rows behind the captions; codes of the pictures once."""
+        frames = [self.captions[i] for i in indices] + [self.empty] * len(indices)
+        return *pad_left(frames, self.pad_id, self.length), self.codes[indices]
+
 
 def corrupt(codes: np.ndarray, most: float, rng: np.random.Generator) -> np.ndarray:
     """The codes a model is shown in training: some are replaced by codes from elsewhere in the batch.
@@ -126,8 +131,8 @@ def backbone_task(
         most = config.code_noise if step >= config.code_noise_from else 0.0
         return ids, mask, codes, corrupt(codes, most, np.random.default_rng([seed, step, 1]))
 
-    def loss(params: Any, batch: tuple, key: jax.Array):
-        del key
+    def loss(params: Any, frozen: None, batch: tuple, key: jax.Array):
+        del frozen, key
         return nll(trained, params, *batch).mean(), {}
 
     jitted = jax.jit(lambda params, ids, mask, codes: nll(model, params, ids, mask, codes, codes))

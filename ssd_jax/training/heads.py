@@ -1,21 +1,47 @@
 """Stage "heads", first part: train the draft heads on the frozen backbone's hidden states (arXiv 2606.20543)."""
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from optax.contrib import MuonDimensionNumbers
 
-from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
-from ssd_jax.models.heads import DraftHeads, init_heads
+from ssd_jax.models.heads import DraftHeads, boxed_heads, init_heads
 from ssd_jax.models.products import PRODUCTS, Product
-from ssd_jax.models.transformer import Transformer, image_hidden
-from ssd_jax.training.backbone import CaptionedCodes
+from ssd_jax.models.transformer import Transformer
+from ssd_jax.sharding import place
+from ssd_jax.training.bands import Setup, mean_over_bands
+from ssd_jax.training.frozen import frozen_hidden
 from ssd_jax.training.loop import Task
-from ssd_jax.training.losses import head_loss
+from ssd_jax.training.losses import smooth_l1
+from ssd_jax.training.spread import spread
+from ssd_jax.weights.export import heads_metadata, write_heads_card, write_tensors
+
+EXPORT_DTYPE = jnp.bfloat16
+
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Prompt ids int32 and prompt mask bool [G, S], codes int32 [B, R*C]; G is B, or 2B with unconditional rows behind."""
+
+
+class PromptedSource(Protocol):
+    """Pictures as codes with their prompts as ids."""
+
+    def batch(self, seed: int, step: int) -> Rows:
+        """A training batch; some prompts are dropped."""
+
+    def heldout(self, limit: int) -> np.ndarray:
+        """At most so many pictures that are not trained on."""
+
+    def given(self, indices: np.ndarray) -> Rows:
+        """Pictures with their prompts."""
+
+    def guided(self, indices: np.ndarray) -> Rows:
+        """Pictures with their prompts and, behind these, as many unconditional ones."""
 
 
 def make_heads(model: ModelConfig, heads: HeadsConfig, product: Product = jnp.einsum) -> DraftHeads:
@@ -23,60 +49,75 @@ def make_heads(model: ModelConfig, heads: HeadsConfig, product: Product = jnp.ei
     return DraftHeads(heads, model.width, model.norm_eps, product)
 
 
+def modules_of(setup: Setup) -> tuple[Transformer, DraftHeads]:
+    """The backbone and its heads."""
+    product = PRODUCTS[setup.matmul]
+    return Transformer(setup.model, product), make_heads(setup.model, setup.heads, product)
+
+
 def sources_of(
-    model: Transformer, frozen: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What heads start from at every token of whole pictures: h and e [B, R*C, D], columns int32 [B, R*C]."""
-    hidden = jax.lax.stop_gradient(image_hidden(model, frozen, ids, mask, codes))
-    columns = jnp.arange(codes.shape[1], dtype=jnp.int32) % model.config.cols
-    return hidden, model.apply(frozen, codes, method="embed_codes"), jnp.broadcast_to(columns, codes.shape)
+    setup: Setup, model: Transformer, frozen: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """What heads start from at every token of whole pictures: h and e, [B, R*C, D], in the backbone's dtype."""
+    hidden = frozen_hidden(model, frozen, ids, mask, codes, setup.grid, setup.window)
+    return hidden, model.apply(frozen, codes, method="embed_codes")
 
 
-def targets_of(hidden: jax.Array, grid: Grid, offsets: tuple) -> tuple[jax.Array, np.ndarray]:
-    """Hidden states at every offset: [B, R*C, D] -> ([O, B, R*C, D], validity bool [O, 1, R*C])."""
-    where, valid = grid.targets(offsets)
-    return jnp.stack([hidden[:, places] for places in where]), valid[:, None]
+def drafted(heads: DraftHeads, params: Any, hidden: jax.Array, embeddings: jax.Array, columns: jax.Array) -> jax.Array:
+    """What the heads predict, float32 [O, B, P, D], whatever the backbone's dtype."""
+    return heads.apply(params, hidden.astype(jnp.float32), embeddings.astype(jnp.float32), columns)
 
 
-def per_offset_loss(model_config: ModelConfig, heads_config: HeadsConfig, product: Product = jnp.einsum) -> Callable:
+def per_offset_loss(setup: Setup) -> Callable:
     """Returns (heads' params, backbone, prompt ids, prompt mask, codes) -> Smooth L1 of every offset, [O]."""
-    model, heads = Transformer(model_config, product), make_heads(model_config, heads_config, product)
-    grid = Grid(model_config.rows, model_config.cols)
+    model, heads = modules_of(setup)
 
     def values(params: Any, frozen: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array) -> jax.Array:
-        hidden, embeddings, columns = sources_of(model, frozen, ids, mask, codes)
-        target, valid = targets_of(hidden, grid, heads_config.offsets)
-        return head_loss(heads.apply(params, hidden, embeddings, columns), target, valid)
+        def errors(hidden, embeddings, columns, states, where) -> jax.Array:
+            target = jnp.stack([states[:, places] for places in where]).astype(jnp.float32)
+            return smooth_l1(drafted(heads, params, hidden, embeddings, columns), target)
+
+        return mean_over_bands(errors, setup, setup.model.width, *sources_of(setup, model, frozen, ids, mask, codes))
 
     return values
 
 
 def heads_task(
-    model_config: ModelConfig,
-    heads_config: HeadsConfig,
-    backbone: Any,
-    config: Any,
-    seed: int,
-    source: CaptionedCodes,
+    setup: Setup, backbone: Any, config: Any, seed: int, source: PromptedSource, mesh: Mesh | None = None
 ) -> Task:
-    """The heads' part of the loop; `backbone` are the frozen parameters."""
-    values = per_offset_loss(model_config, heads_config, PRODUCTS[config.matmul])
+    """The heads' part of the loop; `backbone` are the frozen parameters, on `mesh` if there is one."""
+    values = per_offset_loss(setup)
     heldout = source.heldout(config.eval_images)
 
-    def loss(params: Any, batch: tuple, key: jax.Array):
+    def loss(params: Any, frozen: Any, batch: Rows, key: jax.Array):
         del key
-        each = values(params, backbone, *batch)
-        return each.mean(), named("smooth_l1", each, heads_config)
+        each = values(params, frozen, *batch)
+        return each.mean(), named("smooth_l1", each, setup.heads)
 
-    jitted = jax.jit(values)
+    measure = measured(values, backbone, source.given, config.batch // setup.accumulation, mesh)
 
     def evaluate(params: Any) -> dict[str, float]:
-        return {"heldout": float(mean_per_offset(jitted, params, backbone, source, heldout, config.batch).mean())}
+        return {"heldout": float(measure(params, heldout).mean())}
 
     def init(key: jax.Array) -> Any:
-        return init_heads(make_heads(model_config, heads_config), key)
+        return init_heads(make_heads(setup.model, setup.heads), key)
 
-    return Task("heads", init, loss, lambda step: source.batch(seed, step), evaluate, matrices=head_matrices)
+    return Task(
+        "heads", init, loss, lambda step: source.batch(seed, step), evaluate, matrices=head_matrices,
+        frozen=backbone, accumulation=setup.accumulation, mesh=mesh, placed=placed_heads(setup, mesh),
+    )  # fmt: skip
+
+
+def untrained(setup: Setup, mesh: Mesh | None = None) -> Any:
+    """The heads that copy, on the mesh."""
+    shardings = None if mesh is None else jax.tree.map(lambda leaf: leaf.sharding, placed_heads(setup, mesh))
+    heads = make_heads(setup.model, setup.heads)
+    return jax.jit(lambda: init_heads(heads, jax.random.key(0)), out_shardings=shardings)()
+
+
+def placed_heads(setup: Setup, mesh: Mesh | None) -> Any:
+    """Where the heads go on a mesh, as `Task.placed` wants it."""
+    return None if mesh is None else place(boxed_heads(setup.heads, setup.model.width), mesh)
 
 
 def head_matrices(params: Any) -> Any:
@@ -95,16 +136,28 @@ def named(what: str, each: jax.Array, config: HeadsConfig) -> dict[str, jax.Arra
     return {f"{what}_{offset_name(offset)}": value for offset, value in zip(config.offsets, each, strict=True)}
 
 
-def mean_per_offset(
-    jitted, params: Any, backbone: Any, source: CaptionedCodes, indices: np.ndarray, batch: int
-) -> np.ndarray:
-    """Mean of jitted(params, backbone, ids, mask, codes) -> [O] over whole batches of pictures, float64 [O]."""
-    parts = whole_batches(indices, batch)
-    values = [np.asarray(jitted(params, backbone, *source.given(part)), np.float64) for part in parts]
-    return np.mean(values, axis=0)
+def measured(
+    values: Callable, backbone: Any, rows: Callable[[np.ndarray], Rows], batch: int, mesh: Mesh | None = None
+) -> Callable[[Any, np.ndarray], np.ndarray]:
+    """Compiles values(params, backbone, ids, mask, codes) -> [O]; returns (params, indices of pictures) -> its mean
+    over whole batches of `rows(indices)`, float64 [O]."""
+    jitted = jax.jit(values)
+
+    def measure(params: Any, indices: np.ndarray) -> np.ndarray:
+        parts = whole_batches(indices, batch)
+        found = [np.asarray(jitted(params, backbone, *spread(rows(part), mesh)), np.float64) for part in parts]
+        return np.mean(found, axis=0)
+
+    return measure
 
 
 def whole_batches(indices: np.ndarray, batch: int) -> list[np.ndarray]:
     """Batches of one size; a rest is left out, fewer pictures than a batch are repeated."""
     parts = [indices[start : start + batch] for start in range(0, len(indices) - batch + 1, batch)]
     return parts or [np.resize(indices, batch)]
+
+
+def export_heads(path: Path, params: Any, heads: HeadsConfig, backbone_path: Path) -> None:
+    """Writes heads.safetensors and, beside it, its model card."""
+    write_tensors(path, params, EXPORT_DTYPE, heads_metadata(heads, backbone_path))
+    write_heads_card(path, heads, backbone_path)

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from PIL import Image
 from tqdm import tqdm
 
 from ssd_jax.checkpoint import Checkpoints
+from ssd_jax.distributed import is_first, together
 from ssd_jax.errors import UserError
 from ssd_jax.files import replacing
 from ssd_jax.models.config import read_json
 from ssd_jax.training.metrics import MetricLog, draw_curve
+from ssd_jax.training.spread import placed_like, spread, state_shardings
 from ssd_jax.training.step import Loss, TrainState, init_state, make_optimizer, make_step
 
 
@@ -25,24 +29,35 @@ class Task:
     """What a stage adds to the loop.
 
     Attributes:
-        name: "tokenizer", "backbone" or "heads"; the folder of its checkpoints and logs.
-        init: key -> params.
+        name: "tokenizer", "backbone", "heads" or "overlap"; the folder of its checkpoints and logs.
+        init: key -> params; None where there is a `start`.
         loss: the loss function (see `step.Loss`).
         batch: step number -> batch of host arrays; a pure function of the step, so that resuming is exact.
         evaluate: params -> {"heldout": ..., ...}; called at every checkpoint and at the end.
         sample: params -> uint8 picture [height, width, 3]; called at every checkpoint. None: nothing to look at.
         matrices: which parameters Muon trains (see `step.make_optimizer`); None: AdamW trains all.
         revise: what is done to the parameters after an update (see `step.make_step`).
+        frozen: parameters that the loss needs and nothing changes. They are an argument of the compiled step: what a
+            function closes over becomes a constant inside its program, once per program.
+        start: parameters to start from instead of `init`'s; they are copied.
+        accumulation: in how many parts a batch is gone through.
+        mesh: the devices over which batches and parameters are spread; None is one device.
+        placed: where the parameters go on the mesh, a pytree of `jax.ShapeDtypeStruct`; None without a mesh.
     """
 
     name: str
-    init: Callable[[jax.Array], Any]
+    init: Callable[[jax.Array], Any] | None
     loss: Loss
     batch: Callable[[int], Any]
     evaluate: Callable[[Any], dict[str, float]]
     sample: Callable[[Any], np.ndarray] | None = None
     matrices: Callable[[Any], Any] | None = None
     revise: Callable[[Any, Any, jax.Array], Any] | None = None
+    frozen: Any = None
+    start: Any = None
+    accumulation: int = 1
+    mesh: Mesh | None = None
+    placed: Any = None
 
 
 def fit(task: Task, config: Any, seed: int, workdir: Path, origin: dict[str, Any]) -> Any:
@@ -50,25 +65,36 @@ def fit(task: Task, config: Any, seed: int, workdir: Path, origin: dict[str, Any
 
     Starts from the newest checkpoint under `workdir/<name>`. A run killed at any moment and started again ends with the
     weights of an uninterrupted one: batches and keys depend on (seed, step) alone and a checkpoint is whole or absent.
-    `origin` (JSON) says what the stage is built on; a folder whose states began from something else is refused.
+    `origin` (JSON) says what the stage is built on; a folder whose states began from something else is refused. Of
+    several processes the first one alone writes logs and pictures.
     """
     folder = workdir / task.name
-    check_origin(folder / "origin.json", origin)
+    together(f"{task.name}: origin", lambda: check_origin(folder / "origin.json", origin, "a training", "workdir"))
     optimizer = make_optimizer(config, task.matrices)
-    fresh = jax.jit(lambda key: init_state(task.init(key), optimizer))
+
+    def fresh(seed: jax.Array, start: Any) -> TrainState:
+        params = task.init(jax.random.key(seed)) if start is None else jax.tree.map(jnp.copy, start)
+        return init_state(params, optimizer)
+
+    arguments = np.uint32(seed), task.start
+    abstract = jax.eval_shape(fresh, *arguments)
+    shardings = None if task.mesh is None else state_shardings(abstract, task.placed, task.mesh)
     checkpoints = Checkpoints(folder / "state")
     start = checkpoints.latest() or 0
     if start:
-        state = checkpoints.restore(start, jax.eval_shape(fresh, jax.random.key(seed)))
+        state = checkpoints.restore(start, placed_like(abstract, shardings))
     else:
-        state = fresh(jax.random.key(seed))
-    log = MetricLog(folder / "metrics.jsonl", start)
-    update = make_step(task.loss, optimizer, seed, task.revise)
+        state = jax.jit(fresh, out_shardings=shardings)(*arguments)
+    first = is_first()
+    log = MetricLog(folder / "metrics.jsonl", start) if first else None
+    update = make_step(task.loss, optimizer, seed, task.revise, task.accumulation, shardings)
     sums: dict[str, float] = {}
     since, seconds = start, time.perf_counter()
-    with tqdm(total=config.steps, initial=start, desc=task.name, unit="step", dynamic_ncols=True) as bar:
+    with tqdm(
+        total=config.steps, initial=start, desc=task.name, unit="step", dynamic_ncols=True, disable=not first
+    ) as bar:
         for step in range(start, config.steps):
-            state, metrics = update(state, task.batch(step))
+            state, metrics = update(state, task.frozen, spread(task.batch(step), task.mesh))
             # Reading the metrics waits for the step, so the rate below is honest.
             for key, value in jax.device_get(metrics).items():
                 sums[key] = sums.get(key, 0.0) + float(value)
@@ -78,7 +104,8 @@ def fit(task: Task, config: Any, seed: int, workdir: Path, origin: dict[str, Any
                 now = time.perf_counter()
                 rate = (done - since) * config.batch / (now - seconds)
                 values = {key: value / (done - since) for key, value in sums.items()}
-                log.write(done, {**values, "images_per_second": rate})
+                if first:
+                    log.write(done, {**values, "images_per_second": rate})
                 bar.set_postfix(loss=f"{values['loss']:.4f}", images_s=f"{rate:.1f}")
                 sums, since, seconds = {}, done, now
             if done % config.save_every == 0 or done == config.steps:
@@ -89,23 +116,33 @@ def fit(task: Task, config: Any, seed: int, workdir: Path, origin: dict[str, Any
     return state.params
 
 
-def check_origin(path: Path, origin: dict[str, Any]) -> None:
-    """Records what a stage is built on, or raises `UserError` if the folder's states began from something else."""
+def check_origin(path: Path, origin: dict[str, Any], what: str, option: str) -> None:
+    """Records what `what` in a folder is built on, or raises `UserError` if it began from something else.
+
+    Args:
+        path: of the record, in the folder.
+        origin: JSON.
+        what: for the message, such as "a training".
+        option: of the config, which names the folder.
+    """
     origin = json.loads(json.dumps(origin))
     if path.exists():
         if (found := read_json(path)) != origin:
-            changed = ", ".join(key for key in origin if found.get(key) != origin[key])
+            changed = ", ".join(key for key in {**origin, **found} if found.get(key) != origin.get(key))
             raise UserError(
-                f"{path.parent} holds a training with another {changed}; choose another workdir or remove that folder."
+                f"{path.parent} holds {what} with another {changed}; choose another {option} or remove that folder."
             )
         return
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
 
 
-def _look(task: Task, state: TrainState, log: MetricLog, folder: Path, step: int) -> None:
+def _look(task: Task, state: TrainState, log: MetricLog | None, folder: Path, step: int) -> None:
     """Held-out numbers, a picture and the curve: what one wants to see of a running training."""
-    log.write(step, task.evaluate(state.params))
+    found = task.evaluate(state.params)
+    if log is None:
+        return
+    log.write(step, found)
     if task.sample is not None:
         with replacing(folder / f"sample_{step:06d}.png") as temporary:
             Image.fromarray(task.sample(state.params)).save(temporary)

@@ -32,18 +32,13 @@ def token_nll(logits: jax.Array, codes: jax.Array) -> jax.Array:
     return -jnp.take_along_axis(log_p, codes[..., None], axis=-1)[..., 0]
 
 
-def head_loss(predicted: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:
-    """Smooth L1 (Huber, delta 1) of hidden states, averaged over the valid places of every offset.
+def smooth_l1(predicted: jax.Array, target: jax.Array) -> jax.Array:
+    """Smooth L1 (Huber, delta 1) of hidden states [..., D], averaged over their width; [...].
 
-    Args:
-        predicted, target: [..., D].
-        valid: bool [...]; places whose target lies outside the row or the grid are False.
-    Returns:
-        Mean over the valid places; leading offset axis kept: [O] for inputs [O, B, P, D].
     Source: SSD, arXiv 2606.20543.
     """
     error = jnp.abs(predicted - target)
-    return valid_mean(jnp.where(error < 1.0, 0.5 * error**2, error - 0.5).mean(axis=-1), valid)
+    return jnp.where(error < 1.0, 0.5 * error**2, error - 0.5).mean(axis=-1)
 
 
 def shared_mass(p: jax.Array, q: jax.Array) -> jax.Array:

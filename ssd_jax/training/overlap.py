@@ -10,77 +10,80 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from ssd_jax.layout import Grid
-from ssd_jax.models.config import HeadsConfig, ModelConfig
-from ssd_jax.models.products import PRODUCTS, Product
-from ssd_jax.models.transformer import Transformer
-from ssd_jax.prompts import pad_left
 from ssd_jax.sampling import Sampler, guide, log_probabilities
-from ssd_jax.training.backbone import CaptionedCodes
-from ssd_jax.training.heads import head_matrices, make_heads, mean_per_offset, named, sources_of, whole_batches
+from ssd_jax.training.bands import Setup, mean_over_bands
+from ssd_jax.training.heads import (
+    PromptedSource,
+    Rows,
+    drafted,
+    head_matrices,
+    measured,
+    modules_of,
+    named,
+    placed_heads,
+    sources_of,
+)
 from ssd_jax.training.loop import Task
-from ssd_jax.training.losses import shared_mass, valid_mean
+from ssd_jax.training.losses import shared_mass
 
 Law = Callable[[jax.Array], jax.Array]
 """Logits [G, P, V] -> probabilities [B, P, V]; G = 2B with guidance (conditional rows first), else B."""
 
 
-def per_offset_overlap(
-    model_config: ModelConfig, heads_config: HeadsConfig, law: Law, product: Product = jnp.einsum
-) -> Callable:
+def per_offset_overlap(setup: Setup, law: Law) -> Callable:
     """Returns (heads' params, backbone, ids, mask, codes) -> mean sum_v min(p, q) of every offset, [O].
 
     ids, mask: [G, S], codes int32 [B, R*C]. p is the verifier's law of the target, q the head's; both teacher-forced.
     """
-    model, heads = Transformer(model_config, product), make_heads(model_config, heads_config, product)
-    where, valid = Grid(model_config.rows, model_config.cols).targets(heads_config.offsets)
+    model, heads = modules_of(setup)
 
     def values(params: Any, frozen: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array) -> jax.Array:
         def distribution(states: jax.Array) -> jax.Array:
-            return law(model.apply(frozen, states, method="logits"))
+            # For sampling, a sharded model gathers its logits on every device; here they stay where they are made.
+            with nn.logical_axis_rules(()):
+                return law(model.apply(frozen, states, method="logits"))
+
+        def overlaps(hidden, embeddings, columns, states, where) -> jax.Array:
+            p = distribution(states)
+            drafts = drafted(heads, params, hidden, embeddings, columns)
+            shared = [shared_mass(p[:, places], distribution(out)) for places, out in zip(where, drafts, strict=True)]
+            return jnp.stack(shared)
 
         codes = jnp.tile(codes, (ids.shape[0] // codes.shape[0], 1))
-        hidden, embeddings, columns = sources_of(model, frozen, ids, mask, codes)
-        p = distribution(hidden)
-        drafts = heads.apply(params, hidden, embeddings, columns)
-        shared = [shared_mass(p[:, places], distribution(out)) for places, out in zip(where, drafts, strict=True)]
-        return valid_mean(jnp.stack(shared), valid[:, None])
+        return mean_over_bands(
+            overlaps, setup, setup.model.visual_size, *sources_of(setup, model, frozen, ids, mask, codes)
+        )
 
     return values
 
 
 def overlap_task(
-    model_config: ModelConfig,
-    heads_config: HeadsConfig,
-    backbone: Any,
-    config: Any,
-    seed: int,
-    source: CaptionedCodes,
-    start: Any,
+    setup: Setup, backbone: Any, config: Any, seed: int, source: PromptedSource, start: Any, mesh: Mesh | None = None
 ) -> Task:
     """The second part of the heads' training; `start` are the heads' parameters after the first."""
-    values = per_offset_overlap(model_config, heads_config, jax.nn.softmax, PRODUCTS[config.matmul])
+    values = per_offset_overlap(setup, jax.nn.softmax)
     heldout = source.heldout(config.eval_images)
 
-    def loss(params: Any, batch: tuple, key: jax.Array):
+    def loss(params: Any, frozen: Any, batch: Rows, key: jax.Array):
         del key
-        each = values(params, backbone, *batch)
-        return 1.0 - each.mean(), named("overlap", each, heads_config)
+        each = values(params, frozen, *batch)
+        return 1.0 - each.mean(), named("overlap", each, setup.heads)
 
-    jitted = jax.jit(values)
+    measure = measured(values, backbone, source.given, config.batch // setup.accumulation, mesh)
 
     def evaluate(params: Any) -> dict[str, float]:
-        return {"heldout": 1.0 - float(mean_per_offset(jitted, params, backbone, source, heldout, config.batch).mean())}
+        return {"heldout": 1.0 - float(measure(params, heldout).mean())}
 
-    def init(key: jax.Array) -> Any:
-        del key
-        return jax.tree.map(jnp.copy, start)  # a step takes its state's buffers; `start` is still wanted
-
-    return Task("overlap", init, loss, lambda step: source.batch(seed, step), evaluate, matrices=head_matrices)
+    return Task(
+        "overlap", None, loss, lambda step: source.batch(seed, step), evaluate, matrices=head_matrices,
+        frozen=backbone, start=start, accumulation=setup.accumulation, mesh=mesh, placed=placed_heads(setup, mesh),
+    )  # fmt: skip
 
 
 def digest(params: Any) -> str:
@@ -94,19 +97,3 @@ def digest(params: Any) -> str:
 def guided_law(sampler: Sampler) -> Law:
     """What pictures are drawn with: guidance, temperature and filters of a sampler."""
     return lambda logits: jnp.exp(log_probabilities(guide(logits, sampler.cfg_scale, True), sampler))
-
-
-def guided_overlaps(
-    jitted, params: Any, backbone: Any, source: CaptionedCodes, indices: np.ndarray, batch: int
-) -> np.ndarray:
-    """Mean overlap of every offset over whole batches of pictures and their unconditional rows, float64 [O].
-
-    `jitted` is a `per_offset_overlap` under a `guided_law`.
-    """
-    empty_ids, empty_mask = pad_left([source.empty] * batch, source.pad_id, source.length)
-    values = []
-    for part in whole_batches(indices, batch):
-        ids, mask, codes = source.given(part)
-        both = np.concatenate([ids, empty_ids]), np.concatenate([mask, empty_mask])
-        values.append(np.asarray(jitted(params, backbone, *both, codes), np.float64))
-    return np.mean(values, axis=0)

@@ -8,19 +8,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ssd_jax.files import replacing
-from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
-from ssd_jax.models.heads import init_heads
+from ssd_jax.models.config import ModelConfig, VQConfig
 from ssd_jax.models.transformer import Transformer, image_hidden
 from ssd_jax.models.vq import VQModel, to_float, to_uint8
 from ssd_jax.sampling import Sampler
 from ssd_jax.training.backbone import CaptionedCodes, mean_nll
+from ssd_jax.training.bands import Setup
 from ssd_jax.training.emoji import SPLITS
-from ssd_jax.training.heads import make_heads, mean_per_offset, offset_name, per_offset_loss
+from ssd_jax.training.heads import PromptedSource, measured, offset_name, per_offset_loss, untrained
 from ssd_jax.training.losses import psnr, token_nll
 from ssd_jax.training.metrics import read_log
-from ssd_jax.training.overlap import guided_law, guided_overlaps, per_offset_overlap
+from ssd_jax.training.overlap import guided_law, per_offset_overlap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,34 +82,46 @@ def vq_report(vq: VQConfig, params: Any, source: CaptionedCodes, limit: int, bat
 
 
 def heads_report(
-    model: ModelConfig,
-    heads: HeadsConfig,
+    setup: Setup,
     trained: dict[str, Any],
     backbone: Any,
-    source: CaptionedCodes,
+    source: PromptedSource,
     limit: int,
     batch: int,
+    mesh: Mesh | None = None,
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Smooth L1 and overlap on held-out combinations, {measure: {state of training: {offset: value}}}.
+    """Smooth L1 and overlap on held-out pictures, {measure: {state of training: {offset: value}}}.
 
-    `trained` are the heads' parameters after each part of their training; the untrained head that copies is added.
+    Overlap is that of the distributions with the model's default guidance and top-k. `trained` are the heads'
+    parameters after each part of their training; the untrained head that copies is added.
     """
-    picked = source.heldout(limit)
+    model, picked = setup.model, source.heldout(limit)
     sampler = Sampler(
         jnp.float32(model.cfg_scale), jnp.float32(1.0), jnp.int32(model.top_k or model.visual_size), jnp.float32(1.0)
     )
-    states = {"untrained": init_heads(make_heads(model, heads), jax.random.key(0)), **trained}
-    loss, overlap = per_offset_loss(model, heads), per_offset_overlap(model, heads, guided_law(sampler))
-    loss, overlap = jax.jit(loss), jax.jit(overlap)
-    names = [offset_name(offset) for offset in heads.offsets]
-    out: dict[str, dict[str, dict[str, float]]] = {"Smooth L1": {}, "overlap": {}}
-    for state, params in states.items():
-        for measure, values in (
-            ("Smooth L1", mean_per_offset(loss, params, backbone, source, picked, batch)),
-            ("overlap", guided_overlaps(overlap, params, backbone, source, picked, batch)),
-        ):
-            out[measure][state] = dict(zip(names, map(float, values), strict=True))
-    return out
+    states = {"untrained": untrained(setup, mesh), **trained}
+    measures = {
+        "Smooth L1": measured(per_offset_loss(setup), backbone, source.given, batch, mesh),
+        "overlap": measured(per_offset_overlap(setup, guided_law(sampler)), backbone, source.guided, batch, mesh),
+    }
+    names = [offset_name(offset) for offset in setup.heads.offsets]
+    return {
+        name: {
+            state: dict(zip(names, map(float, measure(params, picked)), strict=True))
+            for state, params in states.items()
+        }
+        for name, measure in measures.items()
+    }
+
+
+def heads_tables(heads: dict[str, dict]) -> list[str]:
+    """What `heads_report` gives as lines of markdown: a table for each measure."""
+    lines = []
+    for measure, states in heads.items():
+        lines += ["", f"| {measure} | {' | '.join(states)} |", "|---" * (len(states) + 1) + "|"]
+        for offset in next(iter(states.values())):
+            lines.append(f"| {offset} | {' | '.join(f'{values[offset]:.3f}' for values in states.values())} |")
+    return lines
 
 
 def training_minutes(workdir: Path, config: Any) -> dict[str, float]:
@@ -135,10 +148,7 @@ def write_report(path: Path, nll: dict, vq: dict, heads: dict[str, dict], minute
     for name, value in nll.items():
         quality = f"{vq[name].mean:.2f} ± {vq[name].half:.2f}" if name in vq else ""
         lines.append(f"| {name} | {value.mean:.3f} ± {value.half:.3f} | {quality} | {value.count} |")
-    for measure, states in heads.items():
-        lines += ["", f"| {measure} | {' | '.join(states)} |", "|---" * (len(states) + 1) + "|"]
-        for offset in next(iter(states.values())):
-            lines.append(f"| {offset} | {' | '.join(f'{values[offset]:.3f}' for values in states.values())} |")
+    lines += heads_tables(heads)
     lines += ["", "| stage | minutes |", "|---|---|"]
     lines += [f"| {stage} | {value:.1f} |" for stage, value in minutes.items()]
     with replacing(path.with_suffix(".md")) as temporary:

@@ -30,17 +30,17 @@ from ssd_jax.prompts import SPECIALS, Prompts, pad_left, word_tokenizer
 from ssd_jax.sampling import Sampler, image_keys
 from ssd_jax.training import emoji
 from ssd_jax.training.backbone import CaptionedCodes, backbone_task
-from ssd_jax.training.heads import heads_task
+from ssd_jax.training.bands import Setup
+from ssd_jax.training.heads import EXPORT_DTYPE, export_heads, heads_task
 from ssd_jax.training.loop import fit
 from ssd_jax.training.overlap import digest, overlap_task
 from ssd_jax.training.report import heads_report, nll_report, training_minutes, vq_report, write_report
 from ssd_jax.training.tokenizer import tokenizer_task
 from ssd_jax.viz import grid as picture_grid
-from ssd_jax.weights.export import heads_metadata, write_config, write_heads_card, write_tensors
+from ssd_jax.weights.export import heads_metadata, write_config, write_tensors
 from ssd_jax.weights.load import fingerprint, read_tensors
 
 STAGES = ("tokenizer", "backbone", "heads")
-EXPORT_DTYPE = jnp.bfloat16
 
 
 def run(config: Any) -> Path:
@@ -147,19 +147,19 @@ def _train_heads(config: Any, trained: Trained, workdir: Path) -> None:
     backbone = trained.backbone()
     heads = from_dict(HeadsConfig, config.heads_model.to_dict(), "config.heads_model")
     source = trained.captioned(config.heads)
-    task = heads_task(trained.model, heads, backbone, config.heads, config.seed, source)
+    setup = Setup(trained.model, heads, Grid(trained.model.rows, trained.model.cols))
+    task = heads_task(_with(setup, config.heads), backbone, config.heads, config.seed, source)
     backbone_path = trained.export / "model.safetensors"
     metadata = heads_metadata(heads, backbone_path)
     params = fit(task, config.heads, config.seed, workdir, metadata)
     states = {"Smooth L1": params}
     if config.overlap.steps:
         source = trained.captioned(config.overlap)
-        task = overlap_task(trained.model, heads, backbone, config.overlap, config.seed, source, params)
+        task = overlap_task(_with(setup, config.overlap), backbone, config.overlap, config.seed, source, params)
         params = fit(task, config.overlap, config.seed, workdir, {**metadata, "start": digest(params)})
         states["Smooth L1, then overlap"] = params
     path = trained.export / "heads.safetensors"
-    write_tensors(path, params, EXPORT_DTYPE, metadata)
-    write_heads_card(path, heads, backbone_path)
+    export_heads(path, params, heads, backbone_path)
     # The last state as it is stored.
     states[list(states)[-1]] = read_tensors(path, abstract_heads(heads, trained.model.width), jnp.float32)
     limit, batch = config.report_images, config.heads.batch
@@ -167,7 +167,7 @@ def _train_heads(config: Any, trained: Trained, workdir: Path) -> None:
         workdir / "report",
         nll_report(trained.model, backbone, source, limit, batch),
         vq_report(trained.vq, trained.vq_params, source, limit, batch),
-        heads_report(trained.model, heads, states, backbone, source, limit, batch),
+        heads_report(setup, states, backbone, source, limit, batch),
         training_minutes(workdir, config),
     )
 
@@ -226,6 +226,10 @@ def needed(path: Path, stage: str) -> Path:
     if not path.exists():
         raise UserError(f"{path} does not exist yet; run the stage {stage!r} first.")
     return path
+
+
+def _with(setup: Setup, stage: Any) -> Setup:
+    return dataclasses.replace(setup, matmul=stage.matmul)
 
 
 def _vq_config(config: Any) -> VQConfig:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-Loss = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
-"""(params, batch, key) -> (loss, metrics); every metric a scalar."""
+Loss = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+"""(params, frozen parameters, batch, key) -> (loss, metrics); every metric a scalar."""
 
 
 @flax.struct.dataclass
@@ -67,25 +67,45 @@ def make_step(
     optimizer: optax.GradientTransformation,
     seed: int,
     revise: Callable[[Any, Any, jax.Array], Any] | None = None,
+    accumulation: int = 1,
+    shardings: Any = None,
 ) -> Callable:
-    """Returns the jitted `(state, batch) -> (state, metrics)`; the state is donated.
+    """Returns the jitted `(state, frozen, batch) -> (state, metrics)`; the state is donated.
 
     The key of a step depends on `seed` and the step's number alone, so a resumed run draws what it would have drawn.
-    `revise` (params, batch, key) -> params changes parameters after the update by other means than the gradient.
+    `revise` (params, batch, key) -> params changes parameters after the update by other means than the gradient. The
+    batch is gone through in `accumulation` parts of equal size, whose gradients are averaged. `shardings` are those of
+    the new state, None on one device.
     """
 
-    @jax.jit(donate_argnums=0)
-    def update(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+    def gradient(params: Any, frozen: Any, batch: Any, key: jax.Array):
+        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, frozen, batch, key)
+        return grads, {"loss": value, **metrics}
+
+    def accumulated(params: Any, frozen: Any, batch: Any, key: jax.Array):
+        # Every accumulation-th row is a part, so that a part has rows of every device the batch is spread over.
+        parts = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
+
+        def add(sums: Any, part: tuple[jax.Array, Any]):
+            index, rows = part
+            found = gradient(params, frozen, rows, jax.random.fold_in(key, index))
+            return jax.tree.map(lambda a, b: a + b / accumulation, sums, found), None
+
+        first = jax.tree.map(lambda x: x[0], parts)
+        empty = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient, params, frozen, first, key))
+        return jax.lax.scan(add, empty, (jnp.arange(accumulation, dtype=jnp.int32), parts))[0]
+
+    def update(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key)
+        grads, metrics = (gradient if accumulation == 1 else accumulated)(state.params, frozen, batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         if revise is not None:
             params = revise(params, batch, key)
-        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
+        metrics = {"loss": metrics["loss"], "grad_norm": optax.tree.norm(grads), **metrics}
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    return update
+    return jax.jit(update, donate_argnums=0, out_shardings=None if shardings is None else (shardings, None))
 
 
 def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:

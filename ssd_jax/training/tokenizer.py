@@ -45,8 +45,8 @@ def tokenizer_task(vq: VQConfig, config: Any, seed: int, data: EmojiData) -> Tas
     chance = data.weights[train] / data.weights[train].sum()
     picked = heldout[np.linspace(0, len(heldout) - 1, min(config.eval_images, len(heldout))).astype(int)]
 
-    def loss(params: Any, batch: tuple[jax.Array, jax.Array], key: jax.Array):
-        del key
+    def loss(params: Any, frozen: None, batch: tuple[jax.Array, jax.Array], key: jax.Array):
+        del frozen, key
         images = to_float(batch[0])
         rebuilt, codes, terms = model.apply({"params": params["params"]}, images, batch[1])
         value, metrics = tokenizer_loss(images, rebuilt, terms, config.gradient_weight)
