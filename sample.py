@@ -24,6 +24,7 @@ from ssd_jax.decode.names import parse_decoder, parse_decoders
 from ssd_jax.distributed import is_first
 from ssd_jax.errors import UserError
 from ssd_jax.files import replacing
+from ssd_jax.prompts.lines import read_lines
 from ssd_jax.viz import columns_for, comparison, frames, grid, heat_map, write_gif
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -124,18 +125,7 @@ def read_prompts(args: argparse.Namespace, default: list[str]) -> list[str]:
     """Prompts of the command line, then of the file; the config's own if there are none."""
     prompts = [text.strip() for text in args.prompt or []]
     if args.prompts_file is not None:
-        try:
-            lines = args.prompts_file.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise UserError(f"The prompts file {args.prompts_file} cannot be read: {error.strerror}.") from None
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"The prompts file {args.prompts_file} is not UTF-8 text, its byte {error.start} cannot be read."
-            ) from None
-        found = [line.strip() for line in lines if line.strip()]
-        if not found:
-            raise UserError(f"The prompts file {args.prompts_file} has no prompts in it.")
-        prompts += found
+        prompts += read_lines(args.prompts_file)
     return prompts or default
 
 

@@ -1,7 +1,9 @@
 """Trains a model: python train.py --config=configs/emoji.py [--config.stage=backbone] [--config.seed=1]
 
-Stages are "tokenizer", "backbone" and "heads"; "all" runs one after the other. Checkpoints, logs and pictures go to
-config.workdir, the finished model to its folder export/. Started again, a run goes on where it was.
+Stages are "tokenizer", "backbone" and "heads"; "all" runs one after the other. With the config of a published backbone
+draft heads for it are trained: python train.py --config=configs/emu3.py --config.weights=DIR
+--config.prompts_file=FILE. Checkpoints, logs and pictures go to config.workdir, what is finished to its folder export/.
+Started again, a run goes on where it was.
 """
 
 import sys
@@ -11,10 +13,14 @@ from absl import flags
 from ml_collections import config_flags
 
 from ssd_jax import entry
+from ssd_jax.distributed import is_first
 from ssd_jax.errors import UserError
 
 CONFIGS = Path(__file__).parent / "configs"
 CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji.py", "file.py[:variant]", lock_config=True)
+COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of several processes that train heads; or auto")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many there are")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "which this is, from 0")
 
 
 def check_config(arguments: list[str]) -> None:
@@ -34,12 +40,23 @@ def main() -> None:
         raise UserError(f"The command line cannot be used: {said[-1]}") from None
     if extra:
         raise UserError(f"The command line cannot be used: unexpected {extra[0]!r}; options start with --config.")
-    if "stage" not in CONFIG.value:
-        raise UserError("This config has no stages to train; it is for sample.py.")
-    from ssd_jax.training import stages  # after the flags, so that --help is quick
+    config = CONFIG.value
+    if "stage" in config:
+        from ssd_jax.training import stages  # after the flags, so that --help is quick
 
-    export = stages.run(CONFIG.value)
-    print(f"The model is in {export}; draw with it: python sample.py --weights={export}")
+        export = stages.run(config)
+        print(f"The model is in {export}; draw with it: python sample.py --weights={export}")
+        return
+    entry.use_devices(config.mesh, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    from ssd_jax import train_heads
+
+    export = train_heads.run(config)
+    if is_first():
+        print((export.parent / train_heads.REPORT).read_text(encoding="utf-8"))
+        print(
+            f"The heads are in {export}; draw with them: "
+            f"python sample.py --weights={config.weights} --heads={export} --decoder=ssd"
+        )
 
 
 if __name__ == "__main__":

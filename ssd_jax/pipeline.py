@@ -96,6 +96,7 @@ class Pipeline:
         negative_prompt: str | None = None,
         size: tuple[int, int] | str | None = None,
         max_batch: int | None = None,
+        pixels: bool = True,
     ) -> Output:
         """Draws `num_images` pictures of every prompt.
 
@@ -116,6 +117,7 @@ class Pipeline:
                 ratio "16:9", width first. None is the size the model was trained on.
             max_batch: at most so many pictures at once; None decodes all together. On a mesh it is rounded up to what
                 fills the data axis.
+            pixels: False gives tokens alone, and takes no image tokenizer.
         Raises:
             UserError: a value out of range, an unknown decoder, a window larger than the picture, draft heads or a file
                 that is missing.
@@ -130,7 +132,8 @@ class Pipeline:
             raise UserError(f"max_batch must be at least 1, not {max_batch}.")
         grid = grid_of(self.config, size, self.vq_config.stride)
         frames, negatives = zip(*(self.prompts.pair(text, negative_prompt, grid) for text in texts), strict=True)
-        self.vq_params  # noqa: B018 - a damaged file is reported before the work, not after it
+        if pixels:
+            self.vq_params  # noqa: B018 - a damaged file is reported before the work, not after it
         batch = self.whole_rows(min(len(texts), max_batch or len(texts)), guided)
         parts, seconds, compile_seconds = [], 0.0, 0.0
         for start in range(0, len(texts), batch):
@@ -144,8 +147,8 @@ class Pipeline:
         tokens, passes, trace = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         shape = (-1, grid.rows, grid.cols)
         tokens = tokens.reshape(shape)
-        pixels = [self.decode(tokens[start : start + batch]) for start in range(0, len(tokens), batch)]
-        images = [Image.fromarray(picture) for part in pixels for picture in part]
+        parts = [tokens[start : start + batch] for start in range(0, len(tokens), batch)] if pixels else []
+        images = [Image.fromarray(picture) for part in parts for picture in self.decode(part)]
         return Output(images, tokens, passes, trace.reshape(shape), seconds, compile_seconds, texts, seeds, numbers)
 
     def decoders(self) -> list[str]:

@@ -16,7 +16,7 @@ class Output:
     """What `Pipeline.generate` returns; B images, prompt by prompt.
 
     Attributes:
-        images: B pictures.
+        images: B pictures; none where tokens alone were asked for.
         tokens: int32 [B, R, C], codebook ids.
         passes: int32 [B], verifier passes, prefill included.
         trace: int32 [B, R, C], the pass in which each token became final.

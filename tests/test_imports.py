@@ -16,10 +16,9 @@ LAYERS = [
     {"shapes", "layout", "errors", "files", "threefry", "viz"},
     {"masks", "cache", "sampling"},
     {"models"},
-    {"decode", "training", "weights", "sharding", "prompts", "checkpoint", "request"},
+    {"decode", "training", "weights", "sharding", "distributed", "prompts", "checkpoint", "request"},
     {"pipeline"},
-    {"distributed"},
-    {"entry", "bench", "eval"},
+    {"entry", "bench", "eval", "train_heads"},
     {""},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

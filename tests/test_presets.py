@@ -8,7 +8,7 @@ import toy
 
 from ssd_jax.decode import engine
 from ssd_jax.decode.accept import Group
-from ssd_jax.decode.presets import PRESETS, find_decoder, require_heads, require_window
+from ssd_jax.decode.presets import PRESETS, find_decoder, is_lossless, require_heads, require_window
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
@@ -24,6 +24,11 @@ def test_the_names():
     assert all(find_decoder(name) is decoder and hash(decoder) for name, decoder in PRESETS.items())
     assert all(type(decoder) in engine.LOOPS for decoder in PRESETS.values())
     assert find_decoder(SSD(rounds=0)) == SSD(rounds=0)
+
+
+def test_which_are_lossless():
+    assert {name for name, decoder in PRESETS.items() if not is_lossless(decoder)} == {"gsd", "ssd", "ssd2", "ssd-wave"}
+    assert is_lossless(SSD(rounds="auto")) and not is_lossless(SSD(rounds=5))
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-import torch_backbones
-import torch_vq
 from PIL import Image
-from safetensors.numpy import save_file
-from test_prompts_published import byte_tokenizer
+from published_folders import CONFIGS, SIZE, published_folder
 
 import sample
 import ssd_jax
@@ -26,22 +22,7 @@ from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.weights.export import heads_metadata, write_tensors
 from ssd_jax.weights.load import read_config
 
-CONFIGS = ("emu3", "lumina_mgpt", "janus_pro")
-SIZES = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=1)
-FOLDERS = {
-    "emu3": lambda folder: torch_backbones.emu3(folder, offset=300, row_end=3, grid=4, **SIZES),
-    "lumina_mgpt": lambda folder: torch_backbones.chameleon(folder, vocab_size=364, **SIZES),
-    "janus_pro": lambda folder: torch_backbones.janus(folder, grid=4, vocab_size=300, **SIZES),
-}
-SPECIAL = {
-    "emu3": {"<|extra_203|>": 1, "<|image start|>": 2, "<|extra_200|>": 3, "<|image token|>": 4},
-    "lumina_mgpt": {"<s>": 1, "<racm3:break>": 2, "<reserved08799>": 70, "<reserved08706>": 72}
-    | {f"<reserved{8800 + patches:05d}>": 74 + patches for patches in range(1, 5)},
-    "janus_pro": {"<｜▁pad▁｜>": 0, "<｜begin▁of▁sentence｜>": 1, "<begin_of_image>": 2},
-}
-FIRST_BYTE = {"emu3": 10, "lumina_mgpt": 100, "janus_pro": 10}
 SIDE = 4  # codes along a side of a picture
-SIZE = {"emu3": [], "lumina_mgpt": ["--size=8x8"], "janus_pro": []}  # Lumina's folder says nothing of the grid
 HEADS = HeadsConfig(horizontal=2, vertical=2)
 WITHOUT_HEADS = ["ar", "sjd", "scd", "scd-gumbel", "gsd", "jacobi-match", "jacobi-above"]
 ROOT = Path(sample.__file__).parent
@@ -53,18 +34,10 @@ def config_of(name: str) -> ModelConfig:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
-    """A folder for each backbone, as transformers saves it; Lumina's has the picture tokenizer in Meta's file, because
-    transformers' has no decoder, and Emu3's has draft heads."""
-    made = {}
-    for name in CONFIGS:
-        folder = made[name] = tmp_path_factory.mktemp(name) / "checkpoint"
-        FOLDERS[name](folder)
-        byte_tokenizer(SPECIAL[name], first=FIRST_BYTE[name]).save(str(folder / "tokenizer.json"))
-    vq = torch_vq.chameleon(read_config(made["lumina_mgpt"])[1])
-    tensors = {name: np.array(x, order="C") for name, x in vq.state.items()}
-    save_file(tensors, made["lumina_mgpt"] / "vqgan.safetensors")
+    """A folder for each backbone; Emu3's has draft heads."""
+    made = {name: published_folder(name, tmp_path_factory.mktemp(name) / "checkpoint") for name in CONFIGS}
     rng = np.random.default_rng(0)
-    heads = jax.tree.map(lambda x: 0.3 * rng.normal(size=x.shape), nn.unbox(abstract_heads(HEADS, 32)))
+    heads = jax.tree.map(lambda x: 0.3 * rng.normal(size=x.shape), abstract_heads(HEADS, 32))
     metadata = heads_metadata(HEADS, made["emu3"] / "model.safetensors")
     write_tensors(made["emu3"] / "heads.safetensors", heads, np.float32, metadata)
     return made
@@ -79,7 +52,8 @@ def test_the_config_says_what_the_saved_folder_says(folders, name):
 def test_every_decoder_draws(folders, tmp_path, name):
     decoders = list(ssd_jax.PRESETS) if name == "emu3" else WITHOUT_HEADS
     command = [f"--config=configs/{name}.py:tiny", f"--weights={folders[name]}", f"--out={tmp_path}"]
-    command += [f"--compare={','.join(decoders)}", "--prompt=a red cat", *SIZE[name]]
+    command += [f"--compare={','.join(decoders)}", "--prompt=a red cat"]
+    command += [f"--size={SIZE[name]}"] if SIZE[name] else []
     done = subprocess.run(
         [sys.executable, "sample.py", *command], cwd=ROOT, text=True, capture_output=True,
         timeout=900,

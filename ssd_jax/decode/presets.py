@@ -19,7 +19,7 @@
 from ssd_jax.decode.accept import Group
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.raster import Raster
-from ssd_jax.decode.rows import SSD
+from ssd_jax.decode.rows import AUTO, SSD
 from ssd_jax.decode.wave import Wave
 from ssd_jax.errors import UserError, require_one_of
 from ssd_jax.layout import Grid
@@ -49,6 +49,13 @@ def find_decoder(decoder: str | Decoder) -> Decoder:
         return decoder
     require_one_of("decoder", decoder, tuple(PRESETS))
     return PRESETS[decoder]
+
+
+def is_lossless(decoder: Decoder) -> bool:
+    """Whether its pictures follow the backbone's law exactly."""
+    if isinstance(decoder, SSD):
+        return decoder.rounds == AUTO
+    return isinstance(decoder, AR) or (isinstance(decoder, Raster) and decoder.acceptance == "token")
 
 
 def require_heads(decoder: Decoder, horizontal: int, vertical: int) -> None:

@@ -1,0 +1,53 @@
+"""Self-distillation (arXiv 2606.20543): the pictures that heads are trained on are drawn by the backbone itself."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from ssd_jax.distributed import is_first, together
+from ssd_jax.training.shards import TokenShards
+
+Draw = Callable[[list[int], list[int]], np.ndarray]
+"""(indices of prompts, seeds), both of length n -> int32 [n, R, C]."""
+
+
+def jobs(prompts: int, per_prompt: int) -> np.ndarray:
+    """Prompt and number of every picture, int32 [prompts * per_prompt, 2], prompt by prompt."""
+    return np.stack(np.divmod(np.arange(prompts * per_prompt, dtype=np.int32), np.int32(per_prompt)), axis=1)
+
+
+def picture_seed(seed: int, prompt: int, number: int) -> int:
+    """The seed of a picture, below 2**32; what else is drawn, or was drawn before, does not matter."""
+    return int(np.random.SeedSequence([seed, prompt, number]).generate_state(1)[0])
+
+
+def draw_missing(shards: TokenShards, jobs: np.ndarray, seed: int, batch: int, draw: Draw) -> None:
+    """Makes the files that are missing; `jobs` are as many as the shards have pictures.
+
+    A file's pictures are drawn in the same batches whatever was there before, so its bytes do not depend on it either.
+    """
+    missing = shards.missing()
+    together("tokens: listed")  # nothing is written before every process knows what is missing
+    first = is_first()
+    left = sum(len(shards.pictures(shard)) for shard in missing)
+    with tqdm(
+        total=len(jobs), initial=len(jobs) - left, desc="drawing", unit="picture", dynamic_ncols=True, disable=not first
+    ) as bar:
+        for shard in missing:
+            pictures, codes = shards.pictures(shard), []
+            for start in range(pictures.start, pictures.stop, batch):
+                part = jobs[start : min(start + batch, pictures.stop)].tolist()
+                seeds = [picture_seed(seed, prompt, number) for prompt, number in part]
+                codes.append(np.asarray(draw([prompt for prompt, _ in part], seeds)))
+                bar.update(len(part))
+            if first:
+                shards.write(shard, np.concatenate(codes))
+    together("tokens: drawn")
+
+
+def digest_of(texts: Sequence[object]) -> str:
+    """Identifies a list of prompts, or of whatever JSON can hold."""
+    return hashlib.sha256(json.dumps(list(texts), ensure_ascii=False).encode()).hexdigest()

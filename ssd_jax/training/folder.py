@@ -1,0 +1,160 @@
+"""A folder of captioned pictures as training data.
+
+Captions are in captions.jsonl, a line {"file": "a/b.png", "caption": "..."} for every picture to be used; without that
+file every picture in the folder, or in folders inside, has its caption in a text file of the same name (b.png, b.txt).
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from ssd_jax.distributed import is_first, together
+from ssd_jax.errors import UserError
+from ssd_jax.training.shards import TokenShards
+
+CAPTIONS = "captions.jsonl"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MOST_PIXELS = 80_000_000
+"""A larger picture is refused from its header, before it is decompressed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A file and what is on it.
+
+    Attributes:
+        name: path relative to the folder, with slashes.
+        caption: not empty; white space is single spaces.
+        bytes: size of the file.
+    """
+
+    name: str
+    caption: str
+    bytes: int
+
+
+def read_folder(folder: Path) -> list[Picture]:
+    """The captioned pictures of a folder, by name.
+
+    Raises:
+        UserError: no such folder, no pictures, a caption that is missing, a line that is no caption, or a picture that
+            is not there or outside the folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {str(folder)!r} with pictures.")
+    listed = folder / CAPTIONS
+    captions = _listed(listed) if listed.exists() else _beside(folder)
+    if not captions:
+        raise UserError(f"{folder} has no pictures ({', '.join(SUFFIXES)}).")
+    without = sorted(name for name, caption in captions.items() if not caption)
+    if without:
+        more = f" (and {len(without) - 1} more)" if len(without) > 1 else ""
+        raise UserError(
+            f"{folder / without[0]}{more} has no caption: write one to {PurePosixPath(without[0]).stem}.txt beside it, "
+            f"or all to {listed}."
+        )
+    found = []
+    for name, caption in sorted(captions.items()):
+        try:
+            found.append(Picture(name, caption, (folder / name).stat().st_size))
+        except OSError as error:
+            raise UserError(f"The picture {folder / name} cannot be read: {error.strerror}.") from None
+    return found
+
+
+def _listed(path: Path) -> dict[str, str]:
+    captions: dict[str, str] = {}
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+            name, caption = values["file"], values["caption"]
+        except (ValueError, KeyError, TypeError):
+            name = caption = None
+        if not isinstance(name, str) or not isinstance(caption, str):
+            raise UserError(f'{path}:{number} is not a line {{"file": "name.png", "caption": "text"}}.')
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or pure.suffix.lower() not in SUFFIXES:
+            raise UserError(f"{path}:{number}: {name!r} is not a picture ({', '.join(SUFFIXES)}) in this folder.")
+        if captions.setdefault(str(pure), _plain(caption)) != _plain(caption):
+            raise UserError(f"{path}:{number}: {name!r} has another caption before.")
+    return captions
+
+
+def _beside(folder: Path) -> dict[str, str]:
+    captions = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            text = path.with_suffix(".txt")
+            captions[path.relative_to(folder).as_posix()] = _plain(_text(text)) if text.is_file() else ""
+    return captions
+
+
+def _plain(caption: str) -> str:
+    return " ".join(caption.split())
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text, its byte {error.start} cannot be read.") from None
+
+
+def read_picture(path: Path, height: int, width: int) -> np.ndarray:
+    """A picture cut to the shape in its middle and resized to it, uint8 [height, width, 3]; what is transparent becomes
+    white. Raises `UserError` if it cannot be read or is too large."""
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise UserError(
+                    f"{path} has {image.width} x {image.height} pixels; at most {MOST_PIXELS} in all are read."
+                )
+            image = ImageOps.exif_transpose(image)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return np.asarray(ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS))
+    except UserError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is damaged or not a picture: {error}.") from None
+
+
+def encode_missing(
+    shards: TokenShards,
+    folder: Path,
+    pictures: list[Picture],
+    size: tuple[int, int],
+    batch: int,
+    encode: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    """Makes the files that are missing: pictures of `size` (height, width) in batches through
+    `encode` uint8 [batch, height, width, 3] -> int32 [batch, R, C]."""
+    missing = shards.missing()
+    together("tokens: listed")
+    first = is_first()
+    left = sum(len(shards.pictures(shard)) for shard in missing)
+    with tqdm(
+        total=len(pictures), initial=len(pictures) - left, desc="pictures to codes", unit="picture", disable=not first,
+        dynamic_ncols=True,
+    ) as bar:  # fmt: skip
+        for shard in missing if first else ():
+            part, codes = shards.pictures(shard), []
+            for start in range(part.start, part.stop, batch):
+                chosen = range(start, min(start + batch, part.stop))
+                images = np.stack([read_picture(Path(folder) / pictures[i].name, *size) for i in chosen])
+                full = np.resize(images, (batch, *images.shape[1:]))  # one shape, one compilation
+                codes.append(np.asarray(encode(full))[: len(images)])
+                bar.update(len(images))
+            shards.write(shard, np.concatenate(codes))
+    together("tokens: encoded")

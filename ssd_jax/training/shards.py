@@ -1,0 +1,102 @@
+"""Codes of many pictures on disk, a file for every few of them: work that was stopped goes on behind the last file.
+
+<folder>/manifest.json               what the codes were made of and with
+<folder>/tokens-00000.safetensors    codes int32 [n, R, C], prompts int32 [n]
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from ssd_jax.distributed import together
+from ssd_jax.errors import UserError
+from ssd_jax.files import replacing
+from ssd_jax.layout import Grid
+from ssd_jax.training.loop import check_origin
+from ssd_jax.weights.store import opened
+
+FORMAT = "ssd_jax-tokens-1"
+
+
+class TokenShards:
+    """Picture number i is the i-th of `prompts`; file s has pictures s*size up to (s+1)*size. A file is there whole or
+    not at all.
+
+    Args:
+        folder: made if absent.
+        prompts: int32 [N], the prompt of every picture, as an index into what the manifest's digest identifies.
+        grid: R and C.
+        codes: how many there are, V.
+        size: pictures per file.
+        made_with: JSON that identifies model, prompts or pictures, and options.
+    Raises:
+        UserError: the folder holds codes that were made otherwise, or cannot be written to.
+    """
+
+    def __init__(self, folder: Path, prompts: np.ndarray, grid: Grid, codes: int, size: int, made_with: dict[str, Any]):
+        self.folder, self.prompts, self.grid, self.codes, self.size = Path(folder), prompts, grid, codes, size
+        self.manifest = {
+            "format": FORMAT,
+            **made_with,
+            "pictures": len(prompts),
+            "pictures_per_file": size,
+            "grid": [grid.rows, grid.cols],
+        }
+
+        def claim() -> None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                check_origin(self.folder / "manifest.json", self.manifest, "tokens made", "config.data")
+            except OSError as error:
+                raise UserError(f"The folder {self.folder} cannot be written to: {error.strerror}.") from None
+
+        together("tokens: manifest", claim)
+
+    def path(self, shard: int) -> Path:
+        """Where a file lies."""
+        return self.folder / f"tokens-{shard:05d}.safetensors"
+
+    def pictures(self, shard: int) -> range:
+        """Numbers of a file's pictures."""
+        return range(shard * self.size, min((shard + 1) * self.size, len(self.prompts)))
+
+    def missing(self) -> list[int]:
+        """Files that are still to be made, in order."""
+        count = -(-len(self.prompts) // self.size)
+        return [shard for shard in range(count) if not self.path(shard).exists()]
+
+    def write(self, shard: int, codes: np.ndarray) -> None:
+        """Writes the pictures of a file, int32 [n, R, C]."""
+        tensors = {"codes": np.ascontiguousarray(codes, np.int32), "prompts": self._prompts(shard)}
+        with replacing(self.path(shard)) as temporary:
+            mode = temporary.stat().st_mode
+            save_file(tensors, temporary)
+            temporary.chmod(mode)  # safetensors leaves its files unreadable to others
+
+    def read(self) -> np.ndarray:
+        """The codes of all pictures, int32 [N, R*C].
+
+        Raises:
+            UserError: a file is missing, damaged, or has other pictures than it should.
+        """
+        codes = np.empty((len(self.prompts), self.grid.size), np.int32)
+        for shard in range(-(-len(self.prompts) // self.size)):
+            pictures = self.pictures(shard)
+            codes[pictures.start : pictures.stop] = self._read(shard).reshape(len(pictures), -1)
+        return codes
+
+    def _read(self, shard: int) -> np.ndarray:
+        path, wanted = self.path(shard), (len(self.pictures(shard)), self.grid.rows, self.grid.cols)
+        tensors = opened(path).tensors
+        if tensors.keys() == {"codes", "prompts"} and tuple(tensors["codes"].shape) == wanted:
+            codes, prompts = np.asarray(tensors["codes"][...]), np.asarray(tensors["prompts"][...])
+            inside = codes.dtype == np.int32 and codes.min() >= 0 and codes.max() < self.codes
+            if inside and np.array_equal(prompts, self._prompts(shard)):
+                return codes
+        raise UserError(f"{path} does not hold the pictures it should; remove it, and they are made again.")
+
+    def _prompts(self, shard: int) -> np.ndarray:
+        pictures = self.pictures(shard)
+        return np.ascontiguousarray(self.prompts[pictures.start : pictures.stop], np.int32)
