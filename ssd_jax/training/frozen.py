@@ -44,7 +44,7 @@ def frozen_hidden(
         hidden, cache = model.apply(params, x, rotary_positions(slots, starts), seen, slots, cache, method="hidden")
         return cache, hidden
 
-    cache = kv.empty(c.layers, B, c.kv_heads, count * window, c.head_dim, x.dtype)
+    cache = kv.empty(c.layers, (B, c.kv_heads, count * window, c.head_dim), x.dtype)
     cache = jax.tree.map(lambda layer: nn.with_logical_constraint(layer, CACHED), cache)
     _, hidden = jax.lax.scan(forward, cache, (x.swapaxes(0, 1), slots))
     return predicting(hidden.swapaxes(0, 1).reshape(B, count * window, D), ids.shape[1], layout)
