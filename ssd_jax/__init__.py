@@ -12,7 +12,8 @@ from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
 from ssd_jax.errors import UserError
-from ssd_jax.pipeline import Pipeline, load
+from ssd_jax.loading import load
+from ssd_jax.pipeline import Pipeline
 from ssd_jax.request import Output
 
 __version__ = "0.1.0"

@@ -19,29 +19,16 @@ from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder, require_heads
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
-from ssd_jax.models.heads import boxed_heads
-from ssd_jax.models.transformer import Transformer, boxed_backbone, image_hidden
-from ssd_jax.models.vq import to_float, to_uint8
-from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq, vq_model
+from ssd_jax.models.transformer import Transformer, image_hidden
+from ssd_jax.models.vq_models import AnyVQConfig
+from ssd_jax.pictures import Pictures
 from ssd_jax.prompts import grid_of, pad_left, read_prompts
-from ssd_jax.request import Output, images_of_call
+from ssd_jax.request import Output, images_of_call, sampler_of
 from ssd_jax.sampling import Sampler, image_keys
 from ssd_jax.shapes import bucket
-from ssd_jax.sharding import DATA, check_divides, make_mesh, place, replicate, using
-from ssd_jax.weights.hub import download, find_local, is_hub_id
-from ssd_jax.weights.load import (
-    find_vq_weights,
-    fingerprint,
-    read_backbone,
-    read_config,
-    read_heads_config,
-    read_tensors,
-    read_vq,
-)
+from ssd_jax.sharding import DATA, replicate, using
+from ssd_jax.weights.load import fingerprint
 from ssd_jax.weights.store import find_weights
-
-BUNDLED = Path(__file__).parent / "assets"
-"""Checkpoints that come with the package, by folder name."""
 
 
 class Pipeline:
@@ -53,7 +40,7 @@ class Pipeline:
         params: the backbone's parameters.
         heads, heads_params: the draft heads' config and parameters; None without heads.
         dtype: of parameters and cache.
-        vq_weights: file or folder of the VQ tokenizer; None: it lies in the folder.
+        pictures: the VQ tokenizer.
         tokens: ids of special tokens, by key, that go before those its files name; None is none.
         mesh: the devices over which model and cache are spread; None is one device. The VQ tokenizer is on one.
     """
@@ -74,10 +61,9 @@ class Pipeline:
         self.folder, self.config, self.vq_config = folder, config, vq_config
         self.params, self.dtype = params, dtype
         self.heads, self.heads_params = heads, heads_params
-        self.vq_weights = vq_weights
+        self.pictures = Pictures(folder, config, vq_config, vq_weights)
         self.tokens = tokens
         self.mesh = mesh
-        self._vq_params: Any = None
         self._prompts: Any = None
         self._programs: dict[Any, Any] = {}
 
@@ -126,14 +112,14 @@ class Pipeline:
         decoder = find_decoder(decoder)
         self.require(decoder, size)
         scale = self.config.cfg_scale if cfg_scale is None else float(cfg_scale)
-        sampler = self._sampler(scale, temperature, top_k, top_p)
+        sampler = sampler_of(self.config, scale, temperature, top_k, top_p)
         guided = scale != 1.0
         if max_batch is not None and max_batch < 1:
             raise UserError(f"max_batch must be at least 1, not {max_batch}.")
         grid = grid_of(self.config, size, self.vq_config.stride)
         frames, negatives = zip(*(self.prompts.pair(text, negative_prompt, grid) for text in texts), strict=True)
         if pixels:
-            self.vq_params  # noqa: B018 - a damaged file is reported before the work, not after it
+            self.pictures.params  # noqa: B018 - a damaged file is reported before the work, not after it
         batch = self.whole_rows(min(len(texts), max_batch or len(texts)), guided)
         parts, seconds, compile_seconds = [], 0.0, 0.0
         for start in range(0, len(texts), batch):
@@ -167,24 +153,6 @@ class Pipeline:
     def fingerprint(self) -> str:
         """Identifies the backbone's file (see `weights.load.fingerprint`)."""
         return fingerprint(find_weights(self.folder))
-
-    def _sampler(self, scale: float, temperature: float, top_k: int | None, top_p: float | None) -> Sampler:
-        for name, value in (("cfg_scale", scale), ("temperature", temperature)):
-            if not math.isfinite(value):
-                raise UserError(f"{name} must be a finite number, but is {value}.")
-        if temperature < 0:
-            raise UserError(f"temperature must not be negative, but is {temperature}.")
-        top_k = self.config.top_k if top_k is None else top_k
-        if top_k < 0:
-            raise UserError(f"top_k must not be negative, but is {top_k}.")
-        if top_p is not None and not 0 < top_p <= 1:
-            raise UserError(f"top_p must be above 0 and at most 1, but is {top_p}.")
-        return Sampler(
-            cfg_scale=jnp.float32(scale),
-            temperature=jnp.float32(temperature),
-            top_k=jnp.int32(min(top_k or self.config.visual_size, self.config.visual_size)),
-            top_p=jnp.float32(1.0 if top_p is None else top_p),
-        )
 
     def _decode(self, frames: list, keys: jax.Array, sampler: Sampler, decoder: Decoder, guided: bool, grid: Grid):
         """Runs the compiled program of these shapes; returns ((tokens, passes, trace), seconds, compile seconds)."""
@@ -250,24 +218,11 @@ class Pipeline:
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Pictures uint8 [B, H, W, 3] to codes int32 [B, R, C]."""
-        images = np.asarray(images)
-        stride = self.vq_config.stride
-        fits = (
-            images.ndim == 4 and images.shape[3] == 3 and not images.shape[1] % stride and not images.shape[2] % stride
-        )
-        if not fits or images.dtype != np.uint8:
-            raise UserError(
-                f"Pictures must be uint8 [B, H, W, 3] with H and W multiples of {stride}, "
-                f"not {images.dtype} {images.shape}."
-            )
-        return np.asarray(_to_codes(self.vq_params, images, config=self.vq_config))
+        return self.pictures.encode(images)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Codes int32 [B, R, C] to pictures uint8 [B, H, W, 3]."""
-        codes = np.asarray(codes, np.int32)
-        if codes.ndim != 3 or not codes.size or codes.min() < 0 or codes.max() >= self.vq_config.codebook_size:
-            raise UserError(f"Codes must be [B, R, C] with values in 0..{self.vq_config.codebook_size - 1}.")
-        return np.asarray(_to_pixels(self.vq_params, codes, config=self.vq_config))
+        return self.pictures.decode(codes)
 
     # -- parts that are read when they are first needed
 
@@ -278,20 +233,6 @@ class Pipeline:
             self._prompts = read_prompts(self.folder, self.config, self.tokens)
         return self._prompts
 
-    @property
-    def vq_params(self) -> Any:
-        """The VQ tokenizer's parameters; read on first use, so a folder without vq.safetensors loads. Raises
-        `UserError` if they cannot be read or are for another number of codes than the backbone has."""
-        if self._vq_params is None:
-            drawn, known = self.config.visual_size, self.vq_config.codebook_size
-            if drawn != known:
-                raise UserError(
-                    f"{self.folder}: the backbone draws {drawn} visual codes, but the image tokenizer has {known}."
-                )
-            path = find_vq_weights(self.vq_weights or self.folder, self.config.architecture)
-            self._vq_params = read_vq(path, self.config.architecture, abstract_vq(self.vq_config))
-        return self._vq_params
-
     def warn_unknown(self, prompts: Sequence[str]) -> None:
         """Warns of words that the backbone never saw (it draws the unknown word) and of texts without words."""
         for text in prompts:
@@ -301,86 +242,9 @@ class Pipeline:
             warnings.warn(f"the model does not know the word {word!r}", stacklevel=2)
 
 
-def load(
-    source: str | Path = "emoji",
-    dtype: Any = None,
-    mesh: Mesh | str | None = None,
-    heads: str | Path | None = None,
-    vq_weights: str | Path | None = None,
-    tokens: Mapping[str, int] | None = None,
-) -> Pipeline:
-    """Loads a checkpoint.
-
-    Args:
-        source: the name of a bundled checkpoint ("emoji"); a folder, in our format or as the models are published,
-            which is "./emoji" if it has such a name; or "organisation/name" of the Hugging Face hub.
-        dtype: of the parameters and the cache; None is float32 on CPU, bfloat16 elsewhere.
-        mesh: over which devices the model is spread: a mesh of `sharding.make_mesh`, or text such as
-            "data:2,model:4"; None is one device. Every device is given its own part of the weights alone.
-        heads: draft heads, a file, a folder with heads.safetensors or a hub id; None takes the checkpoint's own, if it
-            has any.
-        vq_weights: the image tokenizer's weights, a file, a folder or a hub id, where the checkpoint lacks them
-            (Lumina-mGPT) or they are published by themselves (Emu3-VisionTokenizer). They are read when they are first
-            needed.
-        tokens: special ids where config.json and tokenizer.json do not tell: "pad", "unk", "bos", "boi", "row_end";
-            in prompts of Emu3 "img", of Lumina-mGPT "end" and "size_24".
-    Raises:
-        UserError: no such checkpoint, files in it that are damaged or do not fit together, heads of another backbone,
-            more devices than there are, or so many that the model cannot be split over them.
-    """
-    folder = find_folder(source)
-    if dtype is None:
-        dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    config, vq_config = read_config(folder, tokens)
-    mesh = make_mesh(mesh) if isinstance(mesh, str) else mesh
-    if mesh is not None:
-        check_divides(config, mesh)
-    weights = find_weights(folder)
-    params = read_backbone(weights, config, place(boxed_backbone(config), mesh), dtype)
-    path = folder if heads is None else find_local(heads)
-    path = path / "heads.safetensors" if path.is_dir() else path
-    drafters = (None, None)
-    if heads is not None or path.exists():
-        drafters = _read_heads(path, weights, config, dtype, mesh)
-    vq_path = None if vq_weights is None else find_local(vq_weights)
-    return Pipeline(folder, config, vq_config, params, dtype, *drafters, vq_path, tokens, mesh)
-
-
-def find_folder(source: str | Path) -> Path:
-    """The folder of a checkpoint: a local one, a bundled one, or a download; raises `UserError` if there is none."""
-    bundled = sorted(path.name for path in BUNDLED.iterdir()) if BUNDLED.is_dir() else []
-    if isinstance(source, str) and source in bundled:
-        return BUNDLED / source
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    if is_hub_id(str(source)):
-        return download(str(source))
-    known = ", ".join(bundled) or "none"
-    raise UserError(f"There is no checkpoint folder {str(source)!r}; bundled checkpoints: {known}.")
-
-
-def _read_heads(
-    path: Path, backbone: Path, config: ModelConfig, dtype: Any, mesh: Mesh | None
-) -> tuple[HeadsConfig, Any]:
-    """Config and parameters of a heads file; raises `UserError` if they belong to another backbone."""
-    heads = read_heads_config(path, backbone)
-    return heads, read_tensors(path, place(boxed_heads(heads, config.width), mesh), dtype)
-
-
 @partial(jax.jit, static_argnames=("config", "grid"))
 def _visual_logits(
     params: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array, *, config: ModelConfig, grid: Grid
 ) -> jax.Array:
     model = Transformer(config)
     return model.apply(params, image_hidden(model, params, ids, mask, codes, grid), method="logits")
-
-
-@partial(jax.jit, static_argnames="config")
-def _to_codes(params: Any, images: jax.Array, *, config: AnyVQConfig) -> jax.Array:
-    return vq_model(config).apply(params, to_float(images), method="encode")
-
-
-@partial(jax.jit, static_argnames="config")
-def _to_pixels(params: Any, codes: jax.Array, *, config: AnyVQConfig) -> jax.Array:
-    return to_uint8(vq_model(config).apply(params, codes, method="decode"))

@@ -1,14 +1,18 @@
 """What a call of `Pipeline.generate` asks for, image by image, and what it gives back."""
 
 import dataclasses
+import math
 import numbers
 from collections import Counter
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from ssd_jax.errors import UserError
+from ssd_jax.models.config import ModelConfig
+from ssd_jax.sampling import Sampler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,3 +65,29 @@ def images_of_call(
         occurrences.append(seen[pair])
         seen[pair] += 1
     return [text for text, _ in pairs], [value for _, value in pairs], occurrences
+
+
+def sampler_of(
+    config: ModelConfig, cfg_scale: float, temperature: float, top_k: int | None, top_p: float | None
+) -> Sampler:
+    """The knobs of p as arrays; None is the model's default (top_k) or off (top_p), top_k 0 is off.
+
+    Raises:
+        UserError: a value out of range.
+    """
+    for name, value in (("cfg_scale", cfg_scale), ("temperature", temperature)):
+        if not math.isfinite(value):
+            raise UserError(f"{name} must be a finite number, but is {value}.")
+    if temperature < 0:
+        raise UserError(f"temperature must not be negative, but is {temperature}.")
+    top_k = config.top_k if top_k is None else top_k
+    if top_k < 0:
+        raise UserError(f"top_k must not be negative, but is {top_k}.")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UserError(f"top_p must be above 0 and at most 1, but is {top_p}.")
+    return Sampler(
+        cfg_scale=jnp.float32(cfg_scale),
+        temperature=jnp.float32(temperature),
+        top_k=jnp.int32(min(top_k or config.visual_size, config.visual_size)),
+        top_p=jnp.float32(1.0 if top_p is None else top_p),
+    )

@@ -14,13 +14,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ssd_jax import pipeline
 from ssd_jax.decode.names import parse_decoder
 from ssd_jax.decode.presets import PRESETS, Decoder, is_lossless
 from ssd_jax.distributed import together
 from ssd_jax.errors import UserError, require_one_of, require_whole
 from ssd_jax.files import replacing
 from ssd_jax.layout import Grid
+from ssd_jax.loading import load
 from ssd_jax.models.config import HeadsConfig, from_dict
 from ssd_jax.models.heads import boxed_heads
 from ssd_jax.models.products import PRODUCTS
@@ -39,7 +39,7 @@ from ssd_jax.training.report import heads_report, heads_tables
 from ssd_jax.training.shards import TokenShards
 from ssd_jax.training.spread import gathered
 from ssd_jax.weights.export import heads_metadata
-from ssd_jax.weights.load import find_vq_weights, fingerprint, read_tensors
+from ssd_jax.weights.load import fingerprint, read_tensors
 from ssd_jax.weights.store import find_weights
 
 REPORT = "report.md"
@@ -138,7 +138,7 @@ def checked(config: Any) -> tuple[Decoder | None, HeadsConfig]:
 
 def open_backbone(config: Any) -> Pipeline:
     """The checkpoint of the config, over its mesh."""
-    pipe = pipeline.load(config.weights, mesh=config.mesh or None, vq_weights=config.vq_weights or None)
+    pipe = load(config.weights, mesh=config.mesh or None, vq_weights=config.vq_weights or None)
     wanted, found = config.model.architecture, pipe.config.architecture
     if found != wanted:
         raise UserError(f"The config is for checkpoints of {wanted}, but {config.weights} is one of {found}.")
@@ -184,9 +184,8 @@ def encoded(config: Any, pipe: Pipeline, grid: Grid) -> tuple[Frames, TokenShard
     """Captions' frames, and pictures of a folder as codes."""
     pictures = read_folder(Path(config.images))
     frames = _frames(pipe, [picture.caption for picture in pictures], grid)
-    vq_path = find_vq_weights(pipe.vq_weights or pipe.folder, pipe.config.architecture)
     made_with = {
-        "tokenizer": fingerprint(vq_path),
+        "tokenizer": fingerprint(pipe.pictures.path),
         "images": digest_of([[picture.name, picture.bytes] for picture in pictures]),
     }
     shards = _shards(config, pipe, grid, np.arange(len(pictures), dtype=np.int32), made_with)

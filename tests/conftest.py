@@ -20,11 +20,12 @@ import numpy as np
 import pytest
 
 from ssd_jax import entry
+from ssd_jax.loading import load
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
 from ssd_jax.models.heads import DraftHeads, init_heads
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.models.vq import VQModel
-from ssd_jax.pipeline import Pipeline, load
+from ssd_jax.pipeline import Pipeline
 from ssd_jax.prompts import word_tokenizer
 from ssd_jax.weights.export import heads_metadata, write_config, write_tensors
 from ssd_jax.weights.load import read_config

@@ -17,7 +17,8 @@ LAYERS = [
     {"masks", "cache", "sampling"},
     {"models"},
     {"decode", "training", "weights", "sharding", "distributed", "prompts", "checkpoint", "request"},
-    {"pipeline"},
+    {"pipeline", "pictures"},
+    {"loading"},
     {"entry", "bench", "eval", "train_heads"},
     {""},
 ]

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 
-import ssd_jax.pipeline as pipeline
 from ssd_jax import entry
 from ssd_jax.bench import plots, report
 from ssd_jax.bench.pieces import Clock
@@ -25,6 +24,8 @@ from ssd_jax.decode.names import parse_decoders
 from ssd_jax.decode.presets import PRESETS, Decoder
 from ssd_jax.errors import UserError
 from ssd_jax.eval.features import available
+from ssd_jax.loading import load
+from ssd_jax.pipeline import Pipeline
 
 METRICS = ("speed", "quality")
 PROMPTS = ["green heart, noto", "santa claus, noto"]
@@ -66,7 +67,7 @@ def main() -> None:
     args = parse(sys.argv[1:])
     parsed = None if args.decoders == "all" else parse_decoders(args.decoders)
     entry.use_devices(args.mesh)
-    pipe = pipeline.load(args.weights, mesh=args.mesh or None, heads=args.heads)
+    pipe = load(args.weights, mesh=args.mesh or None, heads=args.heads)
     decoders = {"ar": AR()} | (parsed or {name: PRESETS[name] for name in pipe.decoders()})
     for decoder in decoders.values():
         pipe.require(decoder)
@@ -137,7 +138,7 @@ def speed_row(runs: Runs, baseline: Runs, clock: Clock, decoder: Decoder) -> dic
     }
 
 
-def quality(pipe: pipeline.Pipeline, decoders: dict[str, Decoder], args: argparse.Namespace) -> tuple[dict, list[str]]:
+def quality(pipe: Pipeline, decoders: dict[str, Decoder], args: argparse.Namespace) -> tuple[dict, list[str]]:
     """The quality columns; without the extra packages or the reference pictures a note says what is left out."""
     notes = []
     gallery = None

@@ -1,0 +1,78 @@
+"""Pixels and codes: the VQ tokenizer of a checkpoint, read when it is first needed. It runs on one device."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ssd_jax.errors import UserError
+from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.vq import to_float, to_uint8
+from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq, vq_model
+from ssd_jax.weights.load import find_vq_weights, read_vq
+
+
+class Pictures:
+    """The VQ tokenizer of a checkpoint.
+
+    Attributes:
+        folder: the checkpoint's.
+        model: the backbone's config.
+        config: the tokenizer's.
+        weights: its file or folder; None: it lies in the checkpoint's folder.
+    """
+
+    def __init__(self, folder: Path, model: ModelConfig, config: AnyVQConfig, weights: Path | None = None):
+        self.folder, self.model, self.config, self.weights = folder, model, config, weights
+        self._params: Any = None
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Pictures uint8 [B, H, W, 3] to codes int32 [B, R, C]; raises `UserError` for any other array."""
+        images = np.asarray(images)
+        stride = self.config.stride
+        fits = (
+            images.ndim == 4 and images.shape[3] == 3 and not images.shape[1] % stride and not images.shape[2] % stride
+        )
+        if not fits or images.dtype != np.uint8:
+            raise UserError(
+                f"Pictures must be uint8 [B, H, W, 3] with H and W multiples of {stride}, "
+                f"not {images.dtype} {images.shape}."
+            )
+        return np.asarray(_to_codes(self.params, images, config=self.config))
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Codes int32 [B, R, C] to pictures uint8 [B, H, W, 3]; raises `UserError` for any other array."""
+        codes = np.asarray(codes, np.int32)
+        if codes.ndim != 3 or not codes.size or codes.min() < 0 or codes.max() >= self.config.codebook_size:
+            raise UserError(f"Codes must be [B, R, C] with values in 0..{self.config.codebook_size - 1}.")
+        return np.asarray(_to_pixels(self.params, codes, config=self.config))
+
+    @property
+    def path(self) -> Path:
+        """The file or index that has the parameters."""
+        return find_vq_weights(self.weights or self.folder, self.model.architecture)
+
+    @property
+    def params(self) -> Any:
+        """The parameters. Raises `UserError` if they cannot be read or are for another number of codes than the
+        backbone draws."""
+        if self._params is None:
+            drawn, known = self.model.visual_size, self.config.codebook_size
+            if drawn != known:
+                raise UserError(
+                    f"{self.folder}: the backbone draws {drawn} visual codes, but the image tokenizer has {known}."
+                )
+            self._params = read_vq(self.path, self.model.architecture, abstract_vq(self.config))
+        return self._params
+
+
+@partial(jax.jit, static_argnames="config")
+def _to_codes(params: Any, images: jax.Array, *, config: AnyVQConfig) -> jax.Array:
+    return vq_model(config).apply(params, to_float(images), method="encode")
+
+
+@partial(jax.jit, static_argnames="config")
+def _to_pixels(params: Any, codes: jax.Array, *, config: AnyVQConfig) -> jax.Array:
+    return to_uint8(vq_model(config).apply(params, codes, method="decode"))
