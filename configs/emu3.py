@@ -5,9 +5,10 @@
 
 DIR is a download of the converted repository (its name ends in -hf), or of the first one, to which --vq_weights=DIR2
 names that of Emu3-VisionTokenizer. No weights come with this project. By arithmetic they take 16 GB in bfloat16 and a
-picture's keys and values 2.1 GB, so one accelerator of 24 GB should do. Nothing was measured on the real weights: what
-to expect is the counts, 8100 passes for `ar` and, with draft heads, 304 for `ssd`. No draft heads are published;
-without --heads the decoders that need none run (`ar`, `jacobi-above`, `scd`, ...).
+picture's keys and values 2.1 GB, so one accelerator of 24 GB should do, with XLA_PYTHON_CLIENT_MEM_FRACTION=0.95: JAX
+takes three quarters of a GPU by itself. Nothing was measured on the real weights: what to expect is the counts, 8100
+passes for `ar` and, with draft heads, 304 for `ssd`. No draft heads are published; without --heads the decoders that
+need none run (`ar`, `jacobi-above`, `scd`, ...).
 
 `:tiny` has the same parts in sizes for tests.
 """

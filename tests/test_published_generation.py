@@ -121,10 +121,10 @@ def decoded(pipe, ids, mask, decoder) -> tuple[np.ndarray, np.ndarray]:
     if any(decoder.heads):
         heads, rng = HEADS, np.random.default_rng(0)
         heads_params = jax.tree.map(
-            lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.1, jnp.float32), abstract_heads(heads, config.width)
+            lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.1, pipe.dtype), abstract_heads(heads, config.width)
         )
     keys = image_keys(jnp.zeros(2, jnp.uint32), jnp.arange(2))
-    cache = make_cache(config, GRID, 4, ids.shape[1], jnp.float32)
+    cache = make_cache(config, GRID, 4, ids.shape[1], pipe.dtype)
     arguments = (pipe.params, cache, jnp.asarray(ids, jnp.int32), jnp.asarray(mask), keys, sampler)
     static = dict(config=config, decoder=decoder, grid=GRID, guided=True, heads=heads)
     # Without the optimisations, which would take most of the time.
@@ -149,3 +149,17 @@ def test_lossless_decoders_draw_them_too(pictures, family, decoder):
     tokens, passes = decoded(pipe, ids, mask, LOSSLESS[decoder])
     np.testing.assert_array_equal(tokens, expected)
     assert np.all(passes <= GRID.size)
+
+
+@pytest.mark.parametrize("family", SCALE)
+def test_in_bfloat16_the_codes_are_nearly_the_best(pictures, family):
+    """As accelerators run them. Every code is judged by float32, given the codes before it."""
+    pipe, ids, mask, _ = pictures(family)
+    half = ssd_jax.load(pipe.folder, dtype=jnp.bfloat16)
+    tokens, _ = decoded(half, ids, mask, LOSSLESS["jacobi-above"])
+    grid = (GRID.rows, GRID.cols)
+    logits = [pipe.visual_logits(ids[r], tokens, grid, mask[r]) for r in (slice(0, 2), slice(2, 4))]
+    scores = np.asarray(guided(*logits, SCALE[family]))
+    chosen = np.take_along_axis(scores, tokens[..., None], axis=-1)[..., 0]
+    best = scores.max(axis=-1)
+    assert np.max((best - chosen) / (best - scores.mean(axis=-1))) < 0.1

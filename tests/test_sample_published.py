@@ -4,6 +4,7 @@ The models are small and random, in the folders that transformers makes of them 
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from published_folders import CONFIGS, SIZE, published_folder
+from safetensors.numpy import load_file, save_file
 
 import sample
 import ssd_jax
@@ -101,6 +103,30 @@ def test_mistakes(command_line, folders, tmp_path, name, flags, words):
     )
     assert code == 2 and stdout == "" and stderr.startswith("error: ") and stderr.count("\n") == 1
     assert all(word in stderr for word in words), stderr
+
+
+@pytest.mark.parametrize("change", ["truncated", "renamed", "dtype", "shape"])
+def test_a_damaged_file_is_told_in_one_sentence(command_line, folders, tmp_path, change):
+    folder, name = (
+        Path(shutil.copytree(folders["janus_pro"], tmp_path / "damaged")),
+        "model.generation_head.proj_out.bias",
+    )
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    if change == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        tensor = tensors.pop(name)
+        tensors |= {
+            "renamed": {"gen_head.bias": tensor},
+            "dtype": {name: tensor.astype(np.int32)},
+            "shape": {name: tensor[1:]},
+        }[change]
+        save_file(tensors, path)
+    code, stdout, stderr = command_line("--config=configs/janus_pro.py", f"--weights={folder}", f"--out={tmp_path}")
+    assert code == 2 and stdout == "" and stderr.startswith(f"error: {path}") and stderr.count("\n") == 1
+    assert change == "truncated" or name in stderr
+    assert not list(tmp_path.glob("*.png"))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import random
 from pathlib import Path
 
 import pytest
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers.trainers import BpeTrainer
 
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
@@ -56,6 +57,26 @@ def test_ids_are_those_of_tiktoken(tmp_path, letters):
     for _ in range(200):
         text = "".join(rng.choices(letters, k=rng.randint(1, 30)))
         assert tokenizer.encode(text).ids == tiktoken_ids(ranks, text.encode()), text
+
+
+def test_ids_are_those_of_a_converted_tokenizer(tmp_path):
+    """The converted repository's tokenizer.json has one pair of parts for every token: those that training joined."""
+    text = (
+        "a lighthouse on a rocky coast at dusk, the light of the house and the coast, rock and light, a dusk at the sea"
+    )
+    trained, level = Tokenizer(models.BPE(ignore_merges=True)), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained.pre_tokenizer = level
+    alphabet = level.alphabet()
+    trained.train_from_iterator([text] * 4, BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False))
+    byte = {level.pre_tokenize_str(chr(code))[0][0]: bytes([code]) for code in range(128)}
+    byte |= {letter: bytes([128 + index]) for index, letter in enumerate(sorted(set(alphabet) - set(byte)))}
+    spelt = sorted(trained.get_vocab().items(), key=lambda item: item[1])
+    tokenizer = read_tiktoken(write(tmp_path, {b"".join(byte[x] for x in token): rank for token, rank in spelt}))
+    tokenizer.pre_tokenizer = level
+    words = text.split()
+    for first in words:
+        for second in words:
+            assert tokenizer.encode(f"{first} {second}{first}").ids == trained.encode(f"{first} {second}{first}").ids
 
 
 def test_the_frame_of_a_folder_without_tokenizer_json(tmp_path):
