@@ -24,6 +24,9 @@ from ssd_jax.decode.names import parse_decoder, parse_decoders
 from ssd_jax.distributed import is_first
 from ssd_jax.errors import UserError
 from ssd_jax.files import replacing
+from ssd_jax.plan.memory import scratch
+from ssd_jax.plan.models import find_models, job_for
+from ssd_jax.plan.report import render
 from ssd_jax.prompts.lines import read_lines
 from ssd_jax.viz import columns_for, comparison, frames, grid, heat_map, write_gif
 
@@ -38,7 +41,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--num_images", type=int, default=1, metavar="N", help="pictures per prompt (default 1)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same pictures (default 0)")
     parser.add_argument("--out", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
-    parser.add_argument("--decoder", default="ar", metavar="NAME", help=f"{', '.join(ssd_jax.PRESETS)} (default ar)")
+    names = ", ".join(ssd_jax.PRESETS)
+    parser.add_argument("--decoder", metavar="NAME", help=f"{names} (default ar; with --plan ssd)")
     parser.add_argument("--compare", metavar="NAMES", help="decoders, such as ar,ssd,ssd-wave, side by side")
     parser.add_argument("--trace", action="store_true", help="show, per picture, which pass fixed which token")
     parser.add_argument("--cfg_scale", type=float, metavar="S", help="guidance; default: the model's own; 1 is none")
@@ -56,7 +60,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of several processes; or auto")
     parser.add_argument("--num_processes", type=int, metavar="N", help="how many there are")
     parser.add_argument("--process_id", type=int, metavar="N", help="which this is, from 0")
-    return parser.parse_args(arguments)
+    parser.add_argument("--plan", action="store_true", help="draw nothing; print what it takes and how fast it can be")
+    args = parser.parse_args(arguments)
+    args.decoder = args.decoder or ("ssd" if args.plan else "ar")
+    return args
 
 
 def main() -> None:
@@ -64,6 +71,9 @@ def main() -> None:
     config = read_config(args.config)
     prompts = read_prompts(args, list(config.sample_prompts))
     decoders = parse_decoders(args.compare) if args.compare is not None else {args.decoder: parse_decoder(args.decoder)}
+    if args.plan:
+        print(plan(args, config, decoders))
+        return
     entry.use_devices(args.mesh, args.coordinator, args.num_processes, args.process_id)
     pipe = load(args, config)
     for decoder in decoders.values():
@@ -107,6 +117,16 @@ def read_config(spec: str):
             except (KeyError, ValueError) as error:
                 raise UserError(f"{path} gives no configuration: {error}.") from None
     raise entry.unknown_config(spec, CONFIGS)
+
+
+def plan(args: argparse.Namespace, config, decoders: dict) -> str:
+    """What the first of the decoders takes and how fast all of them can be, from shapes alone."""
+    models = find_models(config, args.config, args.weights or config.weights, args.heads)
+    job = job_for(models, args.mesh, args.size, args.max_batch or 1, args.cfg_scale)
+    entry.use_simulated_devices(args.mesh)
+    name, decoder = next(iter(decoders.items()))
+    print(f"compiling {name} for {job.devices} simulated device{'s' * (job.devices > 1)} ...", file=sys.stderr)
+    return render(job, decoders, scratch(job, decoder))
 
 
 def load(args: argparse.Namespace, config) -> ssd_jax.Pipeline:

@@ -54,6 +54,12 @@ def use_devices(mesh: str, coordinator: str = "", processes: int | None = None, 
         join(coordinator, processes, process)
 
 
+def use_simulated_devices(mesh: str) -> None:
+    """Lets jax see no accelerator, but as many CPU devices as --mesh names; must come before jax touches one."""
+    jax.config.update("jax_platforms", "cpu")
+    use_devices(mesh)
+
+
 def unknown_config(spec: str, configs: Path) -> UserError:
     """The mistake of asking for a configuration that is not there; it lists those in the folder `configs`."""
     valid = ", ".join(f"{configs.name}/{path.name}" for path in sorted(configs.glob("[!_]*.py")))

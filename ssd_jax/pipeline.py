@@ -1,6 +1,5 @@
 """What users hold: a loaded model that turns prompts into pictures."""
 
-import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,9 +22,8 @@ from ssd_jax.models.transformer import Transformer, image_hidden
 from ssd_jax.models.vq_models import AnyVQConfig
 from ssd_jax.pictures import Pictures
 from ssd_jax.prompts import grid_of, pad_left, read_prompts
-from ssd_jax.request import Output, images_of_call, sampler_of
+from ssd_jax.request import Output, images_of_call, sampler_of, whole_batch
 from ssd_jax.sampling import Sampler, image_keys
-from ssd_jax.shapes import bucket
 from ssd_jax.sharding import DATA, replicate, using
 from ssd_jax.weights.load import fingerprint
 from ssd_jax.weights.store import find_weights
@@ -178,7 +176,7 @@ class Pipeline:
     def whole_rows(self, batch: int, guided: bool) -> int:
         """The next batch of pictures whose rows, those of guidance included, fill the data axis of the mesh."""
         parts = 1 if self.mesh is None else self.mesh.shape[DATA]
-        return bucket(batch, parts // math.gcd(parts, 1 + guided))
+        return whole_batch(batch, guided, parts)
 
     # -- teacher forcing, pixels
 

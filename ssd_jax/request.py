@@ -13,6 +13,7 @@ from PIL import Image
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.sampling import Sampler
+from ssd_jax.shapes import bucket
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,3 +92,8 @@ def sampler_of(
         top_k=jnp.int32(min(top_k or config.visual_size, config.visual_size)),
         top_p=jnp.float32(1.0 if top_p is None else top_p),
     )
+
+
+def whole_batch(images: int, guided: bool, parts: int) -> int:
+    """The next number of images whose rows, those of guidance included, can be split into so many parts."""
+    return bucket(images, parts // math.gcd(parts, 1 + guided))

@@ -19,7 +19,7 @@ LAYERS = [
     {"decode", "training", "weights", "sharding", "distributed", "prompts", "checkpoint", "request"},
     {"pipeline", "pictures"},
     {"loading"},
-    {"entry", "bench", "eval", "train_heads"},
+    {"entry", "bench", "eval", "train_heads", "plan"},
     {""},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -187,6 +187,14 @@ def fingerprint(path: Path) -> str:
 
 def read_heads_config(path: Path, backbone_path: Path) -> HeadsConfig:
     """The config of a heads file; raises `WeightsError` unless the heads were trained on this very backbone file."""
+    config, trained_on = describe_heads(path)
+    if trained_on != fingerprint(backbone_path):
+        raise WeightsError(f"{path}: these draft heads were trained on another backbone than {backbone_path}.")
+    return config
+
+
+def describe_heads(path: Path) -> tuple[HeadsConfig, str]:
+    """The config of a heads file and the fingerprint of the backbone that they belong to, from its header alone."""
     metadata = read_metadata(path)
     if HEADS_KEY not in metadata:
         raise WeightsError(f"{path}: metadata {HEADS_KEY!r} is missing, so this is no file of draft heads.")
@@ -195,10 +203,7 @@ def read_heads_config(path: Path, backbone_path: Path) -> HeadsConfig:
         found, trained_on = values["config"], values["backbone"]
     except (json.JSONDecodeError, KeyError, TypeError):
         raise WeightsError(f"{path}: metadata {HEADS_KEY!r} is not JSON with 'config' and 'backbone'.") from None
-    config = from_dict(HeadsConfig, found, f"{path}: {HEADS_KEY}")
-    if trained_on != fingerprint(backbone_path):
-        raise WeightsError(f"{path}: these draft heads were trained on another backbone than {backbone_path}.")
-    return config
+    return from_dict(HeadsConfig, found, f"{path}: {HEADS_KEY}"), trained_on
 
 
 def _check(store: Store, leaves: Mapping[str, Any], sources: Mapping[str, Source], ignored: str) -> None:

@@ -1,0 +1,42 @@
+"""Accelerators as their makers describe them.
+
+| chip      | source                                                                                   |
+|-----------|------------------------------------------------------------------------------------------|
+| A100-80   | NVIDIA A100 datasheet, SXM4 80 GB; NVLink 600 GB/s, both directions together             |
+| H100, H200| NVIDIA H100 and H200 datasheets, SXM, bfloat16 without sparsity; NVLink 900 GB/s         |
+| v5e, v6e  | docs.cloud.google.com/tpu/docs/v6e; interconnect 1600 and 3584 Gbit/s over four ports    |
+| v5p       | docs.cloud.google.com/tpu/docs/v5p; interconnect 1200 GB/s, both directions, over six    |
+
+What programs reach lies below these rates.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One device.
+
+    Attributes:
+        name: as people call it.
+        memory: bytes.
+        bandwidth: of the memory, bytes per second.
+        flops: bfloat16 operations per second, a multiplication and an addition being two.
+        link: bytes per second that it can send in a ring: NVLink, one direction; on a TPU two of its ports.
+    """
+
+    name: str
+    memory: float
+    bandwidth: float
+    flops: float
+    link: float
+
+
+CHIPS = (
+    Chip("H100", 80e9, 3.35e12, 989e12, 450e9),
+    Chip("H200", 141e9, 4.8e12, 989e12, 450e9),
+    Chip("A100-80", 80e9, 2.039e12, 312e12, 300e9),
+    Chip("v5e", 16e9, 0.819e12, 197e12, 100e9),
+    Chip("v5p", 95e9, 2.765e12, 459e12, 200e9),
+    Chip("v6e", 32e9, 1.64e12, 918e12, 224e9),
+)

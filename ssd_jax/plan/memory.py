@@ -1,0 +1,148 @@
+"""What one device must hold."""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ssd_jax.decode.engine import decode
+from ssd_jax.decode.presets import Decoder, require_heads, require_window
+from ssd_jax.errors import UserError
+from ssd_jax.models.vq import to_uint8
+from ssd_jax.models.vq_models import vq_model
+from ssd_jax.plan.chips import Chip
+from ssd_jax.plan.job import Job, device_shape
+from ssd_jax.sampling import Sampler, image_keys
+from ssd_jax.sharding import DATA, MODEL, make_mesh, using
+
+UNOPTIMISED = {"xla_backend_optimization_level": 0}
+"""The machine code is never run, and what arrays need does not depend on it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on the first device, which has the image tokenizer beside its part of the rest.
+
+    Attributes:
+        weights, heads, tokenizer: parameters of the backbone, of the draft heads (if the decoder has any), and of the
+            image tokenizer.
+        cache: keys and values.
+        logits: of the widest pass, float32, and a part of `temporaries`.
+        temporaries: what the compiled decode needs besides.
+        pixels: what the image tokenizer needs to turn codes into pictures, once the cache is gone.
+    """
+
+    weights: int
+    heads: int
+    tokenizer: int
+    cache: int
+    logits: int
+    temporaries: int
+    pixels: int
+
+    @property
+    def exact(self) -> int:
+        """The part that follows from shapes: parameters and cache."""
+        return self.weights + self.heads + self.tokenizer + self.cache
+
+    @property
+    def total(self) -> int:
+        """At the time when most is needed; an upper bound, as those of scratch memory are."""
+        return self.weights + self.heads + self.tokenizer + max(self.cache + self.temporaries, self.pixels)
+
+
+class Scratch(NamedTuple):
+    """Bytes that the compiled programs need besides their arguments: `Memory.temporaries` and `Memory.pixels`."""
+
+    temporaries: int
+    pixels: int
+
+
+def memory(job: Job, decoder: Decoder, scratch: Scratch) -> Memory:
+    """The bytes of a job; for `scratch` see the function of that name."""
+    stretches = decoder.stretches(job.grid, job.heads.horizontal)
+    outputs = max(max(s.outputs, s.sources * (s.horizontal + s.vertical)) for s in stretches)
+    return Memory(
+        weights=device_bytes(job.backbone()),
+        heads=device_bytes(job.drafters()) if any(decoder.heads) else 0,
+        tokenizer=device_bytes(job.tokenizer()),
+        cache=device_bytes(job.cache()),
+        logits=job.rows * outputs * job.config.visual_size * 4,
+        temporaries=scratch.temporaries,
+        pixels=scratch.pixels,
+    )
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes that one device has of all arrays of a tree."""
+    return sum(math.prod(device_shape(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def compiled(job: Job, decoder: Decoder, mesh: Mesh | None = None) -> jax.stages.Compiled:
+    """The whole decode program, prefill and loop, compiled from shapes; there are no weights.
+
+    Args:
+        job: sizes; its dtype is that of the program.
+        decoder: what is to be run.
+        mesh: the job's mesh with devices, which may be simulated ones; None is the default device.
+    Raises:
+        UserError: the decoder needs more heads than the job has, or a larger picture.
+    """
+    require_heads(decoder, job.heads.horizontal, job.heads.vertical)
+    require_window(decoder, job.grid)
+    whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+    def placed(leaf: Any) -> jax.ShapeDtypeStruct:
+        # Without a mesh the abstract one must not remain: it has no devices to compile for.
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=None if mesh is None else leaf.sharding)
+
+    def make() -> tuple:
+        ids = jnp.zeros((job.rows, job.prompt), jnp.int32)
+        keys = image_keys(jnp.zeros(job.images, jnp.uint32), jnp.zeros(job.images, jnp.int32))
+        sampler = Sampler(jnp.float32(1), jnp.float32(1), jnp.int32(1), jnp.float32(1))
+        return ids, ids == 0, keys, sampler
+
+    image_level = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), jax.eval_shape(make))
+    drafts = any(decoder.heads)
+    with using(mesh, job.config):
+        lowered = decode.lower(
+            jax.tree.map(placed, job.backbone(mesh)),
+            jax.tree.map(placed, job.cache(mesh)),
+            *image_level,
+            config=job.config,
+            decoder=decoder,
+            grid=job.grid,
+            guided=job.guided,
+            heads=job.heads if drafts else None,
+            heads_params=jax.tree.map(placed, job.drafters(mesh)) if drafts else None,
+        )
+        return lowered.compile(compiler_options=UNOPTIMISED)
+
+
+def scratch(job: Job, decoder: Decoder) -> Scratch:
+    """What the job's programs need on each device, an upper bound; simulated devices will do.
+
+    The decode is compiled in float32: CPUs have no products in bfloat16, so a bfloat16 program for them holds float32
+    copies of all weights, which an accelerator does not make. In float32 only activations are twice as large.
+    """
+    mesh = make_mesh({DATA: job.data, MODEL: job.model}) if job.devices > 1 else None
+    drawn = compiled(dataclasses.replace(job, dtype=jnp.float32), decoder, mesh)
+    model, codes = vq_model(job.vq), jax.ShapeDtypeStruct((job.images, job.grid.rows, job.grid.cols), jnp.int32)
+    draw = jax.jit(lambda params, codes: to_uint8(model.apply(params, codes, method="decode")))
+    pixels = draw.lower(job.tokenizer(), codes).compile(compiler_options=UNOPTIMISED)
+    return Scratch(*(program.memory_analysis().temp_size_in_bytes for program in (drawn, pixels)))
+
+
+def smallest_mesh(job: Job, decoder: Decoder, scratch: Scratch, chip: Chip) -> int | None:
+    """The smallest `model` axis with which the job fits the chip, all else as it is; None if there is none."""
+    for parts in range(1, job.config.heads + 1):
+        try:
+            split = dataclasses.replace(job, model=parts)
+        except UserError:  # it does not divide
+            continue
+        if memory(split, decoder, scratch).total <= chip.memory:
+            return parts
+    return None

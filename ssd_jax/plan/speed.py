@@ -1,0 +1,132 @@
+"""How fast a chip can be at best: the longer one of reading the memory once and of doing the arithmetic (the roofline
+model, doi.org/10.1145/1498765.1498785), at datasheet rates.
+
+Counted are products of matrices, attention over the slots filled on average, and, on a mesh, two all-reduces a layer
+and the gathering of the logits, each in a ring. Not counted are sampling, gaps between kernels, and the latency of
+every all-reduce, which no datasheet gives.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ssd_jax.decode.stretches import Stretches
+from ssd_jax.plan.chips import Chip
+from ssd_jax.plan.job import Job, device_shape
+from ssd_jax.weights.mapping import flatten
+
+TABLES = ("embedding", "code_embedding.table")
+"""Parameters of which a pass reads only a few rows."""
+
+OUTPUT = ("visual_head", "visual_mlp")
+"""Parameters that logits alone need, by the first part of the name."""
+
+CONTEXT = ("see", "use")
+"""Parameters of the draft heads that only vertical ones have."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one device does.
+
+    Attributes:
+        read: bytes read from memory.
+        flops: operations.
+        sent: bytes sent in rings.
+    """
+
+    read: float = 0.0
+    flops: float = 0.0
+    sent: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.read + other.read, self.flops + other.flops, self.sent + other.sent)
+
+    def seconds(self, chip: Chip) -> float:
+        """At best; sending does not overlap with the rest, which waits for it."""
+        return max(self.read / chip.bandwidth, self.flops / chip.flops) + self.sent / chip.link
+
+
+class Sizes(NamedTuple):
+    """Numbers that one device has.
+
+    Attributes:
+        body: parameters that every pass multiplies.
+        output: those that only logits need.
+        head: of one draft head, without what only a vertical one has.
+        context: of one vertical head's context.
+        cache: of the filled slots, on average over a picture.
+    """
+
+    body: float
+    output: float
+    head: float
+    context: float
+    cache: float
+
+
+@functools.lru_cache
+def sizes(job: Job) -> Sizes:
+    """The sizes of a job."""
+    body = output = head = context = 0.0
+    for name, leaf in flatten(job.backbone()).items():
+        if name.split(".")[0] in OUTPUT:
+            output += math.prod(device_shape(leaf))
+        elif name not in TABLES:
+            body += math.prod(device_shape(leaf))
+    for name, leaf in flatten(job.drafters()).items():
+        each = math.prod(device_shape(leaf)) / leaf.shape[0]  # one entry per head
+        head, context = (head, context + each) if name in CONTEXT else (head + each, context)
+    cache = sum(math.prod(device_shape(leaf)) for leaf in jax.tree.leaves(job.cache()))
+    return Sizes(body, output, head, context, cache * job.context / job.slots)
+
+
+def verify(job: Job, window: int, outputs: int) -> Work:
+    """A pass that is fed `window` visual tokens (0: the prompt) and gives the logits of `outputs` positions."""
+    c, rows, size = job.config, job.rows // job.data, _size(job)
+    has, slots = sizes(job), rows * job.fed(window)
+    attended = 4 * slots * job.context * c.layers * c.heads / job.model * c.head_dim
+    reduced = 2 * c.layers * slots * c.width * size
+    work = Work(
+        read=(has.body + has.cache) * size,
+        flops=2 * slots * has.body + attended,
+        sent=2 * (job.model - 1) / job.model * reduced,
+    )
+    return work + logits(job, outputs) if outputs else work
+
+
+def draft(job: Job, horizontal: int, vertical: int, sources: int) -> Work:
+    """A call of draft heads for `sources` positions, and the logits of what they predict."""
+    has, rows, used = sizes(job), job.rows // job.data, horizontal + vertical
+    numbers = used * has.head + vertical * has.context
+    work = Work(read=numbers * _size(job), flops=2 * rows * sources * numbers)
+    return work + logits(job, sources * used)
+
+
+def logits(job: Job, outputs: int) -> Work:
+    """The output head for so many positions; all devices are given all logits."""
+    has, devices = sizes(job), job.data * job.model
+    return Work(
+        read=has.output * _size(job),
+        flops=2 * job.rows // job.data * outputs * has.output,
+        sent=(devices - 1) / devices * job.rows * outputs * job.config.visual_size * 4,
+    )
+
+
+def picture(job: Job, stretches: Stretches, chip: Chip) -> float:
+    """Seconds that a chip takes for one picture of the batch at best."""
+    seconds = 0.0
+    for s in stretches:
+        seconds += s.passes * verify(job, s.window, s.outputs).seconds(chip)
+        if s.drafts:
+            seconds += s.drafts * draft(job, s.horizontal, s.vertical, s.sources).seconds(chip)
+    return seconds / job.images
+
+
+def _size(job: Job) -> int:
+    """Bytes of a number."""
+    return jnp.dtype(job.dtype).itemsize

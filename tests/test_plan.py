@@ -1,0 +1,254 @@
+"""--plan: bytes by arithmetic are those of compiled programs, seconds are those one gets with pencil and paper."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from conftest import ROOT, small_config
+
+from sample import read_config
+from ssd_jax.decode.presets import PRESETS
+from ssd_jax.decode.raster import Raster
+from ssd_jax.errors import UserError
+from ssd_jax.layout import Grid
+from ssd_jax.models.config import HeadsConfig, VQConfig
+from ssd_jax.plan.chips import CHIPS
+from ssd_jax.plan.job import Job, count
+from ssd_jax.plan.memory import Scratch, compiled, device_bytes, memory, smallest_mesh
+from ssd_jax.plan.models import find_models, job_for
+from ssd_jax.plan.report import rows
+from ssd_jax.plan.speed import draft, picture, verify
+
+CHIP = {chip.name: chip for chip in CHIPS}
+BLOCK = 4096 * 4096 * 2 + 4096 * 1024 * 2 + 3 * 4096 * 14336  # numbers in the matrices of a block of Emu3
+NONE = Scratch(0, 0)
+
+
+def published(name: str, mesh: str = "", images: int = 1, **changes) -> Job:
+    config = read_config(name)
+    return dataclasses.replace(job_for(find_models(config, name), mesh, None, images, None), **changes)
+
+
+def small_job(**changes) -> Job:
+    config = small_config(row_end_id=4)
+    vq = VQConfig(channels=8, multipliers=(1, 2), patch=2, groups=4, codebook_size=32, code_dim=4)
+    return Job(**{**dict(config=config, heads=HeadsConfig(2, 2, 1), vq=vq, grid=Grid(3, 4), prompt=16), **changes})
+
+
+# -- bytes
+
+
+def test_emu3_by_hand():
+    """The output head has the visual rows only; keys and values are 131072 bytes a token and row."""
+    job = published("emu3")
+    assert count(job.backbone()) == 8_492_011_520 - (184622 - 32768) * 4096
+    slots = 128 + 90 * 90 + 89
+    assert device_bytes(job.cache()) == 2 * slots * 131072
+    assert count(job.drafters()) == 7 * (5 * 4096**2 + 4096)
+
+
+@pytest.mark.parametrize("name, parts", [("emu3", 8), ("lumina_mgpt", 32), ("janus_pro", 4)])
+def test_parts_on_all_devices_make_the_whole(name, parts):
+    """All matrices are split; norms, and the tables of codes, are whole everywhere and few."""
+    one, split = published(name), published(name, f"model:{parts}")
+    whole, part = (device_bytes(job.backbone()) for job in (one, split))
+    assert whole / parts <= part < 1.002 * whole / parts
+    assert device_bytes(split.cache()) * parts == device_bytes(one.cache())
+    assert count(one.backbone()) == count(split.backbone())
+
+
+def test_fewer_key_value_heads_than_devices_are_whole_on_each():
+    one, split = published("emu3"), published("emu3", "model:16")
+    assert device_bytes(split.cache()) == device_bytes(one.cache())
+    keys_and_values = 32 * 2 * 4096 * 1024 * 2
+    others = device_bytes(one.backbone()) - keys_and_values
+    assert device_bytes(split.backbone()) == pytest.approx(others / 16 + keys_and_values, rel=1e-3)
+
+
+def test_rows_go_over_data():
+    one, split = published("emu3", images=2), published("emu3", "data:2,model:2", images=2)
+    assert device_bytes(split.cache()) * 4 == device_bytes(one.cache())
+    assert published("emu3", "data:4").images == 2  # made to fill the mesh
+
+
+def test_arguments_of_the_compiled_program_are_the_bytes_by_arithmetic():
+    job, decoder = small_job(), PRESETS["ssd"]
+    found = compiled(job, decoder).memory_analysis()
+    expected = memory(job, decoder, NONE)
+    prompts = job.rows * job.prompt * (4 + 1)
+    key_and_sampler = 8 + 4 * 4
+    assert found.argument_size_in_bytes == expected.exact - expected.tokenizer + prompts + key_and_sampler
+    assert found.alias_size_in_bytes >= expected.cache
+
+
+def test_most_is_needed_while_decoding_or_while_drawing_pixels():
+    job = published("janus_pro")
+    found = memory(job, PRESETS["ar"], Scratch(temporaries=5, pixels=3))
+    assert found.heads == 0 and found.total == found.exact + 5
+    large = dataclasses.replace(found, pixels=found.cache + 105)
+    assert large.total == found.exact + 105
+
+
+def test_the_smallest_mesh_that_fits():
+    """15.7 GB of weights and more: not one chip of 16 GB, but two; half the heads of 32 do not fit in 0.4 GB."""
+    job = published("emu3")
+    v5e = CHIP["v5e"]
+    assert memory(job, PRESETS["ar"], NONE).total > v5e.memory
+    assert smallest_mesh(job, PRESETS["ar"], NONE, v5e) == 2
+    assert smallest_mesh(job, PRESETS["ar"], NONE, dataclasses.replace(v5e, memory=9e9)) == 4
+    assert smallest_mesh(job, PRESETS["ar"], NONE, dataclasses.replace(v5e, memory=0.4e9)) is None
+
+
+# -- seconds
+
+
+@pytest.mark.parametrize(
+    "chip, milliseconds",
+    [("H200", 3.19), ("H100", 4.57), ("A100-80", 7.50), ("v5p", 5.53), ("v6e", 9.3), ("v5e", 18.7)],
+)
+def test_a_pass_of_ar_is_one_read_of_weights_and_half_the_cache(chip, milliseconds):
+    """13.96 GB of blocks, 0.27 GB of visual rows and 1.07 GB of keys and values, for Emu3."""
+    assert verify(published("emu3"), 1, 1).seconds(CHIP[chip]) * 1e3 == pytest.approx(milliseconds, rel=0.01)
+
+
+def test_a_wide_pass_is_arithmetic():
+    """Four rows of Emu3: 364 slots with row ends and guidance twice; the output head sees the visual tokens alone."""
+    job = published("emu3")
+    slots, context = 2 * (360 + 4), 128 + 8189 / 2
+    attention = 4 * slots * context * 32 * 32 * 128
+    by_hand = 2 * slots * 32 * BLOCK + attention + 2 * 2 * 360 * 4096 * 32768
+    assert verify(job, 360, 360).flops == pytest.approx(by_hand, rel=1e-4)
+    assert verify(job, 360, 360).seconds(CHIP["H200"]) == pytest.approx(by_hand / 989e12, rel=1e-4)
+    assert verify(job, 360, 0).flops == pytest.approx(by_hand - 2 * 2 * 360 * 4096 * 32768, rel=1e-4)
+
+
+def test_eight_devices_share_the_work_and_sum_twice_a_layer():
+    one, eight = (verify(published("emu3", mesh), 90, 0) for mesh in ("", "model:8"))
+    assert one.sent == 0
+    for here, there in ((eight.read, one.read), (eight.flops, one.flops)):
+        assert here == pytest.approx(there / 8, rel=1e-3)
+    assert eight.sent == pytest.approx(2 * 7 / 8 * 64 * 2 * 91 * 4096 * 2)
+    logits = verify(published("emu3", "model:8"), 90, 90).sent - eight.sent
+    assert logits == pytest.approx(7 / 8 * 2 * 90 * 32768 * 4)
+
+
+def test_a_draft_reads_the_heads_it_calls():
+    job = published("emu3")
+    head, output = 5 * 4096**2 * 2, 4096 * 32768 * 2
+    assert draft(job, 0, 1, 90).read == pytest.approx(head + output, rel=1e-4)
+    assert draft(job, 5, 0, 1).read == pytest.approx(5 * head + output, rel=1e-4)
+    context = 5 * 2 * 4096 * 1024 * 2 + 5 * 1024 * 4096 * 2
+    wide = dataclasses.replace(job, heads=HeadsConfig(5, 2, context=2))
+    assert draft(wide, 0, 1, 90).read == pytest.approx(head + context + output, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name, decoder, seconds",
+    [
+        ("emu3", "ar", 26),
+        ("emu3", "ssd", 0.98),
+        ("janus_pro", "ar", 1.5),
+        ("janus_pro", "ssd", 0.21),
+        ("janus_pro", "ssd-wave", 0.095),
+    ],
+)
+def test_seconds_of_a_picture_on_an_h200(name, decoder, seconds):
+    """Passes times one read of the weights (about 3.2 and 2.65 ms): all these passes are below the ridge."""
+    job = published(name)
+    assert picture(job, PRESETS[decoder].stretches(job.grid, 5), CHIP["H200"]) == pytest.approx(seconds, rel=0.03)
+
+
+def test_a_batch_reads_the_weights_once_for_all_pictures():
+    one, four = published("janus_pro"), published("janus_pro", images=4)
+    ar = PRESETS["ar"].stretches(one.grid)
+    assert picture(four, ar, CHIP["H200"]) < 0.35 * picture(one, ar, CHIP["H200"])
+
+
+def test_passes_that_depend_on_the_picture_are_a_range():
+    job = published("janus_pro")
+    table = {row.name: row for row in rows(job, PRESETS)}
+    assert table["ssd"].passes == (80, 80) and table["ar"].passes == (576, 576)
+    assert table["ssd-exact"].passes == (1 + 6, 576 // 3)  # 575 tokens in windows of 96; a third is an assumption
+    for row in table.values():
+        assert all(least <= most for least, most in row.seconds)
+    few = rows(dataclasses.replace(job, heads=HeadsConfig(1, 0)), PRESETS)
+    assert [row.name for row in few] == [name for name in PRESETS if PRESETS[name].heads <= (1, 0)]
+
+
+# -- which model
+
+
+def test_a_checkpoint_folder_goes_before_the_config(headed_folder):
+    config = read_config("emoji")
+    found = find_models(config, "emoji", str(headed_folder))
+    assert (found.backbone.rows, found.heads, found.tokenizer.channels) == (4, HeadsConfig(2, 2), 8)
+    planned = find_models(config, "emoji", "emoji").heads
+    assert planned.context == config.heads_model.context
+    with pytest.raises(UserError, match="no checkpoint folder 'BAAI/Emu3-Gen'.*nothing is downloaded"):
+        find_models(config, "emoji", "BAAI/Emu3-Gen")
+
+
+def test_impossible_jobs_are_refused():
+    with pytest.raises(UserError, match="model:3 does not divide the 32 heads; it can be 1, 2, 4"):
+        published("emu3", "model:3")
+    with pytest.raises(UserError, match="larger than the picture"):
+        compiled(small_job(), Raster(window=13, drafter="above"))
+    with pytest.raises(UserError, match="needs draft heads"):
+        compiled(small_job(heads=HeadsConfig(1, 0)), PRESETS["ssd"])
+
+
+# -- sample.py
+
+
+def test_the_command_line_plans_without_weights(command_line, monkeypatch):
+    monkeypatch.setattr("ssd_jax.load", lambda *_, **__: pytest.fail("a plan loads nothing"))
+    code, out, err = command_line("--plan", "--config=configs/janus_pro.py:tiny", "--cfg_scale=1", "--decoder=ar")
+    assert code == 0 and err.splitlines() == ["compiling ar for 1 simulated device ..."]
+    assert "1 row;" in out and "compiled for CPUs in float32" in out and "an assumption" in out
+    for chip in CHIPS:
+        assert any(line.startswith(f"{chip.name} ") and " fits: at most" in line for line in out.splitlines())
+    code, _, err = command_line("--plan", "--config=configs/janus_pro.py:tiny", "--mesh=model:3")
+    assert code == 2 and err.startswith("error: model:3 does not divide the 4 heads")
+
+
+SCRIPT = """
+import json, sys
+import sample
+from ssd_jax import entry
+from ssd_jax.plan import memory
+
+programs, compile = [], memory.compiled
+memory.compiled = lambda *arguments: programs.append(compile(*arguments)) or programs[-1]
+sys.argv = ["sample.py", "--plan", "--config=configs/emu3.py", "--mesh=model:8"]
+entry.run(sample.main)
+found = programs[0].memory_analysis()
+print(json.dumps([found.argument_size_in_bytes, found.alias_size_in_bytes]))
+"""
+
+
+def test_emu3_compiles_for_eight_devices_from_shapes_alone():
+    """The whole program of `ssd`, with its passes over a row, in a process that never held a gigabyte of it."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, text=True, capture_output=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    *text, last = done.stdout.splitlines()
+    job = published("emu3", "model:8")
+    found = memory(job, PRESETS["ssd"], NONE)
+    assert found.weights + found.cache < 2.25e9 < 16e9
+    arguments, aliased = json.loads(last)
+    inputs = 2 * 128 * (4 + 1) + 8 + 4 * 4
+    assert arguments == 2 * (found.weights + found.cache + found.heads) + inputs  # the program is in float32
+    assert aliased >= 2 * found.cache
+    words = {" ".join(line.split()[:-2]): line.split()[-2:] for line in text}
+    assert words["weights"] == ["1.97", "GB"] and words["draft heads"] == ["0.15", "GB"]
+    assert any(line.startswith("v5e") and " fits: at most" in line for line in text)
+
+
+def test_shapes_are_enough():
+    """Nothing in a job is an array."""
+    job = small_job(dtype=jnp.float32)
+    leaves = jax.tree.leaves((job.backbone(), job.drafters(), job.tokenizer(), job.cache()))
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
