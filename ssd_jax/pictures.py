@@ -47,7 +47,7 @@ class Pictures:
         codes = np.asarray(codes, np.int32)
         if codes.ndim != 3 or not codes.size or codes.min() < 0 or codes.max() >= self.config.codebook_size:
             raise UserError(f"Codes must be [B, R, C] with values in 0..{self.config.codebook_size - 1}.")
-        return np.asarray(_to_pixels(self.params, codes, config=self.config))
+        return np.asarray(to_pixels(self.params, codes, config=self.config))
 
     @property
     def path(self) -> Path:
@@ -74,5 +74,6 @@ def _to_codes(params: Any, images: jax.Array, *, config: AnyVQConfig) -> jax.Arr
 
 
 @partial(jax.jit, static_argnames="config")
-def _to_pixels(params: Any, codes: jax.Array, *, config: AnyVQConfig) -> jax.Array:
+def to_pixels(params: Any, codes: jax.Array, *, config: AnyVQConfig) -> jax.Array:
+    """Codes int32 [B, R, C] to pictures uint8 [B, H, W, 3]."""
     return to_uint8(vq_model(config).apply(params, codes, method="decode"))
