@@ -42,10 +42,14 @@ setup(
             "pytest-xdist>=3.8",
             "torch==2.13.0",  # the published models, to compare with
             "ruff>=0.17",
+            "nbclient>=0.11",  # these three run the notebook
+            "nbformat>=5.11",
+            "ipykernel>=7.4",
             "build",
             "setuptools>=77",
         ],  # two for building wheels in tests
         "gpu": [f"jax[cuda13]{JAX}"],
+        "gpu12": [f"jax[cuda12]{JAX}"],  # for NVIDIA drivers older than 580
         "tpu": [f"jax[tpu]{JAX}"],
     },
 )
