@@ -105,8 +105,7 @@ def read(path: Path) -> dict[str, jax.Array]:
 
 @pytest.mark.parametrize("start", [512, 513])
 def test_what_is_loaded_does_not_change_with_its_file(tmp_path, start):
-    """Arrays on the CPU may share memory that lies on the boundaries they want; it must not be the file's. In old files
-    numbers may begin at an odd byte."""
+    """Arrays on the CPU may share memory, which must not be the file's, at whatever byte its numbers begin."""
     path = tmp_path / "x.safetensors"
     save_at(path, start)
     params = read(path)

@@ -70,16 +70,11 @@ def _read(store: Store, leaf: Any, source: Source, dtype: DTypeLike) -> jax.Arra
     kind = dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
     if leaf.sharding is None:
         values = source.read(tensor, shape)
-        # An array on the CPU may share the memory of one that is contiguous, which is here the file's. The axes of
-        # others are permuted by the transfer, which is many times faster at it than NumPy.
-        if values.flags.c_contiguous or not values.flags.aligned:
-            values = values.copy()
+        # Axes are permuted by the transfer, which is many times faster at it than NumPy.
         array = jax.device_put(values).block_until_ready()
-        del values  # and with it the file's pages, before the cast takes memory
+        del values  # before the cast takes memory
     else:
-        array = jax.make_array_from_callback(
-            shape, leaf.sharding, lambda index: source.read(tensor, shape, index).copy()
-        )
+        array = jax.make_array_from_callback(shape, leaf.sharding, lambda index: source.read(tensor, shape, index))
     return array.astype(kind).block_until_ready()
 
 

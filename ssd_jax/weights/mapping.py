@@ -82,7 +82,7 @@ class Source:
         """The part `index` of the parameter of `shape`; of the tensor no more than needed is read.
 
         Args:
-            tensor: what slices of the stored tensor can be taken from; it must fit.
+            tensor: the stored tensor, of which parts can be taken with a slice for every axis; it must fit.
             shape: the parameter's.
             index: one slice with step 1 for every axis of the parameter; None is the whole parameter.
         """
@@ -91,7 +91,7 @@ class Source:
         ]
         groups = self._groups(len(shape))
         if self.spread:
-            whole = tensor[:]
+            whole = tensor[(slice(None),) * len(groups)]
             whole = np.repeat(whole, self.stored_shape(shape)[0] // whole.shape[0], axis=0)
             return whole[tuple(slice(*part) for part in ranges)]
         slices, sizes = [], []

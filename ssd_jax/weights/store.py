@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import ml_dtypes
 import numpy as np
@@ -50,12 +51,14 @@ class Tensor:
     start: int
     stop: int
 
-    def __getitem__(self, index: Any) -> np.ndarray:
-        """A part of the tensor, as a view of the mapped file: the operating system reads the pages that are looked at,
-        and takes them back when the last view is gone."""
-        if self.start == self.stop:
-            return np.empty(self.shape, _DTYPES[self.kind])[index]
-        return np.asarray(np.memmap(self.path, _DTYPES[self.kind], "r", self.start, self.shape))[index]
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of the tensor, given by a slice with step 1 for every axis. Of the file the wanted entries of axis 0
+        are read, one after the other; a mapped file would be read in the order in which its axes are permuted."""
+        first, stop, _ = index[0].indices(self.shape[0]) if self.shape else (0, 1, 1)
+        size, dtype = math.prod(self.shape[1:]), np.dtype(_DTYPES[self.kind])
+        offset = self.start + first * size * dtype.itemsize
+        entries = np.fromfile(self.path, dtype, (stop - first) * size, offset=offset)
+        return entries.reshape(stop - first, *self.shape[1:])[:, *index[1:]] if self.shape else entries[0]
 
     def read(self) -> bytes:
         """The stored bytes."""
