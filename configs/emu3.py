@@ -1,14 +1,15 @@
 """Emu3-Gen by BAAI: 8.5 billion parameters, 90 x 90 codes, pictures of 720 x 720 pixels or another ratio.
 
     python sample.py --config=configs/emu3.py --weights=DIR --prompt="a lighthouse at dusk" [--size=16:9] [--heads=DIR]
+    python sample.py --config=configs/emu3.py --plan --mesh=model:8
     python train.py --config=configs/emu3.py --config.weights=DIR --config.prompts_file=FILE
 
 DIR is a download of the converted repository (its name ends in -hf), or of the first one, to which --vq_weights=DIR2
 names that of Emu3-VisionTokenizer. No weights come with this project. By arithmetic they take 16 GB in bfloat16 and a
-picture's keys and values 2.1 GB, so one accelerator of 24 GB should do, with XLA_PYTHON_CLIENT_MEM_FRACTION=0.95: JAX
-takes three quarters of a GPU by itself. Nothing was measured on the real weights: what to expect is the counts, 8100
-passes for `ar` and, with draft heads, 304 for `ssd`. No draft heads are published; without --heads the decoders that
-need none run (`ar`, `jacobi-above`, `scd`, ...).
+picture's keys and values 2.2 GB; with all else that `--plan` counts it is at most 22 GB for `ar` and 25 GB for `ssd`.
+A GPU of 24 GB needs XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 for `ar`: JAX takes three quarters by itself. Nothing was
+measured on the real weights: what to expect is the counts, 8100 passes for `ar` and, with draft heads, 304 for `ssd`.
+No draft heads are published; without --heads the decoders that need none run (`ar`, `jacobi-above`, `scd`, ...).
 
 `:tiny` has the same parts in sizes for tests.
 """

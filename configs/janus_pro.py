@@ -2,13 +2,15 @@
 
     python sample.py --config=configs/janus_pro.py --weights=DIR --prompt="a lighthouse at dusk" [--heads=DIR]
     python sample.py --config=configs/janus_pro.py:1b --weights=DIR
+    python sample.py --config=configs/janus_pro.py --plan
     python train.py --config=configs/janus_pro.py --config.weights=DIR --config.prompts_file=FILE
 
 DIR is a download of the converted repository (safetensors and a tokenizer.json; the first repository's .bin files are
 pickles and are refused). No weights come with this project. By arithmetic the backbone takes 13 GB in bfloat16 (`:1b`
-3 GB) and a picture's keys and values 0.6 GB (0.3 GB), so one accelerator of 24 GB (8 GB) should do. Nothing was
-measured on the real weights: what to expect is the counts, 576 passes for `ar` and, with draft heads, 80 for `ssd`.
-No draft heads are published; without --heads the decoders that need none run (`ar`, `jacobi-above`, `scd`, ...).
+3 GB) and a picture's keys and values 0.7 GB (0.3 GB); with all else that `--plan` counts it is at most 17 GB (4 GB) for
+`ar` and 20 GB (5 GB) for `ssd`, so one accelerator of 24 GB (8 GB) should do. Nothing was measured on the real weights:
+what to expect is the counts, 576 passes for `ar` and, with draft heads, 80 for `ssd`. No draft heads are published;
+without --heads the decoders that need none run (`ar`, `jacobi-above`, `scd`, ...).
 
 `:tiny` has the same parts in sizes for tests.
 """

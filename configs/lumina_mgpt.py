@@ -2,13 +2,15 @@
 
     python sample.py --config=configs/lumina_mgpt.py --weights=DIR --vq_weights=DIR --prompt="a lighthouse at dusk" \\
         [--size=512x1024] [--heads=DIR]
+    python sample.py --config=configs/lumina_mgpt.py --plan
     python train.py --config=configs/lumina_mgpt.py --config.weights=DIR --config.prompts_file=FILE
 
 DIR is a download of the repository; the picture tokenizer's weights are Meta's (Chameleon) and are not in it. No
-weights come with this project. By arithmetic the backbone takes 14 GB in bfloat16 and a picture's keys and values 2.5
-GB, so one accelerator of 24 GB should do. Nothing was measured on the real weights: what to expect is the counts,
-2304 passes for `ar` and, with draft heads, 162 for `ssd`. No draft heads are published; without --heads the decoders
-that need none run (`ar`, `jacobi-above`, `scd`, ...).
+weights come with this project. By arithmetic the backbone takes 14 GB in bfloat16 and a picture's keys and values 2.6
+GB; with all else that `--plan` counts it is at most 19 GB for `ar` and 22 GB for `ssd`, so one accelerator of 24 GB
+should do. Nothing was measured on the real weights: what to expect is the counts, 2304 passes for `ar` and, with draft
+heads, 162 for `ssd`. No draft heads are published; without --heads the decoders that need none run (`ar`,
+`jacobi-above`, `scd`, ...).
 
 `:tiny` has the same parts in sizes for tests.
 """

@@ -71,14 +71,14 @@ def render(job: Job, decoders: Mapping[str, Decoder], scratch: Scratch) -> str:
 
 
 def _head(job: Job) -> str:
-    heads, several = job.heads, job.devices > 1
+    heads, parameters, drafters = job.heads, count(job.backbone()), count(job.drafters())
+    mesh = f"mesh data:{job.data},model:{job.model}" if job.devices > 1 else "one device"
     return (
-        f"{job.config.architecture}: {_counted(count(job.backbone()))} parameters in {jnp.dtype(job.dtype).name} (of "
-        f"the output head the {job.config.visual_size} visual rows only), and {heads.horizontal} + {heads.vertical} "
-        f"draft heads of {_counted(count(job.drafters()))} in all.\n"
-        f"{f'Mesh data:{job.data},model:{job.model}' if several else 'One device'}; at once {job.images} "
-        f"picture{'s' * (job.images > 1)} of {job.grid.rows} x {job.grid.cols} tokens, {job.rows} "
-        f"row{'s' * (job.rows > 1)}{' with guidance' * job.guided}; {job.prompt} slots for the prompt."
+        f"{job.config.architecture}: {_counted(parameters)} parameters in {jnp.dtype(job.dtype).name}, with the "
+        f"{job.config.visual_size} visual rows of the output head\n"
+        f"draft heads: {heads.horizontal} to the right, {heads.vertical} down, {_counted(drafters)} parameters in all\n"
+        f"{mesh}; {job.images} picture{'s' * (job.images > 1)} of {job.grid.rows} x {job.grid.cols} tokens at once, "
+        f"{job.rows} row{'s' * (job.rows > 1)}{' with guidance' * job.guided}, {job.prompt} slots for the prompt"
     )
 
 
@@ -124,14 +124,14 @@ def _verdicts(job: Job, decoder: Decoder, found: Memory, table: list[Row]) -> st
     known, unit = [row for row in table if row.passes[0] == row.passes[1]], _unit(table)
     lines = []
     for place, chip in enumerate(CHIPS):
-        needed, there = f"at most {_bytes(found.total)}", f"{chip.memory / 1e9:.0f} GB"
+        there, needed = f"{chip.memory / 1e9:.0f} GB", f"at most {_bytes(found.total)}"
         if found.total <= chip.memory:
             best = min(known, key=lambda row: row.seconds[place][0])
             seconds = f"{_digits(best.seconds[place][0] * UNITS[unit])} {unit}"
-            verdict = f"fits: {needed} of {there}; of the known numbers of passes {best.name} is fastest, {seconds}"
+            verdict = f"fits in {there}: {needed}; fastest where passes are known: {best.name}, {seconds}"
         else:
-            needed += f" needed, {_bytes(found.exact)} without temporaries"
-            verdict = f"does not fit: {needed}, {there} there; {_advice(job, decoder, found, chip)}"
+            exact = f"{_bytes(found.exact)} without temporaries"
+            verdict = f"does not fit in {there}: {needed}, {exact}; {_advice(job, decoder, found, chip)}"
         lines.append(f"{chip.name:9}{verdict}")
     lines.append("JAX takes three quarters of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.")
     return "\n".join(lines)
@@ -144,7 +144,7 @@ def _advice(job: Job, decoder: Decoder, found: Memory, chip: Chip) -> str:
         return "no model axis would"
     split = dataclasses.replace(job, model=parts)
     data = f"data:{job.data}," if job.data > 1 else ""
-    return f"--mesh={data}model:{parts} would, with {_bytes(memory(split, decoder, scratch).total)}"
+    return f"--mesh={data}model:{parts} would: {_bytes(memory(split, decoder, scratch).total)}"
 
 
 def _unit(table: list[Row]) -> str:
