@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,11 +25,17 @@ import ssd_jax
 from ssd_jax import train_heads
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
+from ssd_jax.models.config import HeadsConfig, ModelConfig, from_dict
+from ssd_jax.models.heads import init_heads
+from ssd_jax.models.transformer import abstract_backbone
+from ssd_jax.training.bands import Setup
 from ssd_jax.training.distilled import draw_missing, jobs, picture_seed
 from ssd_jax.training.folder import read_folder, read_picture
+from ssd_jax.training.heads import head_matrices, make_heads, per_offset_loss
 from ssd_jax.training.metrics import read_log
 from ssd_jax.training.prompted import PromptedCodes
 from ssd_jax.training.shards import TokenShards
+from ssd_jax.training.step import init_state, make_optimizer, make_step
 
 ROOT = Path(sample.__file__).parent
 PROMPTS = [f"{size} {colour} {thing}" for size in ("big", "small") for colour in ("red", "green", "blue")
@@ -242,6 +250,25 @@ def test_batches_go_through_all_pictures_and_never_through_those_held_out():
     assert 0.15 < np.mean(told == 1) < 0.45
     ids, mask, given = source.guided(heldout)
     assert ids.shape[0] == mask.shape[0] == 2 * len(given) and (ids[len(given) :, -2] == 1).all()
+
+
+# -- the real sizes
+
+
+def test_a_training_step_of_emu3_takes_the_memory_that_its_config_says():
+    """Compiled from shapes alone, for a CPU: no weights are there, and nothing runs."""
+    config = sample.read_config("configs/emu3.py")
+    model = from_dict(ModelConfig, config.model.to_dict(), "model")
+    heads = from_dict(HeadsConfig, config.heads_model.to_dict(), "heads_model")
+    stage, grid = config.heads, Grid(model.rows, model.cols)
+    values = per_offset_loss(Setup(model, heads, grid, stage.matmul, config.window, stage.accumulation))
+    optimizer = make_optimizer(stage, head_matrices)
+    state = jax.eval_shape(lambda: init_state(init_heads(make_heads(model, heads), jax.random.key(0)), optimizer))
+    frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), abstract_backbone(model))
+    rows = [((stage.batch, 64), jnp.int32), ((stage.batch, 64), bool), ((stage.batch, grid.size), jnp.int32)]
+    step = make_step(lambda p, f, batch, key: (values(p, f, *batch).mean(), {}), optimizer, 0, None, stage.accumulation)
+    used = step.lower(state, frozen, tuple(jax.ShapeDtypeStruct(*row) for row in rows)).compile().memory_analysis()
+    assert used.argument_size_in_bytes + used.temp_size_in_bytes < 38.5e9
 
 
 # -- mistakes
