@@ -226,6 +226,12 @@ def test_captions_are_those_beside_the_pictures_or_those_of_the_list(pictures, t
     assert [(picture.name, picture.caption) for picture in read_folder(tmp_path)] == [("a.png", "this")]
 
 
+def test_a_picture_of_too_many_pixels_is_refused_from_its_header(tmp_path):
+    Image.new("1", (9000, 9000)).save(tmp_path / "large.png")
+    with pytest.raises(UserError, match="large.png has 9000 x 9000 pixels; at most 80000000"):
+        read_picture(tmp_path / "large.png", 8, 8)
+
+
 def test_a_picture_is_cut_in_its_middle_and_stands_on_white(tmp_path):
     pixels = np.zeros((4, 8, 4), np.uint8)
     pixels[:, 2:6] = [200, 100, 50, 255]
@@ -320,8 +326,9 @@ def test_a_folder_that_does_not_tell_what_is_on_its_pictures(tmp_path, line, wor
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
-def test_a_damaged_picture_is_named(tmp_path):
-    (tmp_path / "0.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\nnothing", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n"])
+def test_a_picture_that_is_damaged_or_something_else_is_named(tmp_path, content):
+    (tmp_path / "0.png").write_bytes(content)
     with pytest.raises(UserError, match="0.png is damaged or not a picture"):
         read_picture(tmp_path / "0.png", 8, 8)
 

@@ -19,6 +19,9 @@ from ssd_jax.training.shards import TokenShards
 
 CAPTIONS = "captions.jsonl"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+"""What a file may be, whatever its name; Pillow would hand some others to programs of the system."""
+
 MOST_PIXELS = 80_000_000
 """A larger picture is refused from its header, before it is decompressed."""
 
@@ -114,7 +117,7 @@ def read_picture(path: Path, height: int, width: int) -> np.ndarray:
     """A picture cut to the shape in its middle and resized to it, uint8 [height, width, 3]; what is transparent becomes
     white. Raises `UserError` if it cannot be read or is too large."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise UserError(
                     f"{path} has {image.width} x {image.height} pixels; at most {MOST_PIXELS} in all are read."

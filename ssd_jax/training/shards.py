@@ -91,7 +91,7 @@ class TokenShards:
         path, wanted = self.path(shard), (len(self.pictures(shard)), self.grid.rows, self.grid.cols)
         tensors = opened(path).tensors
         if tensors.keys() == {"codes", "prompts"} and tuple(tensors["codes"].shape) == wanted:
-            codes, prompts = np.asarray(tensors["codes"][...]), np.asarray(tensors["prompts"][...])
+            codes, prompts = (tensors[name][(slice(None),) * len(tensors[name].shape)] for name in ("codes", "prompts"))
             inside = codes.dtype == np.int32 and codes.min() >= 0 and codes.max() < self.codes
             if inside and np.array_equal(prompts, self._prompts(shard)):
                 return codes
