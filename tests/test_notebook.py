@@ -56,7 +56,8 @@ def executed(tmp_path_factory) -> nbformat.NotebookNode:
     one (ids "again-...") and with one that would have to be downloaded ("refused")."""
     folder, notebook = tmp_path_factory.mktemp("notebook"), read()
     weights = published_folder("janus_pro", folder / "checkpoint")
-    given = dict(SOURCE=str(ROOT), CHECKPOINT=str(weights), TRAIN=True, PICTURES=24, OUT="results", TINY=True)
+    given = dict(SOURCE=str(ROOT), CHECKPOINT=str(weights), CONFIG="configs/janus_pro.py:tiny", OUT="results")
+    given |= dict(TRAIN=True, STEPS=12, PICTURES=24, TINY=True)
     notebook.cells.insert(1 + notebook.cells.index(cell(notebook, "settings")), settings(**given))
     notebook.cells.append(settings(CHECKPOINT=""))
     for name in ("published", "train", "heads"):
@@ -111,7 +112,9 @@ def test_heads_are_trained_and_draw(executed):
     train, heads = cell(executed, "train"), cell(executed, "heads")
     assert (Path(executed.metadata.folder) / "results" / "heads" / "export" / "heads.safetensors").is_file()
     (report,) = [output.data["text/markdown"] for output in train.outputs if "text/markdown" in output.get("data", {})]
-    assert "untrained" in report and "trained on 24 pictures" in report and len(shown(train)) == 1
+    assert (
+        "untrained" in report and "trained on 24 pictures" in report and "12 steps" in report and len(shown(train)) == 1
+    )
     assert "ssd-wave" in printed(heads).splitlines()[0]
     assert passes(heads)["ar"] == 16 and passes(heads)["ssd"] == 1 + 2 + 3 * 3
 
