@@ -17,6 +17,9 @@ UNITS = {"s": 1.0, "ms": 1e3}
 ASSUMED = 3
 """What is charged for a decoder whose passes depend on the picture: those of `ar`, divided by this. An assumption."""
 
+ROWS = 4
+"""Rows of the widest window for which a pass is listed."""
+
 LEGEND = """\
 At best, by datasheet rates: the longer of reading memory once and of the arithmetic, the cache filled to half the
 picture. Left out: sampling, gaps between kernels{latency}.
@@ -99,9 +102,9 @@ def _memory(job: Job, name: str, m: Memory) -> str:
 
 
 def _passes(job: Job) -> str:
-    many, cols = PRESETS["ssd-exact"].rows, job.grid.cols
+    cols = job.grid.cols
     lines = [f"{'ms a pass, window':25}{_NAMES}"]
-    for label, window in (("1", 1), (f"{cols}, a row", cols), (f"{many * cols}, {many} rows", many * cols)):
+    for label, window in (("1", 1), (f"{cols}, a row", cols), (f"{ROWS * cols}, {ROWS} rows", ROWS * cols)):
         cells = (f"{_digits(verify(job, window, window).seconds(chip) * 1e3):>13}" for chip in CHIPS)
         lines.append(f"  {label:23}{''.join(cells)}")
     return "\n".join(lines)
