@@ -16,6 +16,8 @@ No draft heads are published; without --heads the decoders that need none run (`
 
 from ml_collections import ConfigDict
 
+from ssd_jax.training.settings import head_training, tiny_head_training
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """The configuration; `variant` is "" or "tiny"."""
@@ -53,37 +55,12 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.sample_prompts = ("a lighthouse on a rocky coast at dusk", "a portrait of an old fisherman, oil painting")
 
-    # Training draft heads (train.py). No run was ever made on the real weights: steps and rates are guesses. By the
-    # program that is compiled for a CPU a step takes 38 GB, 16 of them the backbone.
-    config.vq_weights = ""  # the picture tokenizer's folder, if it is another
-    config.mesh = ""  # devices, such as "data:1,model:4"; "" is one
-    config.images = ""  # a folder of pictures with captions (captions.jsonl, or a .txt beside each); or
-    config.prompts_file = ""  # a prompt per line, of which the model draws the pictures itself
-    config.pictures_per_prompt = 1
-    config.decoder = "jacobi-above"  # draws them; any lossless one
-    config.size = ""  # of the pictures, as sample.py has it; "" is the model's own
-    config.data = "data/emu3"  # the pictures as tokens
-    config.pictures_per_file = 32  # what a kill can cost
-    config.heldout = 64  # pictures that are not trained on
-    config.workdir = "runs/emu3-heads"  # checkpoints, logs, report.md; the heads in <workdir>/export
-    config.seed = 0
-    # As published: 5 to the right, 1 down, nothing beside the source. ssd2 takes 2 down.
-    config.heads_model = ConfigDict(dict(horizontal=5, vertical=2, context=0))
-    config.window = 1024  # positions that a forward of the backbone sees at once; 0 is all
-    stage = dict(batch=16, accumulation=16, warmup=100, decay=0.3, clip=1.0, weight_decay=0.01, b2=0.99)
-    stage.update(caption_drop=0.1, matmul="bfloat16", save_every=250, log_every=10, eval_images=32)
-    # First on Smooth L1 as published, then on the overlap of drafts and verifier; overlap.steps=0 leaves that out.
-    config.heads = ConfigDict(dict(stage, steps=3000, lr=5e-4))
-    config.overlap = ConfigDict(dict(stage, steps=1000, lr=2e-4))
-    config.report_images = 64
+    # Draft heads (train.py): by the program that is compiled for a CPU a step takes 38 GB, 16 of them the backbone.
+    config.update(head_training("emu3", window=1024, accumulation=16))
     if variant == "tiny":
         config.model.update(layers=1, width=32, mlp_width=48, heads=4, kv_heads=2, head_dim=8)
         config.model.update(rows=4, cols=4, vocab_size=364, visual_offset=300, visual_size=64)
         config.model.update(pad_id=0, bos_id=1, boi_id=2, row_end_id=3)
         config.sample_prompts = config.sample_prompts[:1]
-        config.update(data="data/emu3-tiny", workdir="runs/emu3-heads-tiny")
-        config.update(max_batch=4, pictures_per_file=4, heldout=4, window=8, report_images=4)
-        for stage in (config.heads, config.overlap):
-            stage.update(steps=12, lr=2e-3, batch=4, accumulation=2, warmup=2, save_every=4, log_every=4, eval_images=4)
-            stage.update(matmul="float32")
+        config.update(tiny_head_training("emu3"), max_batch=4)
     return config
