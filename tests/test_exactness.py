@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from toy import TOY, decode, forced
 
-from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
 from ssd_jax.layout import Grid
 
@@ -19,7 +18,8 @@ KNOBS = [
     {"seed": 2, "cfg_scale": 5.0, "temperature": 0.7, "top_p": 0.9},
     {"seed": 3, "cfg_scale": 2.0, "temperature": 0.0},
 ]
-SPATIAL = [Raster(window=W, drafter="spatial", coupling="match") for W in (1, 4, 1000)]
+FOUR_ROWS = Raster(rows=4, drafter="spatial", coupling="match")
+SPATIAL = [*(Raster(window=W, drafter="spatial", coupling="match") for W in (1, 4, 1000)), FOUR_ROWS]
 IMAGES = 16
 
 
@@ -44,7 +44,7 @@ def assert_same_pictures(record_property):
     return compare
 
 
-@pytest.mark.parametrize("decoder", [*SPATIAL, PRESETS["ssd-exact"]], ids=lambda d: f"{d.rows}rows,W={d.window}")
+@pytest.mark.parametrize("decoder", SPATIAL, ids=lambda d: f"W={d.width(GRID)}")
 @pytest.mark.parametrize("knobs", KNOBS, ids=str)
 def test_heads(decoder, knobs, assert_same_pictures):
     oracle = decode(TOY, "ar", GRID, images=IMAGES, **knobs)
@@ -59,7 +59,7 @@ def test_heads(decoder, knobs, assert_same_pictures):
         assert passes["fitted"] < passes["wrong"] <= GRID.size
 
 
-@pytest.mark.parametrize("decoder", [SPATIAL[1], PRESETS["ssd-exact"]], ids=lambda d: f"{d.rows}rows,W={d.window}")
+@pytest.mark.parametrize("decoder", [SPATIAL[1], FOUR_ROWS], ids=lambda d: f"W={d.width(GRID)}")
 def test_heads_with_context(decoder, assert_same_pictures):
     out = decode(TOY, decoder, GRID, images=IMAGES, heads="context", **KNOBS[0])
     assert_same_pictures(out, decode(TOY, "ar", GRID, images=IMAGES, **KNOBS[0]), **KNOBS[0])
@@ -78,7 +78,7 @@ def test_other_drafters(decoder, knobs, assert_same_pictures):
 
 def test_without_guidance(assert_same_pictures):
     oracle = decode(TOY, "ar", GRID, images=IMAGES, cfg_scale=None)
-    out = decode(TOY, PRESETS["ssd-exact"], GRID, images=IMAGES, cfg_scale=None)
+    out = decode(TOY, FOUR_ROWS, GRID, images=IMAGES, cfg_scale=None)
     assert_same_pictures(out, oracle, cfg_scale=None)
 
 
@@ -86,12 +86,11 @@ def test_batch_size_and_order():
     """A picture depends on its key and prompt alone: alone, in a batch, and in a batch of another order."""
     order = np.array([5, 3, 4, 1, 6, 2, 7, 0, *range(8, IMAGES)])
     call = {"which": 0, "seed": 4}
-    decoder = PRESETS["ssd-exact"]
     oracle = decode(TOY, "ar", GRID, images=IMAGES, **call)
-    shuffled = decode(TOY, decoder, GRID, images=IMAGES, numbers=order, **call)
+    shuffled = decode(TOY, FOUR_ROWS, GRID, images=IMAGES, numbers=order, **call)
     assert (np.asarray(shuffled.tokens) == np.asarray(oracle.tokens)[order]).all()
     for number in (0, 3):
-        alone = decode(TOY, decoder, GRID, images=1, numbers=[number], **call)
+        alone = decode(TOY, FOUR_ROWS, GRID, images=1, numbers=[number], **call)
         assert (np.asarray(alone.tokens)[0] == np.asarray(oracle.tokens)[number]).all()
         in_batch = np.flatnonzero(order == number)[0]
         assert np.asarray(alone.passes)[0] == np.asarray(shuffled.passes)[in_batch]

@@ -28,7 +28,7 @@ GRID = Grid(4, 4)
 SCALE = {"emu3": 3.0, "chameleon": 3.0, "janus": 5.0}
 HEADS = HeadsConfig(horizontal=2, vertical=1)
 LOSSLESS = {  # with windows that end within a row, so that they pass over row ends everywhere
-    "ssd-exact": dataclasses.replace(PRESETS["ssd-exact"], rows=None, window=6),
+    "ssd-exact": dataclasses.replace(PRESETS["ssd-exact"], window=6),
     "jacobi-match": dataclasses.replace(PRESETS["jacobi-match"], window=5),
     "jacobi-above": dataclasses.replace(PRESETS["jacobi-above"], window=7),
 }
