@@ -49,7 +49,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="default 1; 0 is greedy")
     parser.add_argument("--top_k", type=int, metavar="K", help="default: the model's own; 0 keeps all codes")
     parser.add_argument("--top_p", type=float, metavar="P", help="default: off")
-    parser.add_argument("--negative_prompt", metavar="TEXT", help="what guidance leads away from (see README.md)")
+    parser.add_argument("--negative_prompt", metavar="TEXT", help="what guidance leads away from")
     parser.add_argument("--size", metavar="HxW", help="pixels, such as 512x768, or, for Emu3, a ratio such as 16:9")
     parser.add_argument("--max_batch", type=int, metavar="N", help="pictures drawn at once; default: the config's")
     parser.add_argument("--config", default="configs/emoji.py", metavar="FILE", help="which model (default: emoji)")

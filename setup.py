@@ -45,9 +45,9 @@ setup(
             "nbclient>=0.11",  # these three run the notebook
             "nbformat>=5.11",
             "ipykernel>=7.4",
-            "build",
+            "build",  # these two build wheels
             "setuptools>=77",
-        ],  # two for building wheels in tests
+        ],
         "gpu": [f"jax[cuda13]{JAX}"],
         "gpu12": [f"jax[cuda12]{JAX}"],  # for NVIDIA drivers older than 580
         "tpu": [f"jax[tpu]{JAX}"],

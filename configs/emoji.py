@@ -2,7 +2,7 @@
 
     python train.py --config=configs/emoji.py
 
-trains the tokenizer, the backbone and the draft heads one after the other. `:tiny` is the same road in under a minute,
+trains the tokenizer, the backbone and the draft heads one after the other. `:tiny` is the same road in a minute or two,
 for the tests.
 """
 
@@ -38,9 +38,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model = ConfigDict(
         dict(layers=6, width=256, mlp_width=704, heads=2, kv_heads=1, head_dim=128, rope_theta=10_000.0, qk_norm="rms")
     )
-    config.model.update(
-        cfg_scale=2.0, top_k=20
-    )  # of pictures drawn with guidance 1.5 to 7, those at 2 were the cleanest
+    # Of pictures drawn with guidance 1.5 to 7, those at 2 were the cleanest.
+    config.model.update(cfg_scale=2.0, top_k=20)
     config.heads_model = ConfigDict(dict(horizontal=5, vertical=2, context=2))
 
     optimizer = dict(warmup=50, decay=0.3, clip=1.0, weight_decay=0.01, b2=0.99, log_every=20, eval_images=256)

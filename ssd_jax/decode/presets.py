@@ -10,7 +10,7 @@
 | `mtp`          | raster | horizontal | resample | multi-token prediction along the row: five head drafts per pass |
 | `ssd`          | rows   | heads      |          | arXiv 2606.20543: k_v = 1, r = 2                                |
 | `ssd2`         | rows   | heads      |          | k_v = 2, staged: 2 rounds on both rows, 2 more on the second    |
-| `ssd-exact`    | raster | spatial    | match    | ours: the picture `ar` gives, W = 64: four rows of a 16 x 16 grid |
+| `ssd-exact`    | raster | spatial    | match    | ours: the picture `ar` gives, W = 64                            |
 | `ssd-wave`     | wave   | heads      |          | ours: two rows in flight, about one pass per row                |
 | `jacobi-match` | raster | random     | match    | ours: as `ssd-exact`, no heads                                  |
 | `jacobi-above` | raster | above      | match    | ours: as `ssd-exact`, no heads                                  |

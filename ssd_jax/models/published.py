@@ -35,7 +35,6 @@ ONLY = {
 }
 """Keys of which we have implemented one value, the one that a missing key means."""
 
-
 IN_PROMPTS = re.compile(r"(img|end|size_\d+)(_id)?")
 """Special tokens that only prompts need: Emu3's image token, Lumina-mGPT's end of turn and number of patches."""
 
