@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ssd_jax.errors import UserError
+from ssd_jax.layout import Grid
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.prompts import MAX_WORDS, SPECIALS, Prompts, pad_left, read_tokenizer, word_tokenizer
 from ssd_jax.shapes import bucket
@@ -104,3 +105,13 @@ def test_a_bad_tokenizer_file_is_named(tmp_path, content):
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(UserError, match=r"tokenizer\.json"):
         read_tokenizer(tmp_path)
+
+
+def test_any_size_of_whole_tokens_can_be_drawn():
+    assert Prompts.grid(CONFIG, "128x64", 8) == Prompts.grid(CONFIG, (128, 64), 8) == Grid(rows=16, cols=8)
+
+
+@pytest.mark.parametrize("size", ["128x60", (4, 128), "16:9"])
+def test_other_sizes_are_refused(size):
+    with pytest.raises(UserError, match="HEIGHTxWIDTH in multiples of 8 pixels"):
+        Prompts.grid(CONFIG, size, 8)

@@ -12,7 +12,7 @@ MEASURES = (("nll difference", "NLL per token, difference to ar (nats)", 1.0), (
 
 DPI = 120
 
-TICKS = tuple(digit * 10**power for power in range(5) for digit in (1, 2, 5))
+TICKS = tuple(float(f"{digit}e{power}") for power in range(-3, 5) for digit in (1, 2, 5))
 
 
 def quality_against_passes(rows: dict[str, dict[str, Any]], path: Path) -> None:
@@ -44,10 +44,7 @@ def _panel(axes: Any, rows: dict[str, dict[str, Any]], key: str, label: str, fac
             axes.axhspan(low, high, color="0.9", zorder=0)
     axes.axhline(0.0, color="0.6", linewidth=0.8)
     axes.set(xscale="log", xlabel="verifier passes per picture", ylabel=label)
-    low, high = axes.get_xlim()
-    ticks = [tick for tick in TICKS if low <= tick <= high]
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.set_xticks([], minor=True)
+    _label_numbers(axes.xaxis)
     axes.grid(alpha=0.3)
     return points
 
@@ -67,10 +64,19 @@ def pass_against_window(curve: dict[int, float], path: Path) -> None:
     axes.set_xscale("log", base=2)
     axes.set(yscale="log", xlabel="window, positions per pass", ylabel="ms per verifier pass, batch 1")
     axes.set_ylim(min(times) / 1.5, max(times) * 2)
+    _label_numbers(axes.yaxis)
     axes.set_xticks(windows, [str(window) for window in windows])
     axes.legend()
     axes.grid(alpha=0.3)
     _save(figure, path)
+
+
+def _label_numbers(axis: Any) -> None:
+    """Round numbers as ticks of a logarithmic axis, written out."""
+    low, high = axis.get_view_interval()
+    ticks = [tick for tick in TICKS if low <= tick <= high]
+    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_ticks([], minor=True)
 
 
 def _save(figure: Any, path: Path) -> None:

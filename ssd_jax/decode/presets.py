@@ -18,8 +18,9 @@
 
 from ssd_jax.decode.accept import Group
 from ssd_jax.decode.ar import AR
+from ssd_jax.decode.blocks import AUTO
 from ssd_jax.decode.raster import Raster
-from ssd_jax.decode.rows import AUTO, SSD
+from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
 from ssd_jax.errors import UserError, require_one_of
 from ssd_jax.layout import Grid

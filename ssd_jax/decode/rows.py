@@ -11,24 +11,16 @@ settled, and a pass that changes nothing would change nothing ever after.
 """
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
 from ssd_jax.cache import KVCache
-from ssd_jax.decode.accept import auto_correct
-from ssd_jax.decode.state import Decoded, Functions, gather, scatter
-from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches, total
+from ssd_jax.decode.blocks import AUTO, MASKS, Phase, first_row, first_row_stretches, run
+from ssd_jax.decode.state import Decoded, Functions, gather
+from ssd_jax.decode.stretches import Stretch, Stretches, total
 from ssd_jax.errors import UserError, is_whole, require_one_of, require_whole
 from ssd_jax.layout import Grid
-from ssd_jax.sampling import choose
-
-AUTO = "auto"
-MASKS = ("raster", "row")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,51 +88,6 @@ class SSD:
         return *start, Stretch(rounds, X, X, **drafts), Stretch(blocks, X, outputs=0)
 
 
-class Phase(NamedTuple):
-    """One kind of block.
-
-    Attributes:
-        length: X, positions of a block, and the window of its passes.
-        end: the first position after the last block.
-        rounds: verification rounds before the commit pass, or "auto".
-        joint: rounds in which all positions may change; later ones leave the first row of a full block alone.
-        row_mask: use the row mask in rounds.
-        remember: (row, hidden [G, X, D], positions int32 [B, X]) -> row, what later drafts need.
-        draft: (row, tokens, base int32 [B]) -> log q float32 [B, X, V] of the block that starts at `base`.
-    """
-
-    length: int
-    end: int
-    rounds: int | str
-    joint: int | str
-    row_mask: bool
-    remember: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-    draft: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-
-
-@flax.struct.dataclass
-class State:
-    """Attributes:
-    tokens: int32 [B, R*C], final up to `base`, the block's drafts behind.
-    base: int32 [B], first position of the block.
-    stage: int32 [B], rounds the block has had.
-    log_q: float32 [B, X, V], what the block's tokens were drawn from.
-    row: [G, C, D], hidden states of a row.
-    passes: int32 [B].
-    trace: int32 [B, R*C].
-    cache: keys and values; right for every committed token but the newest.
-    """
-
-    tokens: jax.Array
-    base: jax.Array
-    stage: jax.Array
-    log_q: jax.Array | None
-    row: jax.Array
-    passes: jax.Array
-    trace: jax.Array
-    cache: KVCache
-
-
 def decode_rows(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: SSD) -> Decoded:
     """Decodes a batch; arguments as for `decode_raster`."""
     state = first_row(functions, cache, hidden, grid, AUTO if decoder.rounds == AUTO else 1)
@@ -163,105 +110,3 @@ def decode_rows(functions: Functions, cache: KVCache, hidden: jax.Array, grid: G
     )
     state = run(functions, grid, phase, state)
     return Decoded(state.tokens, state.passes, state.trace, state.cache)
-
-
-def first_row_stretches(grid: Grid, horizontal: int, rounds: int | str = 1) -> Stretches:
-    """The prefill and the blocks of row 0, each with one verification round and a commit pass, or, with "auto", at
-    least one pass."""
-    length = min(horizontal, grid.cols - 1)
-    blocks = -(-(grid.cols - 1) // horizontal)
-    verify = Stretch(blocks, length, length, drafts=blocks, horizontal=length, sources=1)
-    return (PREFILL, verify) if rounds == AUTO else (PREFILL, verify, Stretch(blocks, length, outputs=0))
-
-
-def first_row(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, rounds: int | str) -> State:
-    """Token 0 from the prefill and the rest of row 0 in blocks of k_h; `row` then holds its hidden states [G, C, D]."""
-    log_p = functions.log_p(hidden)
-    zero, one = jnp.zeros(log_p.shape[:1], jnp.int32), jnp.ones(log_p.shape[:1], jnp.int32)
-    empty = jnp.zeros((zero.size, grid.size), jnp.int32)
-    with jax.named_scope("sampling"):
-        tokens = scatter(empty, zero[:, None], choose(log_p, functions.noise(zero[:, None])))
-    row = jnp.pad(hidden, ((0, 0), (0, grid.cols - 1), (0, 0)))
-    length = min(functions.horizontal, max(grid.cols - 1, 1))
-
-    def remember(row: jax.Array, hidden: jax.Array, positions: jax.Array) -> jax.Array:
-        positions = jnp.tile(positions, (row.shape[0] // positions.shape[0], 1))
-        rows = jnp.arange(row.shape[0], dtype=jnp.int32)[:, None]
-        return row.at[rows, positions].set(hidden, mode="drop")  # positions of row 0 are its columns
-
-    def draft(row: jax.Array, tokens: jax.Array, base: jax.Array) -> jax.Array:
-        source = jnp.minimum(base - 1, grid.cols - 1)[:, None]  # a position of row 0, hence a column
-        h = jnp.take_along_axis(row, jnp.tile(source, (row.shape[0] // source.size, 1))[..., None], axis=1)
-        offsets = tuple((0, right) for right in range(1, length + 1))
-        return functions.draft(h, gather(tokens, source), source, offsets)[:, :, 0]
-
-    phase = Phase(length, grid.cols, rounds, rounds, False, remember, draft)
-    trace = scatter(empty, zero[:, None], one)
-    return run(functions, grid, phase, State(tokens, one, zero, None, row, one, trace, cache))
-
-
-def run(functions: Functions, grid: Grid, phase: Phase, state: State) -> State:
-    """Drafts and settles blocks until every image has reached the phase's end; images go at their own speed."""
-    B, _, V = jax.eval_shape(functions.log_p, state.row[:, :1]).shape
-    state = state.replace(log_q=jnp.zeros((B, phase.length, V), jnp.float32), stage=jnp.zeros_like(state.stage))
-    state = _draft_next(functions, grid, phase, state, jnp.ones((B,), bool))
-    body = partial(_pass, functions, grid, phase)
-    return jax.lax.while_loop(lambda s: jnp.any(s.base < phase.end), body, state)
-
-
-def _pass(functions: Functions, grid: Grid, phase: Phase, s: State) -> State:
-    """One verifier pass: a round for some images, the commit pass for others; finished images see only padding."""
-    positions = s.base[:, None] + jnp.arange(phase.length, dtype=jnp.int32)
-    live, inside = s.base < phase.end, positions < phase.end
-    verifying = live if phase.rounds == AUTO else live & (s.stage < phase.rounds)
-    inputs = jnp.where(inside, positions - 1, grid.size)
-    drafts = gather(s.tokens, positions)
-    committed = jnp.where(verifying, s.base, grid.size) if phase.row_mask else None
-    hidden, cache = functions.verify(s.cache, gather(s.tokens, inputs), inputs, committed)
-    passes = s.passes + live.astype(jnp.int32)
-
-    def correct() -> tuple[jax.Array, jax.Array]:
-        log_p = functions.log_p(hidden)
-        tokens = auto_correct(functions, drafts, log_p, s.log_q, positions, passes)
-        return tokens, jnp.where(verifying[:, None, None], log_p, s.log_q)
-
-    with jax.named_scope("accept"):
-        # A real branch: a commit pass needs neither the output head nor noise.
-        corrected, log_q = jax.lax.cond(jnp.any(verifying), correct, lambda: (drafts, s.log_q))
-    may_change = inside & verifying[:, None]
-    if phase.joint != phase.rounds:
-        full = s.base + phase.length <= phase.end
-        frozen = full[:, None] & (s.stage >= phase.joint)[:, None] & (positions < s.base[:, None] + grid.cols)
-        may_change &= ~frozen
-    if phase.rounds == AUTO:
-        commit = live & ~jnp.any(may_change & (corrected != drafts), axis=1)
-    else:
-        commit = live & ~verifying
-    target = jnp.where(may_change, positions, grid.size)
-    state = State(
-        tokens=scatter(s.tokens, target, corrected),
-        base=jnp.where(commit, s.base + phase.length, s.base),
-        stage=jnp.where(commit, 0, s.stage + 1),
-        log_q=log_q,
-        row=phase.remember(s.row, hidden, jnp.where(inside, positions, grid.size)),
-        passes=passes,
-        trace=scatter(s.trace, target, passes),
-        cache=cache,
-    )
-    return _draft_next(functions, grid, phase, state.replace(base=jnp.minimum(state.base, phase.end)), commit)
-
-
-def _draft_next(functions: Functions, grid: Grid, phase: Phase, s: State, which: jax.Array) -> State:
-    """Drafts the block at `base` of the images `which`, bool [B], that have one."""
-    which &= s.base < phase.end
-    positions = s.base[:, None] + jnp.arange(phase.length, dtype=jnp.int32)
-    target = jnp.where(which[:, None] & (positions < phase.end), positions, grid.size)
-
-    def draft() -> tuple[jax.Array, jax.Array, jax.Array]:
-        log_q = phase.draft(s.row, s.tokens, s.base)
-        tokens = scatter(s.tokens, target, choose(log_q, functions.noise(positions)))
-        return tokens, jnp.where(which[:, None, None], log_q, s.log_q), scatter(s.trace, target, s.passes)
-
-    with jax.named_scope("draft"):
-        tokens, log_q, trace = jax.lax.cond(jnp.any(which), draft, lambda: (s.tokens, s.log_q, s.trace))
-    return s.replace(tokens=tokens, log_q=log_q, trace=trace)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from ssd_jax.cache import KVCache
 from ssd_jax.decode.accept import auto_correct
-from ssd_jax.decode.rows import MASKS, first_row, first_row_stretches
+from ssd_jax.decode.blocks import MASKS, first_row, first_row_stretches
 from ssd_jax.decode.state import Decoded, Functions, gather, scatter
 from ssd_jax.decode.stretches import Stretch, Stretches
 from ssd_jax.errors import require_one_of, require_whole

@@ -9,7 +9,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.prompts.sizes import parse_size
+from ssd_jax.prompts.sizes import is_ratio, parse_size
 
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<boi>")
 """Special tokens of the bundled model, in id order from 0."""
@@ -59,8 +59,8 @@ class Prompts:
         """The token grid of a picture of `size`; raises `UserError` for sides that are no multiples of `stride`."""
         del config  # any size will do
         height, width = parse_size(size)
-        if isinstance(size, str) and ":" in size or any(side < stride or side % stride for side in (height, width)):
-            raise UserError(f"size must be (height, width) in multiples of {stride} pixels, not {size}.")
+        if is_ratio(size) or any(side < stride or side % stride for side in (height, width)):
+            raise UserError(f"This model draws pictures of HEIGHTxWIDTH in multiples of {stride} pixels, not {size}.")
         return Grid(height // stride, width // stride)
 
 
