@@ -20,7 +20,6 @@ TINY = dict(channels=32, blocks=1, codebook_size=50)
 TINY_VQGAN = TINY | dict(latent_dim=12, code_dim=5)
 
 
-# family: (config, grid, how the checkpoint spells its names)
 def under(prefix, spell=dict):
     return lambda state: {f"{prefix}{name}": x for name, x in spell(state).items()}
 

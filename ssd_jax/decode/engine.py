@@ -22,7 +22,7 @@ from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.heads import DraftHeads
 from ssd_jax.models.layers import CACHED
 from ssd_jax.models.transformer import Transformer, layout_of
-from ssd_jax.sampling import Sampler, guide, gumbel, log_probabilities, position_keys
+from ssd_jax.sampling import Sampler, guide, gumbel_noise, log_probabilities, position_keys
 from ssd_jax.sharding import sharding_of
 
 LOOPS = {AR: decode_ar, Raster: decode_raster, SSD: decode_rows, Wave: decode_wave}
@@ -80,7 +80,7 @@ def bind(
         return position_keys(keys, positions)
 
     def noise(positions: jax.Array) -> jax.Array:
-        return gumbel(position(positions), model.config.visual_size)
+        return gumbel_noise(keys, positions, model.config.visual_size)
 
     def embed(codes: jax.Array) -> jax.Array:
         return model.apply(params, codes, method="embed_codes")
