@@ -21,7 +21,7 @@ from tqdm import tqdm
 import ssd_jax
 from ssd_jax import entry
 from ssd_jax.decode.names import parse_decoder, parse_decoders
-from ssd_jax.distributed import is_first
+from ssd_jax.distributed import is_first, together
 from ssd_jax.errors import UserError
 from ssd_jax.files import replacing
 from ssd_jax.plan.memory import scratch
@@ -94,8 +94,7 @@ def main() -> None:
         size=args.size,
         max_batch=config.max_batch if args.max_batch is None else args.max_batch,
     )
-    if is_first():
-        writable(args.out)
+    together("folder of pictures", lambda: writable(args.out))
     if args.compare is None:
         out = pipe.generate(prompts, decoder=decoders[args.decoder], **options)
         if not is_first():

@@ -42,6 +42,8 @@ def main() -> None:
         raise UserError(f"The command line cannot be used: unexpected {extra[0]!r}; options start with --config.")
     config = CONFIG.value
     if "stage" in config:
+        if COORDINATOR.value or NUM_PROCESSES.value is not None or PROCESS_ID.value is not None:
+            raise UserError("Several processes train draft heads of published backbones alone, not this config.")
         from ssd_jax.training import stages  # after the flags, so that --help is quick
 
         export = stages.run(config)

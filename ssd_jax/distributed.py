@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from ssd_jax.errors import UserError
@@ -56,12 +57,24 @@ def is_first() -> bool:
 
 
 def together(name: str, work: Callable[[], object] = lambda: None) -> None:
-    """Does some work in the first process; all go on when it is done. `name` tells what they wait for. What it writes
-    must go to a folder that all of them see."""
+    """Does some work in the first process; all go on when it is done. What it writes must go to a folder that all see.
+
+    Args:
+        name: what they wait for.
+        work: if it raises, every process stops: the first with the error, the others with a `UserError`.
+    """
+    failure = None
     if is_first():
-        work()
+        try:
+            work()
+        except Exception as error:  # the others would wait for ever
+            failure = error
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+        if multihost_utils.broadcast_one_to_all(np.bool_(failure is not None)) and not is_first():
+            raise UserError(f"The first process stopped at {name!r}; it says why.")
+    if failure is not None:
+        raise failure
 
 
 def _parse(coordinator: str) -> tuple[str, int]:

@@ -65,7 +65,8 @@ def run(config: Any) -> Path:
 
     export, weights, first = Path(config.workdir) / "export", find_weights(pipe.folder), config.heads
     with using(pipe.mesh, pipe.config):
-        origin = {**heads_metadata(heads, weights), "tokens": shards.manifest, "heldout": config.heldout}
+        origin = {**heads_metadata(heads, weights), "tokens": shards.manifest}
+        origin |= {"heldout": config.heldout, "seed": config.seed}
         states = train(config, pipe, origin, setup, source)
         last, path = list(states)[-1], export / "heads.safetensors"
         whole = gathered(states[last], pipe.mesh)
@@ -154,7 +155,7 @@ def open_backbone(config: Any) -> Pipeline:
 def drawn(config: Any, pipe: Pipeline, grid: Grid, decoder: Decoder) -> tuple[Frames, TokenShards]:
     """Prompts' frames, and pictures that the backbone draws of them with its own guidance and top-k."""
     pipe.require(decoder)
-    prompts = read_lines(config.prompts_file)
+    prompts = list(dict.fromkeys(read_lines(config.prompts_file)))  # of equal ones some might be held out and some not
     frames = _frames(pipe, prompts, grid)
     made_with = {
         "backbone": pipe.fingerprint(),

@@ -43,9 +43,7 @@ def draw_missing(shards: TokenShards, jobs: np.ndarray, seed: int, batch: int, d
                 seeds = [picture_seed(seed, prompt, number) for prompt, number in part]
                 codes.append(np.asarray(draw([prompt for prompt, _ in part], seeds)))
                 bar.update(len(part))
-            if first:
-                shards.write(shard, np.concatenate(codes))
-    together("tokens: drawn")
+            together(f"tokens: {shard}", lambda: shards.write(shard, np.concatenate(codes)))  # noqa: B023 - called here
 
 
 def digest_of(texts: Sequence[object]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from ssd_jax.distributed import is_first, together
+from ssd_jax.distributed import together
 from ssd_jax.errors import UserError
 from ssd_jax.training.shards import TokenShards
 
@@ -143,21 +143,21 @@ def encode_missing(
 ) -> None:
     """Makes the files that are missing: pictures of `size` (height, width) in batches through
     `encode` uint8 [batch, height, width, 3] -> int32 [batch, R, C]."""
-    missing = shards.missing()
-    together("tokens: listed")
-    first = is_first()
-    left = sum(len(shards.pictures(shard)) for shard in missing)
-    with tqdm(
-        total=len(pictures), initial=len(pictures) - left, desc="pictures to codes", unit="picture", disable=not first,
-        dynamic_ncols=True,
-    ) as bar:  # fmt: skip
-        for shard in missing if first else ():
-            part, codes = shards.pictures(shard), []
-            for start in range(part.start, part.stop, batch):
-                chosen = range(start, min(start + batch, part.stop))
-                images = np.stack([read_picture(Path(folder) / pictures[i].name, *size) for i in chosen])
-                full = np.resize(images, (batch, *images.shape[1:]))  # one shape, one compilation
-                codes.append(np.asarray(encode(full))[: len(images)])
-                bar.update(len(images))
-            shards.write(shard, np.concatenate(codes))
-    together("tokens: encoded")
+
+    def work() -> None:
+        missing = shards.missing()
+        there = len(pictures) - sum(len(shards.pictures(shard)) for shard in missing)
+        with tqdm(
+            total=len(pictures), initial=there, desc="pictures to codes", unit="picture", dynamic_ncols=True
+        ) as bar:
+            for shard in missing:
+                part, codes = shards.pictures(shard), []
+                for start in range(part.start, part.stop, batch):
+                    chosen = range(start, min(start + batch, part.stop))
+                    images = np.stack([read_picture(Path(folder) / pictures[i].name, *size) for i in chosen])
+                    full = np.resize(images, (batch, *images.shape[1:]))  # one shape, one compilation
+                    codes.append(np.asarray(encode(full))[: len(images)])
+                    bar.update(len(images))
+                shards.write(shard, np.concatenate(codes))
+
+    together("tokens: encoded", work)
