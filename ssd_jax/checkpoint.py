@@ -29,8 +29,14 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def restore(self, step: int, like: Any) -> Any:
-        """Reads the state of `step` into the structure, shapes and dtypes of `like`."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        """Reads the state of `step` into the structure, shapes, dtypes and shardings of `like`, whatever they were when it
+        was saved; what has no sharding goes to one device."""
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+        def wanted(leaf: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here)
+
+        abstract = jax.tree.map(wanted, like)
         return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """Runs models on one and on eight simulated devices: python eight_devices.py FOLDER OTHER... -> JSON.
 
-With the first it draws, with the others it compares logits alone. Run by test_sharding.py.
+With the first it draws and trains draft heads, with the others it compares logits alone. Run by test_sharding.py.
 """
 
 import json
@@ -10,12 +10,21 @@ from collections import Counter
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 
 from ssd_jax import load  # noqa: E402
+from ssd_jax.layout import Grid  # noqa: E402
 from ssd_jax.pipeline import Pipeline  # noqa: E402
+from ssd_jax.sharding import using  # noqa: E402
+from ssd_jax.training.bands import Setup  # noqa: E402
+from ssd_jax.training.heads import heads_task, untrained  # noqa: E402
+from ssd_jax.training.overlap import overlap_task  # noqa: E402
+from ssd_jax.training.prompted import PromptedCodes  # noqa: E402
+from ssd_jax.training.spread import spread, state_shardings  # noqa: E402
+from ssd_jax.training.step import init_state, make_optimizer, make_step  # noqa: E402
 from ssd_jax.weights.mapping import flatten  # noqa: E402
 
 PROMPTS = ["red apple", "green heart", "dog"]
@@ -24,11 +33,12 @@ RUNS = {"data:2,model:4": ("ar", "ssd", "ssd-exact", "ssd-wave"), "data:4,model:
 
 
 def collectives(hlo: str) -> dict[str, list[list[int]]]:
-    """Kind -> shapes of what every collective of a program gives."""
-    found = re.findall(r"= \w+\[([\d,]*)\]\S* (all-\w+|collective-permute|reduce-scatter)(?:-start)?\(", hlo)
+    """Kind -> shapes of what every collective of a program gives; one may give several arrays."""
+    found = re.findall(r"= (\(.*?\)|\S+) (all-\w+|collective-permute|reduce-scatter)(?:-start)?\(", hlo)
     kinds = {kind: [] for _, kind in found}
-    for shape, kind in found:
-        kinds[kind].append([int(size) for size in shape.split(",") if size])
+    for given, kind in found:
+        for shape in re.findall(r"\w+\[([\d,]*)\]", given):
+            kinds[kind].append([int(size) for size in shape.split(",") if size])
     return kinds
 
 
@@ -37,6 +47,34 @@ def logits_differ(one: Pipeline, many: Pipeline) -> float:
     codes = np.arange(2 * one.config.rows * one.config.cols, dtype=np.int32).reshape(2, -1) * 7 % one.config.visual_size
     each = (np.asarray(pipe.visual_logits([[1, 2], [3, 2]], codes)) for pipe in (one, many))
     return float(abs(np.subtract(*each)).max())
+
+
+def head_training(pipe: Pipeline) -> list[dict]:
+    """One step of each part of the draft heads' training: its loss, what travels, and the parts of its state."""
+    grid = Grid(pipe.config.rows, pipe.config.cols)
+    codes = np.arange(28 * grid.size, dtype=np.int32).reshape(28, -1) * 7 % pipe.config.visual_size
+    # Six pictures on a device at a time: no activation then has the shape of a weight.
+    source = PromptedCodes(codes, np.arange(28), [([1, 2], [1])] * 28, 0, batch=24, drop=0.1, heldout=4)
+    setup = Setup(pipe.config, pipe.heads, grid, window=4, accumulation=2)
+    stage = ConfigDict(dict(batch=24, eval_images=4, steps=2, lr=1e-2, warmup=0, decay=0.5, clip=1.0))
+    stage.update(weight_decay=0.01, b2=0.99)
+    begun, out = untrained(setup, pipe.mesh), []
+    arguments = setup, pipe.params, stage, 0, source
+    with using(pipe.mesh, pipe.config):
+        for task in (heads_task(*arguments, pipe.mesh), overlap_task(*arguments, begun, pipe.mesh)):
+            optimizer = make_optimizer(stage, task.matrices)
+            abstract = jax.eval_shape(lambda: init_state(begun, optimizer))  # noqa: B023 - called here
+            shardings = None if pipe.mesh is None else state_shardings(abstract, task.placed, pipe.mesh)
+            state = jax.jit(init_state, static_argnums=1, out_shardings=shardings)(begun, optimizer)
+            shapes = [(x.shape, x.addressable_shards[0].data.shape) for x in jax.tree.leaves(state)]
+            step = make_step(task.loss, optimizer, 0, None, task.accumulation, shardings)
+            batch = spread(task.batch(0), pipe.mesh)
+            compiled = step.lower(state, task.frozen, batch).compile()
+            state, metrics = compiled(state, task.frozen, batch)
+            numbers = {name: float(value) for name, value in metrics.items()}
+            numbers["size"] = float(sum(abs(x).sum() for x in jax.tree.leaves(state.params)))
+            out.append({"numbers": numbers, "collectives": collectives(compiled.as_text()), "shapes": shapes})
+    return out
 
 
 def main(folder: str, *others: str) -> None:
@@ -65,7 +103,8 @@ def main(folder: str, *others: str) -> None:
             )
     differences = [logits_differ(load(other), load(other, mesh="data:2,model:4")) for other in (folder, *others)]
     kinds = Counter(device.platform for device in jax.devices())
-    print(json.dumps({"runs": out, "logits_differ": differences, "kinds": kinds}))
+    training = [head_training(pipe) for pipe in (one, load(folder, mesh="data:2,model:4"))]
+    print(json.dumps({"runs": out, "logits_differ": differences, "kinds": kinds, "training": training}))
 
 
 if __name__ == "__main__":

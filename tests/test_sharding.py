@@ -1,8 +1,6 @@
 """A model on many devices draws what it draws on one, and little travels between them."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -15,13 +13,14 @@ import pytest
 from conftest import ROOT, random_backbone, small_config
 from jax.sharding import AbstractMesh
 from PIL import Image
+from processes import run_together, two_processes
 
 from ssd_jax.distributed import join
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import HeadsConfig, VQConfig
 from ssd_jax.models.heads import boxed_heads
 from ssd_jax.models.layers import ACTIVATION, CACHED
-from ssd_jax.models.transformer import boxed_backbone
+from ssd_jax.models.transformer import abstract_backbone, boxed_backbone
 from ssd_jax.sharding import AXES, MODEL, check_divides, make_mesh, parse_mesh, place, sharding_of
 from ssd_jax.weights.export import write_config, write_tensors
 
@@ -214,22 +213,46 @@ def test_neither_weights_nor_cache_travel_or_are_copied(eight):
         assert run["cache_copies"] == 0, run["decoder"]
 
 
+# -- draft heads in training
+
+
+def test_a_step_of_head_training_on_eight_devices_is_that_of_one(report):
+    for one, several in zip(*report["training"], strict=True):
+        assert several["numbers"] == pytest.approx(one["numbers"], rel=1e-4) and one["numbers"]["grad_norm"] > 0.01
+
+
+def test_heads_and_moments_are_split_and_the_frozen_backbone_stays_where_it_is(report):
+    shapes = [leaf.shape for leaf in jax.tree.leaves(abstract_backbone(small_config(vocab_size=72, visual_size=64)))]
+    shapes += [(32, 32), (32, 16)]  # queries, keys and values as one matrix each
+    shapes.append((report["runs"][0]["parts"]["embedding"][0], 32))
+    weights = {tuple(sorted(shape)) for shape in shapes if len(shape) > 1}
+    for part in report["training"][1]:
+        gathered = {tuple(sorted(shape)) for shape in part["collectives"]["all-gather"]}
+        assert gathered and not gathered & weights, gathered & weights
+        matrices = [(np.prod(whole), np.prod(here)) for whole, here in part["shapes"] if len(whole) > 2]
+        assert len(matrices) >= 2 * 4 and all(whole == 4 * here for whole, here in matrices)  # parameters and momenta
+
+
 # -- two processes
 
 
 def test_two_processes_draw_the_picture_of_one(headed_folder, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "sample.py", f"--weights={headed_folder}", "--prompt=red apple", "--decoder=ssd"]
-    together = ["--mesh=data:2,model:2", f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
-    runs = [[*command, *together, f"--process_id={index}", f"--out={tmp_path / str(index)}"] for index in (0, 1)]
-    runs.append([*command, f"--out={tmp_path / 'alone'}"])
-    environment = {**os.environ, "JAX_DEFAULT_MATMUL_PRECISION": "highest"}
-    pipes = dict(text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    started = [subprocess.Popen(run, cwd=ROOT, env=environment, **pipes) for run in runs]
-    said = [process.communicate(timeout=300) for process in started]
-    assert [process.returncode for process in started] == [0, 0, 0], said[0][1][-2000:] + said[1][1][-2000:]
+    command = ["sample.py", f"--weights={headed_folder}", "--prompt=red apple", "--decoder=ssd"]
+    runs = [[*command, *flags, f"--out={tmp_path / str(index)}"] for index, flags in enumerate(two_processes())]
+    codes, said = run_together(*runs, [*command, f"--out={tmp_path / 'alone'}"])
+    assert codes == [0, 0, 0], said[0][1][-2000:] + said[1][1][-2000:]
     pictures = [np.asarray(Image.open(tmp_path / name / "000.png")) for name in ("0", "alone")]
     assert (pictures[0] == pictures[1]).all()
     assert not (tmp_path / "1").exists() and "passes" not in said[1][0]  # only the first writes and talks
+
+
+def test_what_only_the_first_process_sees_to_be_wrong_stops_both(headed_folder, tmp_path):
+    """Neither waits for the other, and each says why in one sentence."""
+    (tmp_path / "file").touch()
+    command = ["sample.py", f"--weights={headed_folder}", "--prompt=red", f"--out={tmp_path / 'file' / 'folder'}"]
+    codes, said = run_together(*([*command, *flags] for flags in two_processes()))
+    assert codes == [2, 2], said
+    for (_, errors), words in zip(said, ("cannot be written to", "The first process stopped"), strict=True):
+        assert errors.count("\n") == 1, errors
+        line = errors
+        assert line.startswith("error: ") and words in line

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from processes import run_together, two_processes
 from published_folders import SIZE, published_folder
 from safetensors.numpy import load_file
 
@@ -152,15 +153,33 @@ def test_killing_it_while_it_draws_changes_nothing(emu3, prompts, trained, tmp_p
     assert after == files(trained / "data")
 
 
-def test_on_a_mesh_the_heads_learn_the_same(emu3, prompts, trained, tmp_path):
-    """On two times two devices the losses are those of one device, but for rounding."""
+def same_losses(one: Path, other: Path, rel: float) -> None:
+    logs = [read_log(folder / "runs" / "heads" / "metrics.jsonl") for folder in (one, other)]
+    for line, again in zip(*logs, strict=True):
+        for key in line.keys() - {"images_per_second"}:
+            assert again[key] == pytest.approx(line[key], rel=rel), key
+
+
+def test_in_two_processes_the_heads_learn_the_same_and_a_stopped_training_goes_on(emu3, prompts, trained, tmp_path):
+    """On two times two devices the losses are those of one device, but for rounding. From the state that both wrote
+    after step 8, one process makes the last four steps again, on one device."""
     shutil.copytree(trained / "data", tmp_path / "data")
-    done = train(emu3, prompts, tmp_path, "--config.mesh=data:2,model:2", "--config.overlap.steps=0")
-    assert done.returncode == 0, done.stderr
-    logs = [read_log(folder / "runs" / "heads" / "metrics.jsonl") for folder in (trained, tmp_path)]
-    for one, several in zip(*logs, strict=True):
-        for key in one.keys() - {"images_per_second"}:
-            assert several[key] == pytest.approx(one[key], rel=1e-3), key
+    changes, flags = {"heads.steps": 12, "overlap.steps": 0}, two_processes()
+    given = [f"--config.{name}={value}" for name, value in changes.items()]
+    mesh = [[flag.replace("--mesh", "--config.mesh") for flag in process] for process in flags]
+    codes, said = run_together(*(command(emu3, prompts, tmp_path, *given, *process)[1:] for process in mesh))
+    assert codes == [0, 0], said[0][1][-2000:] + said[1][1][-2000:]
+    assert "heads are in" in said[0][0] and not said[1][0]  # only the first talks
+    same_losses(trained, tmp_path, 1e-3)
+    heads = tmp_path / "runs" / "export" / "heads.safetensors"
+    before = load_file(heads)
+    heads.unlink()
+    shutil.rmtree(tmp_path / "runs" / "heads" / "state" / "12")
+    changes |= {"weights": str(emu3), "prompts_file": str(prompts)}
+    train_heads.run(tiny("emu3", tmp_path, pictures_per_prompt=PER_PROMPT, pictures_per_file=PER_FILE, **changes))
+    same_losses(trained, tmp_path, 1e-3)
+    for name, values in load_file(heads).items():
+        np.testing.assert_allclose(values.astype(np.float32), before[name].astype(np.float32), rtol=0.02, atol=1e-4)
 
 
 def test_a_file_cut_short_is_drawn_again(tmp_path):
