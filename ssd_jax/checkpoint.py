@@ -29,8 +29,8 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def restore(self, step: int, like: Any) -> Any:
-        """Reads the state of `step` into the structure, shapes, dtypes and shardings of `like`, whatever they were when it
-        was saved; what has no sharding goes to one device."""
+        """Reads the state of `step` into the structure, shapes, dtypes and shardings of `like`, wherever it was when
+        it was saved; what has no sharding goes to one device."""
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
         def wanted(leaf: Any) -> jax.ShapeDtypeStruct:
