@@ -3,10 +3,13 @@
 All of them do the same work on their own part of the arrays; only the first talks and writes files.
 """
 
+import contextlib
 import os
 import socket
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -29,7 +32,8 @@ def join(coordinator: str, processes: int | None, process: int | None, patience:
         processes, process: how many there are and which this is, from 0; None with "auto".
         patience: seconds until it is an error that the others are not there.
     Raises:
-        UserError: a malformed or unreachable coordinator, numbers that do not fit, processes that do not come.
+        UserError: a malformed or unreachable coordinator, numbers that do not fit. Where the others do not come, this
+            process ends with a sentence on standard error and exit code 2.
     """
     if coordinator == AUTO:
         if processes is not None or process is not None:
@@ -44,8 +48,10 @@ def join(coordinator: str, processes: int | None, process: int | None, patience:
         # jax's own client ends the process with a stack trace where these say what is wrong.
         (_check_own if process == 0 else _wait_for)(host, port, patience)
         arguments = dict(coordinator_address=coordinator, num_processes=processes, process_id=process)
+    awaited = "some" if processes is None else f"some of the {processes}"
     try:
-        jax.distributed.initialize(**arguments, initialization_timeout=patience)
+        with _ending(patience, f"After {patience} s {awaited} processes of the coordinator {coordinator} are missing."):
+            jax.distributed.initialize(**arguments, initialization_timeout=patience + 60)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"The processes of the coordinator {coordinator} did not come together: {reason}") from None
@@ -75,6 +81,25 @@ def together(name: str, work: Callable[[], object] = lambda: None) -> None:
             raise UserError(f"The first process stopped at {name!r}; it says why.")
     if failure is not None:
         raise failure
+
+
+@contextlib.contextmanager
+def _ending(seconds: float, sentence: str) -> Iterator[None]:
+    """Ends the process with a sentence if the block takes so long; jax's client would abort it, which is no exception,
+    with a stack trace."""
+
+    def end() -> None:
+        sys.stderr.write(f"error: {sentence}\n")
+        sys.stderr.flush()
+        os._exit(2)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _parse(coordinator: str) -> tuple[str, int]:

@@ -134,6 +134,14 @@ def test_a_coordinator_that_cannot_be(arguments, message):
         join(*arguments, patience=0)
 
 
+def test_a_process_that_does_not_come():
+    address = next(flag for flag in two_processes()[0] if "coordinator" in flag).partition("=")[2]
+    script = f"from ssd_jax.distributed import join; join({address!r}, 2, 0, patience=2)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr == f"error: After 2 s some of the 2 processes of the coordinator {address} are missing.\n"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

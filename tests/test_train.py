@@ -263,6 +263,7 @@ def test_minutes_count_every_step_once(tmp_path, log_every, save_every):
         ("--config=configs/emoji.py:big", ["'big'", "tiny"]),
         ("--config.backbone.stepz=3", ["stepz", "steps"]),
         ("--config.backbone.steps=many", ["steps", "many"]),
+        ("--coordinator=localhost:1", ["Several processes", "draft heads"]),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(train, tmp_path, flag, words):
