@@ -83,6 +83,11 @@ def together(name: str, work: Callable[[], object] = lambda: None) -> None:
         raise failure
 
 
+def of_first(values: np.ndarray) -> np.ndarray:
+    """What the first process hands in; all hand in arrays of one shape and dtype, and may know less."""
+    return np.asarray(multihost_utils.broadcast_one_to_all(values)) if jax.process_count() > 1 else values
+
+
 @contextlib.contextmanager
 def _ending(seconds: float, sentence: str) -> Iterator[None]:
     """Ends the process with a sentence if the block takes so long; jax's client would abort it, which is no exception,

@@ -164,12 +164,14 @@ def test_in_two_processes_the_heads_learn_the_same_and_a_stopped_training_goes_o
     """On two times two devices the losses are those of one device, but for rounding. From the state that both wrote
     after step 8, one process makes the last four steps again, on one device."""
     shutil.copytree(trained / "data", tmp_path / "data")
+    (tmp_path / "data" / "tokens-00003.safetensors").unlink()
     changes, flags = {"heads.steps": 12, "overlap.steps": 0}, two_processes()
     given = [f"--config.{name}={value}" for name, value in changes.items()]
     mesh = [[flag.replace("--mesh", "--config.mesh") for flag in process] for process in flags]
     codes, said = run_together(*(command(emu3, prompts, tmp_path, *given, *process)[1:] for process in mesh))
     assert codes == [0, 0], said[0][1][-2000:] + said[1][1][-2000:]
     assert ["heads are in" in output for output, _ in said] == [True, False]  # only the first talks
+    assert files(tmp_path / "data") == files(trained / "data")
     same_losses(trained, tmp_path, 1e-3)
     heads = tmp_path / "runs" / "export" / "heads.safetensors"
     before = load_file(heads)

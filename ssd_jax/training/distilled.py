@@ -30,7 +30,6 @@ def draw_missing(shards: TokenShards, jobs: np.ndarray, seed: int, batch: int, d
     A file's pictures are drawn in the same batches whatever was there before, so its bytes do not depend on it either.
     """
     missing = shards.missing()
-    together("tokens: listed")  # nothing is written before every process knows what is missing
     first = is_first()
     left = sum(len(shards.pictures(shard)) for shard in missing)
     with tqdm(

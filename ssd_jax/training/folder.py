@@ -143,9 +143,9 @@ def encode_missing(
 ) -> None:
     """Makes the files that are missing: pictures of `size` (height, width) in batches through
     `encode` uint8 [batch, height, width, 3] -> int32 [batch, R, C]."""
+    missing = shards.missing()
 
     def work() -> None:
-        missing = shards.missing()
         there = len(pictures) - sum(len(shards.pictures(shard)) for shard in missing)
         with tqdm(
             total=len(pictures), initial=there, desc="pictures to codes", unit="picture", dynamic_ncols=True

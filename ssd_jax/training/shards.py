@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from ssd_jax.distributed import together
+from ssd_jax.distributed import of_first, together
 from ssd_jax.errors import UserError
 from ssd_jax.files import replacing
 from ssd_jax.layout import Grid
@@ -63,9 +63,11 @@ class TokenShards:
         return range(shard * self.size, min((shard + 1) * self.size, len(self.prompts)))
 
     def missing(self) -> list[int]:
-        """Files that are still to be made, in order."""
+        """Files that are still to be made, in order, as the first process sees them; all must ask for it together. A
+        shared folder may look older to the others, and then they would not draw the same pictures."""
         count = -(-len(self.prompts) // self.size)
-        return [shard for shard in range(count) if not self.path(shard).exists()]
+        absent = np.array([not self.path(shard).exists() for shard in range(count)])
+        return np.flatnonzero(of_first(absent)).tolist()
 
     def write(self, shard: int, codes: np.ndarray) -> None:
         """Writes the pictures of a file, int32 [n, R, C]."""
