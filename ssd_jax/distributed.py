@@ -46,7 +46,10 @@ def join(coordinator: str, processes: int | None, process: int | None, patience:
         if not 0 <= process < processes:
             raise UserError(f"--process_id must be between 0 and {processes - 1}, not {process}.")
         # jax's own client ends the process with a stack trace where these say what is wrong.
-        (_check_own if process == 0 else _wait_for)(host, port, patience)
+        if process == 0:
+            _check_own(host, port)
+        else:
+            _wait_for(host, port, patience)
         arguments = dict(coordinator_address=coordinator, num_processes=processes, process_id=process)
     awaited = "some" if processes is None else f"some of the {processes}"
     try:
@@ -114,9 +117,8 @@ def _parse(coordinator: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _check_own(host: str, port: int, patience: int) -> None:
+def _check_own(host: str, port: int) -> None:
     """Raises unless this machine can listen at the address."""
-    del patience
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as listener:

@@ -1,9 +1,11 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and text that can be read or is one clear sentence."""
 
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from ssd_jax.errors import UserError
 
 
 @contextlib.contextmanager
@@ -21,3 +23,13 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_text(path: Path, name: str) -> str:
+    """The UTF-8 text of a file; raises `UserError` that calls it `name` if it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 text, its byte {error.start} cannot be read.") from None

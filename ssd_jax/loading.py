@@ -69,16 +69,25 @@ def load(
 
 def find_folder(source: str | Path) -> Path:
     """The folder of a checkpoint: a local one, a bundled one, or a download; raises `UserError` if there is none."""
-    bundled = sorted(path.name for path in BUNDLED.iterdir()) if BUNDLED.is_dir() else []
-    if isinstance(source, str) and source in bundled:
-        return BUNDLED / source
-    folder = Path(source)
-    if folder.is_dir():
+    folder = find_folder_here(source)
+    if folder is not None:
         return folder
     if is_hub_id(str(source)):
         return download(str(source))
-    known = ", ".join(bundled) or "none"
+    known = ", ".join(_bundled()) or "none"
     raise UserError(f"There is no checkpoint folder {str(source)!r}; bundled checkpoints: {known}.")
+
+
+def find_folder_here(source: str | Path) -> Path | None:
+    """The folder of a bundled or local checkpoint; None if there is none. Nothing is downloaded."""
+    if isinstance(source, str) and source in _bundled():
+        return BUNDLED / source
+    folder = Path(source)
+    return folder if folder.is_dir() else None
+
+
+def _bundled() -> list[str]:
+    return sorted(path.name for path in BUNDLED.iterdir()) if BUNDLED.is_dir() else []
 
 
 def _read_heads(

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from ssd_jax.decode.engine import decode, make_cache
-from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder, require_heads, require_window
+from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder, has_heads, require_heads, require_window
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
@@ -137,8 +137,7 @@ class Pipeline:
 
     def decoders(self) -> list[str]:
         """Names of the presets this checkpoint can run."""
-        counts = self._head_counts()
-        return [name for name, decoder in PRESETS.items() if all(map(int.__le__, decoder.heads, counts))]
+        return [name for name, decoder in PRESETS.items() if has_heads(decoder, *self._head_counts())]
 
     def require(self, decoder: Decoder, size: tuple[int, int] | str | None = None) -> None:
         """Raises `UserError` if the decoder needs draft heads that this checkpoint lacks, or a larger picture."""

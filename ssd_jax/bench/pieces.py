@@ -26,6 +26,7 @@ from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.pipeline import Pipeline
+from ssd_jax.request import sampler_of
 from ssd_jax.sampling import Sampler, choose
 from ssd_jax.shapes import bucket
 from ssd_jax.sharding import replicate, using
@@ -87,10 +88,9 @@ class Clock:
 
     def _seconds(self, piece: Verify | Draft) -> float:
         """Median seconds of one run of a piece."""
-        pipe, one = self._pipe, jnp.float32(1.0)
-        config = pipe.config
+        pipe, config = self._pipe, self._pipe.config
         rows = self._batch * (1 + self._guided)
-        sampler = Sampler(jnp.float32(config.cfg_scale), one, jnp.int32(config.top_k or config.visual_size), one)
+        sampler = sampler_of(config, config.cfg_scale, temperature=1.0, top_k=None, top_p=None)
         mask, keys = jnp.ones((rows, self.prompt), bool), jax.random.split(jax.random.key(0), self._batch)
         mask, keys, sampler = replicate((mask, keys, sampler), pipe.mesh)
         static = dict(config=config, guided=self._guided)

@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -20,7 +19,7 @@ from ssd_jax.layout import Grid, prompt_starts, rotary_positions
 from ssd_jax.masks import causal, row
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.heads import DraftHeads
-from ssd_jax.models.layers import CACHED
+from ssd_jax.models.layers import CACHED, whole
 from ssd_jax.models.transformer import Transformer, layout_of
 from ssd_jax.sampling import Sampler, guide, gumbel_noise, log_probabilities, position_keys
 from ssd_jax.sharding import sharding_of
@@ -98,11 +97,6 @@ def bind(
         return log_q.reshape(log_q.shape[0], len(offsets), -1, log_q.shape[-1])
 
     return Functions(verify, log_p, noise, position, embed, draft, heads.horizontal, heads.vertical)
-
-
-def whole(x: jax.Array) -> jax.Array:
-    """x, on every device of a mesh: what belongs to images is not split as the model's rows are."""
-    return nn.with_logical_constraint(x, (None,) * x.ndim)
 
 
 def prefill(

@@ -59,11 +59,16 @@ def is_lossless(decoder: Decoder) -> bool:
     return isinstance(decoder, AR) or (isinstance(decoder, Raster) and decoder.acceptance == "token")
 
 
+def has_heads(decoder: Decoder, horizontal: int, vertical: int) -> bool:
+    """Whether so many draft heads are enough for the decoder; 0 and 0 stands for no heads."""
+    return horizontal >= decoder.heads[0] and vertical >= decoder.heads[1]
+
+
 def require_heads(decoder: Decoder, horizontal: int, vertical: int) -> None:
     """Raises `UserError` if the decoder needs more draft heads than there are; 0 and 0 stands for no heads."""
-    needed = decoder.heads
-    if horizontal >= needed[0] and vertical >= needed[1]:
+    if has_heads(decoder, horizontal, vertical):
         return
+    needed = decoder.heads
     name = next((name for name, preset in PRESETS.items() if preset == decoder), type(decoder).__name__)
     without = ", ".join(name for name, preset in PRESETS.items() if not any(preset.heads))
     raise UserError(

@@ -24,6 +24,11 @@ CACHED = ("batch", "kv_heads", "slot", "head_dim")
 """Axes of a layer's keys or values, [B, K, T, H]."""
 
 
+def whole(x: jax.Array) -> jax.Array:
+    """x, on every device of a mesh: what belongs to images is not split as the model's rows are."""
+    return nn.with_logical_constraint(x, (None,) * x.ndim)
+
+
 def parameter(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], scale: float) -> jax.Array:
     """A normal-initialised parameter with logical axis names; `scale` is its standard deviation."""
     init = nn.with_logical_partitioning(nn.initializers.normal(scale), axes)

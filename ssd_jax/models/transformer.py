@@ -13,7 +13,7 @@ from ssd_jax.layout import Grid, Layout, prompt_starts, rotary_positions
 from ssd_jax.masks import causal
 from ssd_jax.models.codes import CodeEmbedding, VisualMLP
 from ssd_jax.models.config import NONE, UNKNOWN, ModelConfig
-from ssd_jax.models.layers import ACTIVATION, Block, RMSNorm, parameter, rotary_angles
+from ssd_jax.models.layers import ACTIVATION, Block, RMSNorm, parameter, rotary_angles, whole
 from ssd_jax.models.products import Product
 
 
@@ -94,7 +94,7 @@ class Transformer(nn.Module):
                 flat = normed.reshape(-1, normed.shape[-1])
                 logits = self.product("bd,dv->bv", flat, self.visual_head, preferred_element_type=jnp.float32)
                 logits = logits.reshape(*normed.shape[:-1], -1)
-            return nn.with_logical_constraint(logits, (None,) * logits.ndim)
+            return whole(logits)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """Causal logits of whole sequences, ids int32 [B, W] -> float32 [B, W, V]; touches every parameter."""

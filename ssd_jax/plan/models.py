@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ssd_jax.errors import UserError
-from ssd_jax.loading import BUNDLED
+from ssd_jax.loading import find_folder_here
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict
 from ssd_jax.models.vq_config import DEFAULTS
 from ssd_jax.models.vq_models import AnyVQConfig
@@ -36,7 +36,9 @@ def find_models(config: Mapping, where: str, weights: str = "", heads: str | Non
     Raises:
         UserError: no such folder, or a malformed file.
     """
-    folder = _folder(weights) if weights else None
+    folder = find_folder_here(weights) if weights else None
+    if weights and folder is None:
+        raise UserError(f"There is no checkpoint folder {weights!r} to plan for; nothing is downloaded for a plan.")
     if folder is not None:
         backbone, tokenizer = read_config(folder)
     else:
@@ -66,11 +68,3 @@ def job_for(models: Models, mesh: str, size: str | None, images: int, cfg_scale:
         data=sizes[DATA],
         model=sizes[MODEL],
     )
-
-
-def _folder(weights: str) -> Path:
-    """Unlike `pipeline.find_folder` this downloads nothing."""
-    for folder in (BUNDLED / weights, Path(weights)):
-        if folder.is_dir():
-            return folder
-    raise UserError(f"There is no checkpoint folder {weights!r} to plan for; nothing is downloaded for a plan.")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import jax.numpy as jnp
 
-from ssd_jax.decode.presets import PRESETS, Decoder
+from ssd_jax.decode.presets import PRESETS, Decoder, has_heads
 from ssd_jax.decode.stretches import total
 from ssd_jax.plan.chips import CHIPS, Chip
 from ssd_jax.plan.job import Job, count
@@ -51,10 +51,9 @@ class Row:
 def rows(job: Job, decoders: Mapping[str, Decoder], chips: Iterable[Chip] = CHIPS) -> list[Row]:
     """The decoders' passes and seconds; those that need more heads than the job has are left out."""
     found = []
-    have = (job.heads.horizontal, job.heads.vertical)
     assumed = -(-total(PRESETS["ar"].stretches(job.grid)) // ASSUMED)
     for name, decoder in decoders.items():
-        if not all(map(int.__le__, decoder.heads, have)):
+        if not has_heads(decoder, job.heads.horizontal, job.heads.vertical):
             continue
         least = decoder.stretches(job.grid, job.heads.horizontal)
         most = decoder.stretches(job.grid, job.heads.horizontal, assumed) if decoder.adaptive else least

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ssd_jax.distributed import together
 from ssd_jax.errors import UserError
+from ssd_jax.files import read_text
 from ssd_jax.training.shards import TokenShards
 
 CAPTIONS = "captions.jsonl"
@@ -73,7 +74,7 @@ def read_folder(folder: Path) -> list[Picture]:
 
 def _listed(path: Path) -> dict[str, str]:
     captions: dict[str, str] = {}
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path, str(path)).splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -96,21 +97,12 @@ def _beside(folder: Path) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
             text = path.with_suffix(".txt")
-            captions[path.relative_to(folder).as_posix()] = _plain(_text(text)) if text.is_file() else ""
+            captions[path.relative_to(folder).as_posix()] = _plain(read_text(text, str(text))) if text.is_file() else ""
     return captions
 
 
 def _plain(caption: str) -> str:
     return " ".join(caption.split())
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text, its byte {error.start} cannot be read.") from None
 
 
 def read_picture(path: Path, height: int, width: int) -> np.ndarray:

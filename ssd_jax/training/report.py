@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -14,7 +13,7 @@ from ssd_jax.files import replacing
 from ssd_jax.models.config import ModelConfig, VQConfig
 from ssd_jax.models.transformer import Transformer, image_hidden
 from ssd_jax.models.vq import VQModel, to_float, to_uint8
-from ssd_jax.sampling import Sampler
+from ssd_jax.request import sampler_of
 from ssd_jax.training.backbone import CaptionedCodes, mean_nll
 from ssd_jax.training.bands import Setup
 from ssd_jax.training.emoji import SPLITS
@@ -96,9 +95,7 @@ def heads_report(
     parameters after each part of their training; the untrained head that copies is added.
     """
     model, picked = setup.model, source.heldout(limit)
-    sampler = Sampler(
-        jnp.float32(model.cfg_scale), jnp.float32(1.0), jnp.int32(model.top_k or model.visual_size), jnp.float32(1.0)
-    )
+    sampler = sampler_of(model, model.cfg_scale, temperature=1.0, top_k=None, top_p=None)
     states = {"untrained": untrained(setup, mesh), **trained}
     measures = {
         "Smooth L1": measured(per_offset_loss(setup), backbone, source.given, batch, mesh),

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from ssd_jax.distributed import of_first, together
 from ssd_jax.errors import UserError
-from ssd_jax.files import replacing
 from ssd_jax.layout import Grid
 from ssd_jax.training.loop import check_origin
+from ssd_jax.weights.export import write_tensors
 from ssd_jax.weights.store import opened
 
 FORMAT = "ssd_jax-tokens-1"
@@ -71,11 +70,7 @@ class TokenShards:
 
     def write(self, shard: int, codes: np.ndarray) -> None:
         """Writes the pictures of a file, int32 [n, R, C]."""
-        tensors = {"codes": np.ascontiguousarray(codes, np.int32), "prompts": self._prompts(shard)}
-        with replacing(self.path(shard)) as temporary:
-            mode = temporary.stat().st_mode
-            save_file(tensors, temporary)
-            temporary.chmod(mode)  # safetensors leaves its files unreadable to others
+        write_tensors(self.path(shard), {"codes": codes, "prompts": self._prompts(shard)}, np.int32)
 
     def read(self) -> np.ndarray:
         """The codes of all pictures, int32 [N, R*C].
@@ -101,4 +96,4 @@ class TokenShards:
 
     def _prompts(self, shard: int) -> np.ndarray:
         pictures = self.pictures(shard)
-        return np.ascontiguousarray(self.prompts[pictures.start : pictures.stop], np.int32)
+        return self.prompts[pictures.start : pictures.stop].astype(np.int32)

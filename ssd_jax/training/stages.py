@@ -27,7 +27,8 @@ from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.models.vq import VQModel, to_float, to_uint8
 from ssd_jax.models.vq_models import abstract_vq
 from ssd_jax.prompts import SPECIALS, Prompts, pad_left, word_tokenizer
-from ssd_jax.sampling import Sampler, image_keys
+from ssd_jax.request import sampler_of
+from ssd_jax.sampling import image_keys
 from ssd_jax.training import emoji
 from ssd_jax.training.backbone import CaptionedCodes, backbone_task
 from ssd_jax.training.bands import Setup
@@ -209,7 +210,7 @@ def painter(trained: Trained, texts: list[str]):
         [trained.prompts.frame(text) for text in texts] + [trained.prompts.frame("")] * len(texts), model.pad_id
     )
     keys = image_keys(jnp.zeros(len(texts), jnp.uint32), jnp.zeros(len(texts), jnp.uint32))
-    sampler = Sampler(jnp.float32(model.cfg_scale), jnp.float32(1.0), jnp.int32(model.visual_size), jnp.float32(1.0))
+    sampler = sampler_of(model, model.cfg_scale, temperature=1.0, top_k=0, top_p=None)
     to_pixels = jax.jit(lambda params, codes: to_uint8(VQModel(trained.vq).apply(params, codes, method="decode")))
 
     def draw(params: Any) -> np.ndarray:
