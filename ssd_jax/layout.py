@@ -43,18 +43,14 @@ class Grid:
 
 
 class Window(NamedTuple):
-    """The tokens a verifier pass is fed: visual tokens and the row ends among them, E = ceil(W / C) slots for these.
+    """What a verifier pass is fed: W visual tokens and, behind them, E slots for the row ends that follow some of them.
 
     Attributes:
         places: int32 [B, W + E]; those of padding lie behind the picture.
-        source: int32 [B, W + E], which of the W visual tokens each is; meaningless for row ends and padding.
-        row_end: bool [B, W + E].
         outputs: int32 [B, W], where among the W + E the state is that predicts the visual token after each.
     """
 
     places: jax.Array
-    source: jax.Array
-    row_end: jax.Array
     outputs: jax.Array
 
 
@@ -92,27 +88,27 @@ class Layout:
         """Places of grid positions, int32 of any shape; positions past the grid lie past the picture."""
         return positions + positions // self.grid.cols if self.row_ends else positions
 
-    def window(self, positions: jax.Array) -> Window:
-        """What to feed for visual tokens at `positions`, int32 [B, W]: consecutive, then padding (R*C or more)."""
-        W = positions.shape[1]
-        first = self.places(positions[:, :1])
-        # The place before the next visual token is the row end's, if there is one.
-        behind = self.places(positions + 1)
-        end = jnp.max(jnp.where(positions < self.grid.size, behind, 0), axis=1, keepdims=True)
-        places = first + jnp.arange(W + -(-W // self.grid.cols), dtype=jnp.int32)
-        source = places - places // self.pitch - positions[:, :1]
-        return Window(
-            places=jnp.where(places < end, places, self.length),
-            source=jnp.clip(source, 0, W - 1),
-            row_end=places % self.pitch == self.grid.cols,
-            outputs=jnp.clip(behind - 1 - first, 0, places.shape[1] - 1),
-        )
+    def window(self, positions: jax.Array, consecutive: bool) -> Window:
+        """What to feed for visual tokens at `positions`, int32 [B, W], distinct; padding is R*C or more.
+
+        `consecutive` positions end ceil(W / C) rows at most; others, on a slanted front say, as many as there are.
+        """
+        rows, W = positions.shape
+        ends = min(-(-W // self.grid.cols) if consecutive else W, self.grid.rows - 1)
+        places = jnp.where(positions < self.grid.size, self.places(positions), self.length)
+        # The end of the last row has no place.
+        ending = (positions % self.grid.cols == self.grid.cols - 1) & (places + 1 < self.length)
+        slot = jnp.where(ending, W - 1 + jnp.cumsum(ending, axis=1), W + ends)
+        places = jnp.pad(places, ((0, 0), (0, ends)), constant_values=self.length)
+        places = places.at[jnp.arange(rows)[:, None], slot].set(places[:, :W] + 1, mode="drop")
+        return Window(places, jnp.where(ending, slot, jnp.arange(W, dtype=jnp.int32)))
 
     def sequence(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of every place of the picture the token it has, int32 [length], or, bool [length], that it is a row end."""
+        """Of every place of the picture the token it has, or, for a row end, the one it follows, int32 [length];
+        and whether it is a row end, bool [length]."""
         places = np.arange(self.length)
         row_end = places % self.pitch == self.grid.cols
-        return np.where(row_end, 0, places - self.row_ends * (places // self.pitch)).astype(np.int32), row_end
+        return (places - self.row_ends * (places // self.pitch) - row_end).astype(np.int32), row_end
 
 
 def prompt_starts(prompt_mask: jax.Array) -> jax.Array:

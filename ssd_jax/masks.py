@@ -62,3 +62,23 @@ def row(slots: jax.Array, starts: jax.Array, committed: jax.Array, first: int, p
     own_row = (cache - first) // pitch == (slots[:, :, None] - first) // pitch
     seen = (cache < committed[:, None, None]) | own_row
     return causal(slots, starts, length) & (seen | (cache == slots[:, :, None]))
+
+
+def held(slots: jax.Array, written: jax.Array) -> jax.Array:
+    """Slots that hold keys: those `written` before and the window's own. Together with `causal`, the *slanted* mask.
+
+    Where rows of a picture advance side by side, slots lie empty between them. On a grid of 4 columns whose first
+    token is in slot 0, with every row two columns behind the one above it and positions 0, 1, 2 and 4 written before::
+
+        position   0 1 2 3   4 5 6 7   8 9 ...
+            3      x x x x   . . . .   . .
+            5      x x x x   x x . .   . .
+
+    Args:
+        slots: int32 [B, W], the window's cache slots; those of padding lie outside the cache.
+        written: bool [B, T].
+    Returns:
+        bool [B, 1, T].
+    """
+    rows = jnp.arange(slots.shape[0], dtype=jnp.int32)[:, None]
+    return written.at[rows, slots].set(True, mode="drop")[:, None, :]

@@ -77,35 +77,43 @@ def test_where_tokens_sit():
     assert places.tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 12, 13, 14, 15, 16, 18, 19, 20, 21, 22]
     assert (LAYOUT.length, LAYOUT.pitch) == (23, 6)
     token, row_end = LAYOUT.sequence()
-    assert np.flatnonzero(row_end).tolist() == [5, 11, 17]
+    assert np.flatnonzero(row_end).tolist() == [5, 11, 17] and token[row_end].tolist() == [4, 9, 14]
     assert token[~row_end].tolist() == list(range(20))
     none = Layout(GRID)
     assert (none.length, none.pitch) == (20, 5) and none.places(7) == 7 and not none.sequence()[1].any()
 
 
 @pytest.mark.parametrize(
-    ("positions", "fed", "outputs"),
+    ("positions", "consecutive", "fed", "outputs"),
     [
-        ([3], [3, None], [0]),  # one slot to spare
-        ([4], [4, "E"], [1]),  # the row end predicts position 5
-        ([3, 4, 5, 6], [3, 4, "E", 5, 6], [0, 2, 3, 4]),
-        ([5, 6, 7, 8], [5, 6, 7, 8, None], [0, 1, 2, 3]),
-        ([4, 5, 6, 7, 8, 9], [4, "E", 5, 6, 7, 8, 9, "E"], [1, 2, 3, 4, 5, 7]),  # as many row ends as there can be
-        ([18, 19, 20, 21], [18, 19, None, None, None], [0, None, None, None]),  # the end of the grid has no place
-        ([9, 20, 20], [9, "E", None, None], [1, None, None]),  # padding may start early
-        ([20, 20], [None, None, None], [None, None]),
+        ([3], True, [3, None], [0]),  # one slot to spare
+        ([4], True, [4, "E"], [1]),  # the row end predicts position 5
+        ([3, 4, 5, 6], True, [3, 4, 5, 6, "E"], [0, 4, 2, 3]),
+        ([5, 6, 7, 8], True, [5, 6, 7, 8, None], [0, 1, 2, 3]),
+        ([4, 5, 6, 7, 8, 9], True, [4, 5, 6, 7, 8, 9, "E", "E"], [6, 1, 2, 3, 4, 7]),  # as many as there can be
+        ([18, 19, 20, 21], True, [18, 19, None, None, None], [0, 1, None, None]),  # the end of the grid has no place
+        ([9, 20, 20], True, [9, None, None, "E"], [3, None, None]),  # padding may start early
+        ([20, 20], True, [None, None, None], [None, None]),
+        ([4, 7, 10], False, [4, 7, 10, "E", None, None], [3, 1, 2]),  # a slanted front: two columns a row
+        ([14, 2, 20, 9, 4], False, [14, 2, None, 9, 4, "E", "E", "E"], [5, 1, None, 6, 7]),  # in any order
     ],
 )
-def test_a_window_has_slots_for_its_row_ends(positions, fed, outputs):
-    window = jax.tree.map(lambda x: np.asarray(x)[0], LAYOUT.window(jnp.array([positions], jnp.int32)))
-    found = []
-    for place, source, row_end in zip(window.places, window.source, window.row_end, strict=True):
-        found.append(None if place >= LAYOUT.length else "E" if row_end else positions[source])
-        if place < LAYOUT.length and not row_end:
-            assert place == LAYOUT.places(positions[source])
+def test_a_window_has_slots_for_its_row_ends(positions, consecutive, fed, outputs):
+    window = LAYOUT.window(jnp.array([positions], jnp.int32), consecutive)
+    token, row_end = LAYOUT.sequence()
+    found = [
+        None if place >= LAYOUT.length else "E" if row_end[place] else int(token[place]) for place in window.places[0]
+    ]
     assert found == fed
-    for expected, output in zip(outputs, window.outputs, strict=True):
+    for position, expected, output in zip(positions, outputs, window.outputs[0], strict=True):
         assert expected is None or output == expected
+        if position < GRID.size - 1:
+            assert window.places[0, output] == LAYOUT.places(position + 1) - 1
+
+
+def test_a_picture_of_one_row_has_no_row_end():
+    layout = Layout(Grid(1, 3), row_ends=True)
+    assert layout.window(jnp.array([[1, 2]]), consecutive=True).places.tolist() == [[1, 2]]
 
 
 # -- decoding

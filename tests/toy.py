@@ -63,9 +63,10 @@ def _params(toy: Toy):
     """Parameters at several times their usual scale, so that tokens depend on each other strongly."""
     import flax.linen as nn
 
-    init = jax.jit(Transformer(toy.config).init)
-    values = nn.unbox(init(jax.random.key(toy.seed), jnp.zeros((1, 2), jnp.int32)))
-    return jax.tree.map(lambda x: x * toy.sharpness if x.ndim > 1 else x, values)
+    with jax.ensure_compile_time_eval():  # the first to ask may be a program that is being traced
+        init = jax.jit(Transformer(toy.config).init)
+        values = nn.unbox(init(jax.random.key(toy.seed), jnp.zeros((1, 2), jnp.int32)))
+        return jax.tree.map(lambda x: x * toy.sharpness if x.ndim > 1 else x, values)
 
 
 @cache

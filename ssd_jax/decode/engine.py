@@ -16,7 +16,7 @@ from ssd_jax.decode.rows import SSD, decode_rows
 from ssd_jax.decode.state import Decoded, Functions, Offsets
 from ssd_jax.decode.wave import Wave, decode_wave
 from ssd_jax.layout import Grid, prompt_starts, rotary_positions
-from ssd_jax.masks import causal, row
+from ssd_jax.masks import causal, held, row
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.heads import DraftHeads
 from ssd_jax.models.layers import CACHED, whole
@@ -50,23 +50,30 @@ def bind(
         return jnp.concatenate([x, x]) if guided else x
 
     def verify(
-        cache: KVCache, codes: jax.Array, positions: jax.Array, committed: jax.Array | None = None
+        cache: KVCache,
+        codes: jax.Array,
+        positions: jax.Array,
+        committed: jax.Array | None = None,
+        written: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache]:
-        codes, positions = both(codes), both(positions)
+        x, positions = embed(both(codes)), both(positions)
+        places, outputs = positions, None
         if layout.row_ends:
-            places, source, row_end, outputs = layout.window(positions)
-            x = embed(jnp.take_along_axis(codes, source, axis=1))
-            x = jnp.where(row_end[..., None], model.apply(params, model.config.row_end_id, method="embed"), x)
-        else:
-            places, x = positions, embed(codes)
+            places, outputs = layout.window(positions, consecutive=written is None)
+            row_end = model.apply(params, model.config.row_end_id, method="embed")
+            ends = (x.shape[0], places.shape[1] - x.shape[1], x.shape[2])
+            x = jnp.concatenate([x, jnp.broadcast_to(row_end, ends)], axis=1)
         slots = places + S
         if committed is None:
             mask = causal(slots, starts, cache.length)
         else:
             mask = row(slots, starts, both(layout.places(committed)) + S, S, layout.pitch, cache.length)
+        if written is not None:
+            token, _ = layout.sequence()
+            mask &= held(slots, jnp.pad(both(written)[:, token], ((0, 0), (S, 0)), constant_values=True))
         with jax.named_scope("verify"):
             hidden, cache = model.apply(params, x, rotary_positions(slots, starts), mask, slots, cache, method="hidden")
-        if layout.row_ends:
+        if outputs is not None:
             hidden = jnp.take_along_axis(hidden, outputs[..., None], axis=1)
         return hidden, cache
 

@@ -17,12 +17,14 @@ class Functions(NamedTuple):
     """The model as a decoder sees it; B is the number of images, G = 2B with guidance (conditional rows first), else B.
 
     Attributes:
-        verify: (cache, codes int32 [B, W], positions int32 [B, W], committed=None) -> (hidden [G, W, D], cache). One
-            verifier pass over a window whose inputs are the tokens at `positions`, which are consecutive; hidden[:, w]
-            predicts position `positions[:, w] + 1`, it is h of that position. Row ends, where the backbone has them,
-            are fed with the rows' last tokens. The window is written to the cache, then attended to in raster order,
-            or, where `committed` int32 [B] gives the first position that is not committed, by the row mask. Positions
-            from R*C on are padding, behind the others: not written, outputs meaningless.
+        verify: (cache, codes int32 [B, W], positions int32 [B, W], committed=None, written=None) -> (hidden [G, W, D],
+            cache). One verifier pass over a window whose inputs are the tokens at `positions`; hidden[:, w] predicts
+            position `positions[:, w] + 1`, it is h of that position. Row ends, where the backbone has them, are fed
+            with the rows' last tokens. The window is written to the cache, then attended to in raster order, or, where
+            `committed` int32 [B] gives the first position that is not committed, by the row mask. Positions from R*C
+            on are padding: not written, outputs meaningless.
+            The positions are consecutive, padding behind them, and all before them are in the cache. Where `written`
+            bool [B, R*C] says which are, they may be any distinct ones, a slanted front among them, and see no others.
         log_p: hidden [G, W, D] -> log p, float32 [B, W, V], guidance and filters applied.
         noise: positions int32 [B, W] -> keyed Gumbel noise g, float32 [B, W, V].
         keys: positions int32 [B, W] -> key_i, [B, W], from which fresh draws are derived.
