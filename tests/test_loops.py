@@ -41,7 +41,7 @@ def cache_copies(hlo: str, shape: tuple[int, ...]) -> list[str]:
         Raster(window=6, drafter="random", coupling="maximal"),
         SSD(rounds=1, extra_rounds=1, rows=2, schedule="staged", mask="row"),
         SSD(rounds="auto"),
-        Wave(rows=2),
+        Wave(),
     ],
     ids=str,
 )

@@ -101,7 +101,7 @@ def test_the_exact_decoder_draws_the_picture_of_ar_in_fewer_passes(executed):
     assert lines[0] == "ssd-exact: 256 of 256 codes are those of ar"
     assert lines[1].startswith("ssd: ") and "256 of 256" not in lines[1]
     found = passes(cell(executed, "compare"))
-    assert found["ar"] == 256 and found["ssd"] == 52 and found["ssd-wave"] == 23 and found["ssd-exact"] < 128
+    assert found["ar"] == 256 and found["ssd"] == 52 and found["ssd-wave"] == 32 and found["ssd-exact"] < 128
 
 
 def test_a_larger_model_is_planned(executed):

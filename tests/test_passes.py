@@ -1,6 +1,6 @@
 """`passes` and `trace` are what happened: they equal the number of verifier calls, and the published formulas."""
 
-from math import ceil
+from math import ceil, floor
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,17 +17,17 @@ from ssd_jax.layout import Grid
 from ssd_jax.sampling import image_keys
 
 GRIDS = [Grid(1, 1), Grid(1, 7), Grid(7, 1), Grid(3, 7)]
-ONE_ROW = [SSD(rounds=0), SSD(rounds=3), Wave(rows=1), Wave(rows=3)]
+ONE_ROW = [SSD(rounds=0), SSD(rounds=3)]
+WAVES = [Wave(), Wave(down=1, right=0, depth=1), Wave(down=2.5, right=2, depth=4, drafter="above")]
 TWO_ROWS = [PRESETS["ssd2"], SSD(rounds=1, rows=2, mask="row")]  # only these care whether R is even
 
 
 def expected_passes(decoder, grid, horizontal=5):
     """The formulas of method.md and of the decoders' docstrings, written out again."""
-    first_row = 1 + 2 * ceil((grid.cols - 1) / horizontal)
-    below = grid.rows - 1
+    below, beside = grid.rows - 1, grid.cols - 1
     if isinstance(decoder, Wave):
-        return first_row + (below + decoder.rows - 1 if below else 0)
-    return first_row + ceil(below / decoder.rows) * (decoder.rounds + decoder.extra_rounds + 1)
+        return 2 + floor(decoder.down * below + decoder.right * beside) if grid.size > 1 else 1
+    return 1 + 2 * ceil(beside / horizontal) + ceil(below / decoder.rows) * (decoder.rounds + decoder.extra_rounds + 1)
 
 
 def assert_counted(out):
@@ -54,10 +54,10 @@ def test_two_rows_on_48x48():
 
 @pytest.mark.parametrize(
     ("decoder", "grid"),
-    [(decoder, grid) for decoder in ONE_ROW + TWO_ROWS for grid in GRIDS] + [(d, Grid(4, 6)) for d in TWO_ROWS],
+    [(decoder, grid) for decoder in ONE_ROW + TWO_ROWS + WAVES for grid in GRIDS] + [(d, Grid(4, 6)) for d in TWO_ROWS],
     ids=lambda value: f"{value.rows}x{value.cols}" if isinstance(value, Grid) else str(value),
 )
-def test_row_loops_take_the_formulas_count(decoder, grid):
+def test_loops_with_a_plan_take_the_formulas_count(decoder, grid):
     out = decode(decoder, grid, images=2)
     assert_counted(out)
     assert (np.asarray(out.passes) == expected_passes(decoder, grid)).all()
@@ -118,5 +118,3 @@ def test_rows_settle_when_their_rounds_end():
     assert trace.tolist() == [[1, 2, 2, 2, 2, 2], [5] * 6, [8] * 6]
     trace = np.asarray(decode(PRESETS["ssd2"], Grid(4, 6), images=1).trace)[0].reshape(4, 6)
     assert trace.tolist() == [[1, 2, 2, 2, 2, 2], [5] * 6, [7] * 6, [12] * 6]
-    trace = np.asarray(decode(Wave(rows=2), Grid(4, 6), images=1).trace)[0].reshape(4, 6)
-    assert trace.tolist() == [[1, 2, 2, 2, 2, 2], [5] * 6, [6] * 6, [7] * 6]

@@ -56,8 +56,12 @@ def test_which_are_lossless():
         (lambda: SSD(extra_rounds=1), "extra_rounds belong to the staged schedule"),
         (lambda: SSD(extra_rounds=-1), "extra_rounds must be"),
         (lambda: SSD(rounds="auto", mask="row"), "needs the raster mask"),
-        (lambda: Wave(rows=0), "rows must be a whole number of at least 1"),
-        (lambda: Wave(mask="none"), "Unknown mask 'none'"),
+        (lambda: Wave(down=0.5), "down must be a number of at least 1, not 0.5"),
+        (lambda: Wave(right=-0.5), "right must be a number of at least 0, not -0.5"),
+        (lambda: Wave(right=float("nan")), "right must be a number of at least 0, not nan"),
+        (lambda: Wave(down="2"), "down must be a number of at least 1, not '2'"),
+        (lambda: Wave(depth=0), "depth must be a whole number of at least 1"),
+        (lambda: Wave(drafter="none"), "Unknown drafter 'none'"),
     ],
 )
 def test_bad_options(make, message):
@@ -89,9 +93,8 @@ def test_missing_heads_stop_before_anything_is_traced(monkeypatch):
     [
         (lambda n: Raster(window=n, drafter="left"), 12),
         (lambda n: Raster(rows=n, drafter="left"), 3),
-        (lambda n: Wave(rows=n), 2),
     ],
-    ids=["window", "rows", "wave"],
+    ids=["window", "rows"],
 )
 def test_a_window_larger_than_the_picture_is_refused(decoder, most):
     require_window(decoder(most), Grid(3, 4))

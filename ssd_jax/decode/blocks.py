@@ -1,4 +1,4 @@
-"""Blocks of positions, settled one after the other: what the row loop and the wave are made of.
+"""Blocks of positions, settled one after the other: what the row loop is made of.
 
 A block is drafted, corrected in rounds and committed, as a `Phase` says; row 0 goes in blocks of k_h positions, which
 `first_row` draws. Images go at their own speed.

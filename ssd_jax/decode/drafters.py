@@ -1,4 +1,4 @@
-"""Where the guesses of the raster loop come from.
+"""Where the guesses of the raster loop and of the wave come from.
 
 A drafter fills the positions right of the last one the verifier has seen ("entered"), `last`, of every image.
 Copies and random codes are certain of themselves (q is one-hot); heads give a q to draw from.
@@ -14,7 +14,8 @@ from ssd_jax.layout import Grid
 from ssd_jax.sampling import Tag, choose, fresh_keys, uniform_codes
 
 DRAFTERS = ("random", "left", "above", "horizontal", "spatial")
-HEADS = ("horizontal", "spatial")
+HEADS = {"horizontal": (1, 0), "spatial": (1, 1)}
+"""How many horizontal and vertical heads a drafter takes; the others take none."""
 
 
 class Seen(NamedTuple):

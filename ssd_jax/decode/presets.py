@@ -11,7 +11,7 @@
 | `ssd`          | rows   | heads      |          | arXiv 2606.20543: k_v = 1, r = 2                                |
 | `ssd2`         | rows   | heads      |          | k_v = 2, staged: 2 rounds on both rows, 2 more on the second    |
 | `ssd-exact`    | raster | spatial    | match    | ours: the picture `ar` gives, W = 64                            |
-| `ssd-wave`     | wave   | heads      |          | ours: two rows in flight, about one pass per row                |
+| `ssd-wave`     | wave   | spatial    |          | ours: tokens settle along a slanted front, not row by row       |
 | `jacobi-match` | raster | random     | match    | ours: as `ssd-exact`, no heads                                  |
 | `jacobi-above` | raster | above      | match    | ours: as `ssd-exact`, no heads                                  |
 """
@@ -37,7 +37,7 @@ PRESETS: dict[str, Decoder] = {
     "ssd": SSD(rounds=2),
     "ssd2": SSD(rounds=2, extra_rounds=2, rows=2, schedule="staged"),
     "ssd-exact": Raster(window=64, drafter="spatial", coupling="match"),
-    "ssd-wave": Wave(rows=2),
+    "ssd-wave": Wave(),
     "jacobi-match": Raster(window=64, drafter="random", coupling="match"),
     "jacobi-above": Raster(window=64, drafter="above", coupling="match"),
 }
@@ -86,8 +86,5 @@ def require_window(decoder: Decoder, grid: Grid) -> None:
         return
     if isinstance(decoder, Raster) and decoder.rows is None and decoder.window > grid.size:
         raise UserError(f"A window of {decoder.window} is larger than the picture, which has {grid.size} tokens.")
-    rows = decoder.rows if isinstance(decoder, Raster | Wave) else None
-    # Row 0 is drawn before a wave starts.
-    most = max(grid.rows - 1, 1) if isinstance(decoder, Wave) else grid.rows
-    if rows is not None and rows > most:
-        raise UserError(f"{rows} rows at once are more than the {most} that there are to draw.")
+    if isinstance(decoder, Raster) and decoder.rows is not None and decoder.rows > grid.rows:
+        raise UserError(f"{decoder.rows} rows at once are more than the {grid.rows} that there are to draw.")

@@ -59,7 +59,7 @@ class Raster:
     @property
     def heads(self) -> tuple[int, int]:
         """How many horizontal and vertical heads it takes."""
-        return {"horizontal": (1, 0), "spatial": (1, 1)}.get(self.drafter, (0, 0))
+        return drafters.HEADS.get(self.drafter, (0, 0))
 
     def width(self, grid: Grid) -> int:
         """W on a grid."""

@@ -1,111 +1,130 @@
-"""The row loop as a pipeline: several rows in flight, each a round older than the one below it."""
+"""The wave: tokens settle along a slanted front, left and upper neighbours first, whatever is still open below."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 
 from ssd_jax.cache import KVCache
-from ssd_jax.decode.accept import auto_correct
-from ssd_jax.decode.blocks import MASKS, first_row, first_row_stretches
+from ssd_jax.decode import drafters
+from ssd_jax.decode.drafters import Seen
+from ssd_jax.decode.schedule import Schedule, slanted
 from ssd_jax.decode.state import Decoded, Functions, gather, scatter
-from ssd_jax.decode.stretches import Stretch, Stretches
-from ssd_jax.errors import require_one_of, require_whole
+from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
+from ssd_jax.errors import UserError, require_one_of, require_whole
 from ssd_jax.layout import Grid
 from ssd_jax.sampling import choose
 
 
 @dataclasses.dataclass(frozen=True)
 class Wave:
-    """SSD's rounds, overlapped (ours; not lossless).
+    """Correction of many rows at once, against a deadline for every token (ours; not lossless).
 
-    The window of pass k is row k - m, which the pass before retired, and the m live rows below it::
+    The token at row r and column c is final in pass
 
-        pass k      row k-m     final; its keys and values are computed anew, so it needs no commit pass
-                    row k-m+1   m-th correction, retires
-                    ...
-                    row k       first correction; then row k+1 is drafted from it
+        2 + floor(down * r + right * c)
 
-    Passes on an R x C grid with k_h horizontal heads: 1 + 2 ceil((C - 1) / k_h) + (R - 1) + (m - 1), the last
-    summands only for R > 1. Afterwards the cache is right up to the end of row R - 2.
+    (token 0 in the prefill), which for the last one is the number of passes. A row is drafted as a whole, `depth` passes
+    before its first token is final but not before the row above it. Every pass draws anew the tokens that have no more
+    than `depth` passes left, from p given all tokens as they are, with `ar`'s own noise: the match coupling of the
+    raster loop, but a token is final at its time, not when everything before it is. With down = C and right = 1 one
+    token settles per pass and the picture is `ar`'s.
+
+    With right = 0 whole rows settle at once, as in SSD: the token to the left may change in the very pass in which one
+    becomes final. On a slanted front it was final before, and so was the one above.
+
+    The keys and values of a final token are computed once more, in the next pass. Where tokens settle in raster order,
+    down >= right * (C - 1), the cache is then right up to the first token of the last pass. Elsewhere tokens to the
+    right in the row above may still change, and what was computed before they did stays.
 
     Attributes:
-        rows: m, live rows; each is corrected m times.
-        mask: "raster", or "row": live rows do not see each other.
+        down: passes by which a row is behind the one above it, at least 1.
+        right: passes by which a column is behind the one to its left.
+        depth: passes that correct a token; and all of a row is corrected once when it has been drafted.
+        drafter: as for `Raster`; "spatial" and "horizontal" need draft heads.
     """
 
-    rows: int = 2
-    mask: str = "raster"
+    down: float = 1.5
+    right: float = 0.5
+    depth: int = 3
+    drafter: str = "spatial"
 
     adaptive = False
 
     def __post_init__(self):
-        require_whole("rows", self.rows, 1)
-        require_one_of("mask", self.mask, MASKS)
+        for name, least in (("down", 1), ("right", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
+                raise UserError(f"{name} must be a number of at least {least}, not {value!r}.")
+        require_whole("depth", self.depth, 1)
+        require_one_of("drafter", self.drafter, drafters.DRAFTERS)
 
     @property
     def heads(self) -> tuple[int, int]:
         """How many horizontal and vertical heads it takes."""
-        return 1, 1
+        return drafters.HEADS.get(self.drafter, (0, 0))
+
+    def schedule(self, grid: Grid) -> Schedule:
+        """Which tokens every pass feeds and corrects."""
+        return slanted(grid, self.down, self.right, self.depth)
 
     def stretches(self, grid: Grid, horizontal: int, passes: int | None = None) -> Stretches:
-        """See `decode.stretches`."""
-        del passes
-        start = first_row_stretches(grid, horizontal)
-        if grid.rows == 1:
-            return start
-        m, C = self.rows, grid.cols
-        count = grid.rows - 1 + m - 1
-        return *start, Stretch(count, (m + 1) * C - 1, m * C, drafts=count + 1, vertical=1, sources=C)
+        """See `decode.stretches`; every window is as wide as the widest. Drafts of row 0 are left out."""
+        del horizontal, passes
+        plan = self.schedule(grid)
+        if plan.passes == 1:
+            return (PREFILL,)
+        drafts = dict(drafts=grid.rows - 1, vertical=1, sources=grid.cols) if self.drafter == "spatial" else {}
+        return PREFILL, Stretch(plan.passes - 1, plan.fed.shape[1], plan.live.shape[1], **drafts)
 
 
 def decode_wave(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: Wave) -> Decoded:
     """Decodes a batch; all images go at the same speed. Arguments as for `decode_raster`."""
-    m, (R, C) = decoder.rows, (grid.rows, grid.cols)
-    start = first_row(functions, cache, hidden, grid, rounds=1)
-    if R == 1:
-        return Decoded(start.tokens, start.passes, start.trace, start.cache)
-    last_pass = R - 1 + m - 1
+    plan, C = decoder.schedule(grid), grid.cols
+    log_p = functions.log_p(hidden)
+    B, _, V = log_p.shape
+    zero, one = jnp.zeros((B,), jnp.int32), jnp.ones((B,), jnp.int32)
+    with jax.named_scope("sampling"):
+        token = choose(log_p, functions.noise(zero[:, None]))
+    tokens = scatter(jnp.zeros((B, grid.size), jnp.int32), zero[:, None], token)
 
-    def draft_row(row: jax.Array, state: tuple, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Drafts `row` from the h [G, C, D] above it: tokens, trace, log q [B, C, V]; past the grid nothing happens."""
-        tokens, trace, passes = state
-        columns = jnp.broadcast_to(jnp.arange(C, dtype=jnp.int32), (tokens.shape[0], C))
-        positions = row * C + columns
-        log_q = functions.draft(hidden, gather(tokens, positions - C), columns, ((1, 0),))[:, 0]
-        tokens = scatter(tokens, positions, choose(log_q, functions.noise(positions)))
-        return tokens, scatter(trace, positions, passes), log_q
+    def draft(tokens: jax.Array, last: jax.Array, row: jax.Array, passes: jax.Array, count: int) -> jax.Array:
+        """Drafts `count` positions behind `last`, int32 [B]; row [G, C, D] holds h of the C positions up to there."""
+        codes, _ = drafters.draft(decoder.drafter, functions, grid, V, Seen(tokens, last, row, passes), count)
+        return scatter(tokens, last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32), codes)
+
+    start, newest = hidden, jnp.pad(hidden, ((0, 0), (C - 1, 0), (0, 0)))
+    if C > 1:
+        tokens = draft(tokens, zero, newest, one, C - 1)
+    trace = scatter(jnp.zeros_like(tokens), zero[:, None], one)
+    if plan.passes == 1:
+        return Decoded(tokens, one, trace, cache)
+    tables = jax.tree.map(jnp.asarray, plan)
 
     def body(state: tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, KVCache]) -> tuple:
-        k, tokens, log_q, passes, trace, cache = state
-        B = tokens.shape[0]
-        retired = jnp.maximum(k - m, 0)
-        end = jnp.minimum(k + 1, R) * C  # first position below the youngest live row
-        inputs = jnp.broadcast_to(retired * C + jnp.arange((m + 1) * C - 1, dtype=jnp.int32), (B, (m + 1) * C - 1))
-        inputs = jnp.where(inputs < end - 1, inputs, grid.size)
-        live = jnp.broadcast_to((retired + 1) * C + jnp.arange(m * C, dtype=jnp.int32), (B, m * C))
-        committed = jnp.broadcast_to((retired + 1) * C, (B,)) if decoder.mask == "row" else None
-        hidden, cache = functions.verify(cache, gather(tokens, inputs), inputs, committed)
-        hidden = hidden[:, C - 1 :]
+        k, tokens, newest, passes, trace, cache = state
+        fed, live = (jnp.broadcast_to(table[k], (B, table.shape[1])) for table in (tables.fed, tables.live))
+        written = jnp.broadcast_to(jnp.arange(grid.size) < tables.written[k] * C, (B, grid.size))
+        hidden, cache = functions.verify(cache, gather(tokens, fed), fed, written=written)
         passes = passes + 1
-
-        log_p = functions.log_p(hidden)
+        log_p = functions.log_p(hidden[:, tables.outputs[k]])
         with jax.named_scope("accept"):
-            corrected = auto_correct(functions, gather(tokens, live), log_p, log_q, live, passes)
-        target = jnp.where(live < end, live, grid.size)
-        tokens, trace = scatter(tokens, target, corrected), scatter(trace, target, passes)
+            tokens = scatter(tokens, live, choose(log_p, functions.noise(live)))
+            trace = scatter(trace, live, passes)
 
         with jax.named_scope("draft"):
-            youngest = jax.lax.dynamic_slice_in_dim(hidden, (jnp.minimum(k, m) - 1) * C, C, axis=1)
-            tokens, trace, fresh = draft_row(k + 1, (tokens, trace, passes), youngest)
-        both = jnp.pad(log_p, ((0, 0), (0, C), (0, 0)))
-        both = jax.lax.dynamic_update_slice_in_dim(both, fresh, jnp.minimum(k, m) * C, axis=1)
-        moved = jnp.maximum(k + 1 - m, 0) - retired
-        log_q = jax.lax.dynamic_slice_in_dim(both, moved * C, m * C, axis=1)
-        return k + 1, tokens, log_q, passes, trace, cache
+            states = hidden[:, tables.states[k]]
+            # Token 0 is the prefill's.
+            states = jnp.where((tables.new[k] == 0) & (jnp.arange(C) == 0)[:, None], start, states)
+            newest = jnp.where(tables.new[k] >= 0, states, newest)
+            last = jnp.broadcast_to(tables.below[k] * C - 1, (B,))
+            # A real branch: most passes draft nothing on grids that are wide.
+            tokens = jax.lax.cond(
+                tables.below[k] < grid.rows, lambda: draft(tokens, last, newest, passes, C), lambda: tokens
+            )
+        return k + 1, tokens, newest, passes, trace, cache
 
-    tokens, trace, fresh = draft_row(jnp.int32(1), (start.tokens, start.trace, start.passes), start.row)
-    log_q = jnp.pad(fresh, ((0, 0), (0, (m - 1) * C), (0, 0)))
-    state = (jnp.int32(1), tokens, log_q, start.passes, trace, start.cache)
-    _, tokens, _, passes, trace, cache = jax.lax.while_loop(lambda s: s[0] <= last_pass, body, state)
+    state = (jnp.int32(0), tokens, newest, one, trace, cache)
+    _, tokens, _, passes, trace, cache = jax.lax.while_loop(lambda s: s[0] < plan.passes - 1, body, state)
     return Decoded(tokens, passes, trace, cache)
