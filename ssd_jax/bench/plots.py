@@ -10,6 +10,9 @@ from ssd_jax.files import replacing
 
 MEASURES = (("nll difference", "NLL per token, difference to ar (nats)", 1.0), ("kid", "KID x 1000 to ar", 1e3))
 
+COLOURS = {"ar's pictures": "tab:blue", "others, of ar's law": "tab:green", "others": "tab:orange"}
+"""What a decoder draws, and how its points look."""
+
 DPI = 120
 
 TICKS = tuple(float(f"{digit}e{power}") for power in range(-3, 5) for digit in (1, 2, 5))
@@ -28,17 +31,21 @@ def quality_against_passes(rows: dict[str, dict[str, Any]], path: Path) -> None:
     figure.draw_without_rendering()  # gives the panels their place
     for axes, points in zip(panels, drawn, strict=True):
         label_points(axes, points)
+    panels[0].legend(title="draws", loc="upper right")
     _save(figure, path)
 
 
 def _panel(axes: Any, rows: dict[str, dict[str, Any]], key: str, label: str, factor: float) -> dict[str, tuple]:
     """One measure of all decoders; returns name -> (x, y, lower end of the interval, upper end)."""
     points = {}
+    for kind, colour in COLOURS.items():
+        axes.plot([], [], "o", color=colour, label=kind)
     for name, row in rows.items():
         estimate: Estimate = row[key]
         y, low, high = (factor * value for value in (estimate.value, estimate.low, estimate.high))
         # An interval of NaN draws no bar.
-        axes.errorbar([row["passes"]], [y], yerr=[[y - low], [high - y]], fmt="o", capsize=3)
+        kind = "ar's pictures" if row["equal pictures"] == 1 else "others, of ar's law" if row["lossless"] else "others"
+        axes.errorbar([row["passes"]], [y], yerr=[[y - low], [high - y]], fmt="o", capsize=3, color=COLOURS[kind])
         points[name] = (row["passes"], y, *((y, y) if math.isnan(low) else (low, high)))
         if name == "ar" and key != "nll difference":
             axes.axhspan(low, high, color="0.9", zorder=0)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ssd_jax.bench.speed import agreement
 from ssd_jax.decode.ar import AR
-from ssd_jax.decode.presets import Decoder
+from ssd_jax.decode.presets import Decoder, is_lossless
 from ssd_jax.errors import UserError
 from ssd_jax.eval.features import features, load_network
 from ssd_jax.eval.likelihood import token_nll
@@ -97,6 +97,7 @@ def measure_quality(
             "passes": float(passes.mean()),
             "equal tokens": same_tokens,
             "equal pictures": same_pictures,
+            "lossless": is_lossless(decoders[name]),
             "nll": Estimate.mean(nll[name]),
             "nll difference": Estimate.mean(nll[name] - nll[baseline]),
         }

@@ -25,8 +25,8 @@ class Wave:
 
         2 + floor(down * r + right * c)
 
-    (token 0 in the prefill), which for the last one is the number of passes. A row is drafted as a whole, `depth` passes
-    before its first token is final but not before the row above it. Every pass draws anew the tokens that have no more
+    (token 0 in the prefill), which for the last one is the number of passes. A row is drafted as a whole `depth` passes
+    before its first token is final, but not before the row above it. Every pass draws anew the tokens that have no more
     than `depth` passes left, from p given all tokens as they are, with `ar`'s own noise: the match coupling of the
     raster loop, but a token is final at its time, not when everything before it is. With down = C and right = 1 one
     token settles per pass and the picture is `ar`'s.
