@@ -26,7 +26,7 @@ from ssd_jax.weights.load import read_config
 
 SIDE = 4  # codes along a side of a picture
 HEADS = HeadsConfig(horizontal=2, vertical=2)
-WITHOUT_HEADS = ["ar", "sjd", "scd", "scd-gumbel", "gsd", "jacobi-match", "jacobi-above"]
+WITHOUT_HEADS = ["ar", "sjd", "scd", "scd-gumbel", "gsd", "jacobi-match", "jacobi-above", "jacobi-wave"]
 ROOT = Path(sample.__file__).parent
 
 

@@ -14,6 +14,7 @@
 | `ssd-wave`     | wave   | spatial    |          | ours: tokens settle along a slanted front, not row by row       |
 | `jacobi-match` | raster | random     | match    | ours: as `ssd-exact`, no heads                                  |
 | `jacobi-above` | raster | above      | match    | ours: as `ssd-exact`, no heads                                  |
+| `jacobi-wave`  | wave   | above      |          | ours: as `ssd-wave`, no heads                                   |
 """
 
 from ssd_jax.decode.accept import Group
@@ -40,6 +41,7 @@ PRESETS: dict[str, Decoder] = {
     "ssd-wave": Wave(),
     "jacobi-match": Raster(window=64, drafter="random", coupling="match"),
     "jacobi-above": Raster(window=64, drafter="above", coupling="match"),
+    "jacobi-wave": Wave(drafter="above"),
 }
 """Name to decoder. A decoder is a frozen dataclass, so it can be a static argument of the jitted program."""
 
