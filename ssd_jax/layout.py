@@ -93,14 +93,14 @@ class Layout:
 
         `consecutive` positions end ceil(W / C) rows at most; others, on a slanted front say, as many as there are.
         """
-        rows, W = positions.shape
+        W = positions.shape[1]
         ends = min(-(-W // self.grid.cols) if consecutive else W, self.grid.rows - 1)
         places = jnp.where(positions < self.grid.size, self.places(positions), self.length)
         # The end of the last row has no place.
         ending = (positions % self.grid.cols == self.grid.cols - 1) & (places + 1 < self.length)
         slot = jnp.where(ending, W - 1 + jnp.cumsum(ending, axis=1), W + ends)
         places = jnp.pad(places, ((0, 0), (0, ends)), constant_values=self.length)
-        places = places.at[jnp.arange(rows)[:, None], slot].set(places[:, :W] + 1, mode="drop")
+        places = jax.vmap(lambda row, slot, end: row.at[slot].set(end, mode="drop"))(places, slot, places[:, :W] + 1)
         return Window(places, jnp.where(ending, slot, jnp.arange(W, dtype=jnp.int32)))
 
     def sequence(self) -> tuple[np.ndarray, np.ndarray]:

@@ -80,5 +80,5 @@ def held(slots: jax.Array, written: jax.Array) -> jax.Array:
     Returns:
         bool [B, 1, T].
     """
-    rows = jnp.arange(slots.shape[0], dtype=jnp.int32)[:, None]
-    return written.at[rows, slots].set(True, mode="drop")[:, None, :]
+    # Mapped over rows, as `cache.write` is, so that devices with rows of their own need not talk.
+    return jax.vmap(lambda row, own: row.at[own].set(True, mode="drop"))(written, slots)[:, None, :]
