@@ -91,3 +91,11 @@ def test_sjd_really_resamples(bundled):
     )
     print(f"mean passes of sjd {sjd}, of scd {scd}")
     assert sjd > 1.2 * scd
+
+
+def test_a_history_of_passes_saves_passes(bundled):
+    prompts = ["green heart, noto", "santa claus, noto", "woman, noto", "flag of germany, noto"]
+    preset = PRESETS["ssd-exact"]
+    with_it, without = (bundled.generate(prompts, decoder=d) for d in (preset, dataclasses.replace(preset, history=0)))
+    print(f"passes {with_it.passes}, without {without.passes}")
+    assert with_it.passes.mean() < 0.95 * without.passes.mean()

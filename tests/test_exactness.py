@@ -18,8 +18,9 @@ KNOBS = [
     {"seed": 2, "cfg_scale": 5.0, "temperature": 0.7, "top_p": 0.9},
     {"seed": 3, "cfg_scale": 2.0, "temperature": 0.0},
 ]
-FOUR_ROWS = Raster(rows=4, drafter="spatial", coupling="match")
-SPATIAL = [*(Raster(window=W, drafter="spatial", coupling="match") for W in (1, 4, 1000)), FOUR_ROWS]
+FOUR_ROWS = Raster(rows=4, drafter="spatial", coupling="match", history=8)
+WINDOWS = {1: 8, 4: 2, 1000: 0}  # W: passes remembered
+SPATIAL = [*(Raster(W, drafter="spatial", coupling="match", history=H) for W, H in WINDOWS.items()), FOUR_ROWS]
 IMAGES = 16
 
 

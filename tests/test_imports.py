@@ -26,8 +26,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 # Further limits inside the layers.
 PURE_DECODE = {
-    f"decode.{name}"
-    for name in ("state", "stretches", "drafters", "accept", "raster", "blocks", "rows", "schedule", "wave", "ar")
+    f"decode.{name}" for name in "state stretches drafters accept history raster blocks rows schedule wave ar".split()
 }
 NOT_FOR_PURE_DECODE = ("models", "weights", "decode.engine")  # they receive functions; the engine binds the model
 WEIGHTS_MAY_IMPORT = ("models.config", "models.published", "models.vq_config", "sharding", "weights", "errors", "files")

@@ -37,7 +37,7 @@ def cache_copies(hlo: str, shape: tuple[int, ...]) -> list[str]:
     "decoder",
     [
         "ar",
-        Raster(window=6, drafter="spatial", coupling="match"),
+        Raster(window=6, drafter="spatial", coupling="match", history=7),
         Raster(window=6, drafter="random", coupling="maximal"),
         SSD(rounds=1, extra_rounds=1, rows=2, schedule="staged", mask="row"),
         SSD(rounds="auto"),
@@ -55,6 +55,7 @@ def test_no_cache_sized_copy_and_no_sort(decoder):
     hlo = lowered[0].compile().as_text()
     assert "while(" in hlo and "f32[" + ",".join(map(str, shape)) + "]" in hlo
     assert cache_copies(hlo, shape) == []
+    assert cache_copies(hlo, (images, getattr(decoder, "history", 0), grid.size)) == []
     assert " sort(" not in hlo
 
 
@@ -119,7 +120,7 @@ def test_odd_grids(name, grid):
         Raster(window=5, drafter="random", coupling="resample"),
         Raster(window=5, drafter="horizontal", coupling="maximal"),
         Raster(window=5, drafter="spatial", coupling="gumbel"),
-        Raster(window=5, drafter="above", coupling="match"),
+        Raster(window=5, drafter="above", coupling="match", history=3),
         SSD(rounds="auto"),
         SSD(rounds="auto", rows=2),
     ],

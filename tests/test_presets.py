@@ -44,6 +44,8 @@ def test_which_are_lossless():
         (lambda: Raster(coupling="tight"), "Unknown coupling 'tight'; choose one of resample"),
         (lambda: Raster(acceptance="kind", coupling="resample"), "Unknown acceptance 'kind'"),
         (lambda: Raster(acceptance="grouped"), "match coupling accepts by equality"),
+        (lambda: Raster(history=-1), "history must be a whole number of at least 0"),
+        (lambda: Raster(history=8, coupling="gumbel"), "Only the match coupling has a history"),
         (lambda: Group(size=0), "size must be a whole number of at least 1"),
         (lambda: Group(delta=-1.0), "delta must be None or at least 0"),
         (lambda: SSD(rounds=-1), 'rounds must be a whole number of at least 0 or "auto", not -1'),

@@ -26,7 +26,7 @@ LAYOUT = Layout(GRID, row_ends=True)
 
 EXACT = [
     Raster(window=4, drafter="spatial"),
-    Raster(window=7, drafter="above"),
+    Raster(window=7, drafter="above", history=3),
     Raster(window=1000, drafter="horizontal"),
     Wave(down=5, right=1, depth=2),
 ]

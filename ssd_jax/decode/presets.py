@@ -10,7 +10,7 @@
 | `mtp`          | raster | horizontal | resample | multi-token prediction along the row: five head drafts per pass |
 | `ssd`          | rows   | heads      |          | arXiv 2606.20543: k_v = 1, r = 2                                |
 | `ssd2`         | rows   | heads      |          | k_v = 2, staged: 2 rounds on both rows, 2 more on the second    |
-| `ssd-exact`    | raster | spatial    | match    | ours: the picture `ar` gives, W = 64                            |
+| `ssd-exact`    | raster | spatial    | match    | ours: the picture `ar` gives, W = 64, eight passes remembered   |
 | `ssd-wave`     | wave   | spatial    |          | ours: tokens settle along a slanted front, not row by row       |
 | `jacobi-match` | raster | random     | match    | ours: as `ssd-exact`, no heads                                  |
 | `jacobi-above` | raster | above      | match    | ours: as `ssd-exact`, no heads                                  |
@@ -37,10 +37,10 @@ PRESETS: dict[str, Decoder] = {
     "mtp": Raster(window=6, drafter="horizontal", coupling="resample"),
     "ssd": SSD(rounds=2),
     "ssd2": SSD(rounds=2, extra_rounds=2, rows=2, schedule="staged"),
-    "ssd-exact": Raster(window=64, drafter="spatial", coupling="match"),
+    "ssd-exact": Raster(window=64, drafter="spatial", coupling="match", history=8),
     "ssd-wave": Wave(),
-    "jacobi-match": Raster(window=64, drafter="random", coupling="match"),
-    "jacobi-above": Raster(window=64, drafter="above", coupling="match"),
+    "jacobi-match": Raster(window=64, drafter="random", coupling="match", history=8),
+    "jacobi-above": Raster(window=64, drafter="above", coupling="match", history=8),
     "jacobi-wave": Wave(drafter="above"),
 }
 """Name to decoder. A decoder is a frozen dataclass, so it can be a static argument of the jitted program."""

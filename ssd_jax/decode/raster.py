@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ssd_jax.cache import KVCache
-from ssd_jax.decode import accept, drafters
+from ssd_jax.decode import accept, drafters, history
 from ssd_jax.decode.drafters import Seen
 from ssd_jax.decode.state import Decoded, Functions, gather, scatter
 from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
@@ -36,6 +36,8 @@ class Raster:
             | "match" (the same picture as `ar`).
         acceptance: "token" | "grouped" (GSD; not lossless).
         group: the groups of "grouped".
+        history: H, how many passes (this one included) are remembered, for drafts from what the verifier said under
+            the present surroundings rather than last; only with "match". 0: drafts are what it said last.
     """
 
     window: int = 64
@@ -44,6 +46,7 @@ class Raster:
     coupling: str = "match"
     acceptance: str = "token"
     group: accept.Group = accept.Group()
+    history: int = 0
 
     adaptive = True
 
@@ -55,6 +58,9 @@ class Raster:
         require_one_of("acceptance", self.acceptance, accept.ACCEPTANCES)
         if self.coupling == "match" and self.acceptance == "grouped":
             raise UserError("The match coupling accepts by equality; combine grouped acceptance with another coupling.")
+        require_whole("history", self.history, 0)
+        if self.history and self.coupling != "match":
+            raise UserError("Only the match coupling has a history of passes; leave history at 0 with another one.")
 
     @property
     def heads(self) -> tuple[int, int]:
@@ -88,6 +94,7 @@ class State:
     row: [G, C, D], h of the last C positions up to `last`; None without heads.
     passes: int32 [B].
     trace: int32 [B, R*C].
+    past: the last passes; None where none are remembered.
     cache: keys and values; right for every final token but the newest.
     """
 
@@ -98,6 +105,7 @@ class State:
     row: jax.Array | None
     passes: jax.Array
     trace: jax.Array
+    past: history.History | None
     cache: KVCache
 
 
@@ -130,7 +138,9 @@ def _start(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, 
         row = jnp.pad(hidden, ((0, 0), (grid.cols - 1, 0), (0, 0)))
     tokens, log_q = _refill(functions, grid, decoder, V, Seen(tokens, zero, row, one))
     trace = scatter(jnp.zeros_like(tokens), zero[:, None], one)
-    return State(tokens, one, zero, None if decoder.coupling == "match" else log_q, row, one, trace, cache)
+    log_q = None if decoder.coupling == "match" else log_q
+    past = history.empty(B, decoder.history, grid) if decoder.history else None
+    return State(tokens, one, zero, log_q, row, one, trace, past, cache)
 
 
 def _pass(functions: Functions, grid: Grid, decoder: Raster, s: State) -> State:
@@ -156,6 +166,11 @@ def _pass(functions: Functions, grid: Grid, decoder: Raster, s: State) -> State:
     tokens = scatter(s.tokens, positions, settled)
 
     with jax.named_scope("draft"):
+        past = s.past
+        if past is not None:
+            past = history.remember(past, passes, s.tokens, tokens, positions)
+            settled = history.recall(past, passes, tokens, positions, m + 1, grid)
+            tokens = scatter(tokens, positions, settled)
         last = positions[:, -1]
         row = None if s.row is None else _last_row(s.row, hidden, last - s.last)
         tokens, fresh = _refill(functions, grid, decoder, log_p.shape[-1], Seen(tokens, last, row, passes))
@@ -164,7 +179,7 @@ def _pass(functions: Functions, grid: Grid, decoder: Raster, s: State) -> State:
             # Drafts that stay in the window were drawn from this pass's p; the window moves on by m + 1.
             both = jnp.concatenate([log_p, fresh], axis=1)
             log_q = jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=W - 1))(both, m + 1)
-    return State(tokens, first, last, log_q, row, passes, trace, cache)
+    return State(tokens, first, last, log_q, row, passes, trace, past, cache)
 
 
 def _refill(functions: Functions, grid: Grid, decoder: Raster, vocabulary: int, seen: Seen):
