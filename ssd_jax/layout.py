@@ -88,13 +88,13 @@ class Layout:
         """Places of grid positions, int32 of any shape; positions past the grid lie past the picture."""
         return positions + positions // self.grid.cols if self.row_ends else positions
 
-    def window(self, positions: jax.Array, consecutive: bool) -> Window:
+    def window(self, positions: jax.Array, ends: int | None = None) -> Window:
         """What to feed for visual tokens at `positions`, int32 [B, W], distinct; padding is R*C or more.
 
-        `consecutive` positions end ceil(W / C) rows at most; others, on a slanted front say, as many as there are.
+        They are consecutive, or, on a slanted front say, any of which no more than `ends` are the last of their row.
         """
         W = positions.shape[1]
-        ends = min(-(-W // self.grid.cols) if consecutive else W, self.grid.rows - 1)
+        ends = min(-(-W // self.grid.cols) if ends is None else ends, self.grid.rows - 1)
         places = jnp.where(positions < self.grid.size, self.places(positions), self.length)
         # The end of the last row has no place.
         ending = (positions % self.grid.cols == self.grid.cols - 1) & (places + 1 < self.length)

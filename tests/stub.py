@@ -36,7 +36,8 @@ def stub(images: int, grid: Grid, keys: jax.Array, sharpness: float = 0.7, horiz
     head = jax.random.normal(jax.random.key(11), (D, V)) * sharpness
     turn = jax.random.normal(jax.random.key(12), (D, D)) * D**-0.5
 
-    def verify(cache, codes, positions, committed=None, written=None):
+    def verify(cache, codes, positions, committed=None, written=None, ends=None):
+        del ends  # no row ends
         starts = jnp.zeros((images,), jnp.int32)
         if committed is None:
             seen = causal(positions, starts, grid.size)

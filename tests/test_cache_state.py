@@ -42,8 +42,7 @@ SLANTED = Wave(1, 1, depth=2)
 def settled(decoder) -> int:
     """The first position that the cache need not be right for."""
     if isinstance(decoder, Wave):
-        plan = decoder.schedule(GRID)
-        return int(np.argmax(plan.final == plan.passes))
+        return int(np.argmax(decoder.schedule(GRID).final == decoder.passes(GRID)))
     return GRID.size - 1
 
 

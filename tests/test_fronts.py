@@ -41,7 +41,9 @@ def verify(cache, codes, positions, written, backbone, guided, slanted=True):
     model, keys = Transformer(backbone.config), image_keys(jnp.zeros(IMAGES, jnp.int32), jnp.arange(IMAGES))
     mask = toy.prompts(IMAGES, guided)[1]
     functions = engine.bind(model, backbone.params, GRID, mask, keys, toy.sampler(2.0), guided)
-    return functions.verify(cache, codes, positions, written=written if slanted else None)
+    if not slanted:
+        return functions.verify(cache, codes, positions)
+    return functions.verify(cache, codes, positions, written=written, ends=GRID.rows)
 
 
 def tokens() -> np.ndarray:

@@ -59,12 +59,13 @@ def test_which_are_lossless():
         (lambda: SSD(extra_rounds=1), "extra_rounds belong to the staged schedule"),
         (lambda: SSD(extra_rounds=-1), "extra_rounds must be"),
         (lambda: SSD(rounds="auto", mask="row"), "needs the raster mask"),
-        (lambda: Wave(down=0.5), "down must be a number of at least 1, not 0.5"),
-        (lambda: Wave(right=-0.5), "right must be a number of at least 0, not -0.5"),
-        (lambda: Wave(right=float("nan")), "right must be a number of at least 0, not nan"),
-        (lambda: Wave(down="2"), "down must be a number of at least 1, not '2'"),
+        (lambda: Wave(down=0.5), "down must be a number between 1 and 10000, not 0.5"),
+        (lambda: Wave(right=-0.5), "right must be a number between 0 and 10000, not -0.5"),
+        (lambda: Wave(right=float("nan")), "right must be a number between 0 and 10000, not nan"),
+        (lambda: Wave(down="2"), "down must be a number between 1 and 10000, not '2'"),
         (lambda: Wave(depth=0), "depth must be a whole number of at least 1"),
-        (lambda: Wave(drafter="none"), "Unknown drafter 'none'"),
+        (lambda: Wave(down=10**400), "down must be a number between 1 and 10000"),
+        (lambda: Wave(drafter="left"), "Unknown drafter 'left'; choose one of random, above, spatial"),
     ],
 )
 def test_bad_options(make, message):
@@ -96,12 +97,15 @@ def test_missing_heads_stop_before_anything_is_traced(monkeypatch):
     [
         (lambda n: Raster(window=n, drafter="left"), 12),
         (lambda n: Raster(rows=n, drafter="left"), 3),
+        (lambda n: Wave(down=(n - 5) / 2, right=1), 13),
     ],
-    ids=["window", "rows"],
+    ids=["window", "rows", "wave"],
 )
 def test_a_window_larger_than_the_picture_is_refused(decoder, most):
     require_window(decoder(most), Grid(3, 4))
-    with pytest.raises(UserError, match=f"{most + 1}.*more than|window of 13 is larger.*12 tokens") as caught:
+    with pytest.raises(
+        UserError, match=f"{most + 1}.*more than|window of 13 is larger.*12 tokens|{most + 1} passes is too slow"
+    ) as caught:
         require_window(decoder(most + 1), Grid(3, 4))
     assert "\n" not in str(caught.value)
 

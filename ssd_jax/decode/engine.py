@@ -55,11 +55,12 @@ def bind(
         positions: jax.Array,
         committed: jax.Array | None = None,
         written: jax.Array | None = None,
+        ends: int | None = None,
     ) -> tuple[jax.Array, KVCache]:
         x, positions = embed(both(codes)), both(positions)
         places, outputs = positions, None
         if layout.row_ends:
-            places, outputs = layout.window(positions, consecutive=written is None)
+            places, outputs = layout.window(positions, ends)
             row_end = model.apply(params, model.config.row_end_id, method="embed")
             ends = (x.shape[0], places.shape[1] - x.shape[1], x.shape[2])
             x = jnp.concatenate([x, jnp.broadcast_to(row_end, ends)], axis=1)

@@ -80,7 +80,7 @@ def require_heads(decoder: Decoder, horizontal: int, vertical: int) -> None:
 
 
 def require_window(decoder: Decoder, grid: Grid) -> None:
-    """Raises `UserError` if the decoder asks for more tokens or rows at once than a picture has.
+    """Raises `UserError` if the decoder asks for more tokens or rows at once than a picture has, or for more passes.
 
     The loops would cut them; they do so for presets, whose windows are made for larger pictures.
     """
@@ -90,3 +90,5 @@ def require_window(decoder: Decoder, grid: Grid) -> None:
         raise UserError(f"A window of {decoder.window} is larger than the picture, which has {grid.size} tokens.")
     if isinstance(decoder, Raster) and decoder.rows is not None and decoder.rows > grid.rows:
         raise UserError(f"{decoder.rows} rows at once are more than the {grid.rows} that there are to draw.")
+    if isinstance(decoder, Wave) and decoder.passes(grid) > grid.size + 1:
+        raise UserError(f"A wave of {decoder.passes(grid)} passes is too slow for a picture of {grid.size} tokens.")

@@ -15,9 +15,9 @@ class Schedule(NamedTuple):
         final: int32 [R*C], the pass that settles each token.
         drafted: int32 [R], the pass after which each row is drafted.
         fed: int32 [P-1, W], positions whose tokens are fed; padding is R*C.
+        ends: how many of a line's are the last of their row, at most.
         live: int32 [P-1, L], positions that are corrected; padding is R*C.
         outputs: int32 [P-1, L], which of the W outputs predicts each.
-        written: int32 [P-1], how many rows were fed before.
         new: int32 [P-1], the row that is fed for the first time, -1 for none.
         states: int32 [P-1, C], which of the W outputs predict that row; token 0 has none, the prefill predicts it.
         below: int32 [P-1], the row that is drafted after the pass, R for none; the one above it is the newest.
@@ -26,17 +26,17 @@ class Schedule(NamedTuple):
     final: np.ndarray
     drafted: np.ndarray
     fed: np.ndarray
+    ends: int
     live: np.ndarray
     outputs: np.ndarray
-    written: np.ndarray
     new: np.ndarray
     states: np.ndarray
     below: np.ndarray
 
-    @property
-    def passes(self) -> int:
-        """P, the prefill included."""
-        return int(self.final.max())
+
+def count_passes(grid: Grid, down: float, right: float) -> int:
+    """P of the schedule, the prefill included."""
+    return int(_final(grid, down, right, np.array([grid.size - 1]))[0])
 
 
 @functools.lru_cache(maxsize=16)
@@ -50,43 +50,52 @@ def slanted(grid: Grid, down: float, right: float, depth: int) -> Schedule:
     - a row that was drafted after pass k - 1, so that it can be seen; all of it is corrected then, so that there are
       states for the draft heads.
     """
-    N, C = grid.size, grid.cols
-    row, col = np.divmod(np.arange(N), C)
-    # The little more than nothing is for products that come out just below a whole number.
-    final = np.where(np.arange(N) == 0, 1, 2 + np.floor(down * row + right * col + 1e-9)).astype(np.int32)
-    drafted = np.ones(grid.rows, np.int32)
-    for r in range(1, grid.rows):
-        drafted[r] = max(final[r * C] - depth, drafted[r - 1] + 1)
+    R, C, N = grid.rows, grid.cols, grid.size
+    final = _final(grid, down, right, np.arange(N))
+    drafted = np.ones(R, np.int32)
+    for r in range(1, R):
+        drafted[r] = max(int(final[r * C]) - depth, drafted[r - 1] + 1)
 
-    k = np.arange(2, final[-1] + 1, dtype=np.int32)[:, None]
-    there, new = drafted[row] < k, drafted[row] == k - 1
-    live = there & (final >= k) & ((final < k + depth) | new)
-    fed = live | new | (there & (final == k - 1))
-    fed[:, :-1] |= live[:, 1:]
-    fed[:, -1] = False  # it predicts nothing
-
-    place = np.cumsum(fed, axis=1, dtype=np.int32) - 1
-    lines, corrected = np.arange(k.size)[:, None], _positions(live)
-    rows, below = np.full(k.size, -1, np.int32), np.full(k.size, grid.rows, np.int32)
-    first = drafted <= k.size  # but for pictures of one token, all
-    rows[drafted[first] - 1] = np.flatnonzero(first)
-    below[drafted[1:] - 2] = np.arange(1, grid.rows)
+    P, row_of = int(final[-1]), np.arange(N) // C
+    new, below = np.full(P - 1, -1, np.int32), np.full(P - 1, R, np.int32)
+    if N > 1:
+        new[drafted - 1] = np.arange(R)
+        below[drafted[1:] - 2] = np.arange(1, R)
+    fed, live, outputs, states = [], [], [], np.zeros((P - 1, C), np.int32)
+    for line, k in enumerate(range(2, P + 1)):
+        is_new = row_of == new[line]
+        is_live = (drafted[row_of] < k) & (final >= k) & ((final - k < depth) | is_new)
+        is_fed = is_live | is_new | (final == k - 1)
+        is_fed[:-1] |= is_live[1:]
+        is_fed[-1] = False  # it predicts nothing
+        place = np.cumsum(is_fed) - 1
+        fed.append(np.flatnonzero(is_fed))
+        live.append(np.flatnonzero(is_live))
+        outputs.append(place[live[-1] - 1])
+        if new[line] >= 0:
+            states[line] = place[np.maximum(np.flatnonzero(is_new) - 1, 0)]
     return Schedule(
         final=final,
         drafted=drafted,
-        fed=_positions(fed),
-        live=corrected,
-        outputs=place[lines, np.clip(corrected - 1, 0, N - 1)],
-        written=np.sum(drafted < k - 1, axis=1, dtype=np.int32),
-        new=rows,
-        states=place[lines, np.clip(rows[:, None] * C + np.arange(C) - 1, 0, N - 1)],
+        fed=_padded(fed, N),
+        ends=max((int(np.sum(line % C == C - 1)) for line in fed), default=0),
+        live=_padded(live, N),
+        outputs=_padded(outputs, 0),
+        new=new,
+        states=states,
         below=below,
     )
 
 
-def _positions(which: np.ndarray) -> np.ndarray:
-    """The True columns of every line of bool [K, N], padded with N to the longest: int32 [K, longest]."""
-    order = np.argsort(~which, axis=1, kind="stable")
-    count = which.sum(axis=1)
-    width = int(count.max(initial=0))
-    return np.where(np.arange(width) < count[:, None], order[:, :width], which.shape[1]).astype(np.int32)
+def _final(grid: Grid, down: float, right: float, positions: np.ndarray) -> np.ndarray:
+    """The passes that settle tokens at `positions`, int32 of the same shape."""
+    row, col = np.divmod(positions, grid.cols)
+    # The little more than nothing is for products that come out just below a whole number.
+    return np.where(positions == 0, 1, 2 + np.floor(down * row + right * col + 1e-9)).astype(np.int32)
+
+
+def _padded(lines: list[np.ndarray], fill: int) -> np.ndarray:
+    """Lines of different length as one array: int32 [K, longest]."""
+    width = max((len(line) for line in lines), default=0)
+    padded = [np.pad(line, (0, width - len(line)), constant_values=fill) for line in lines]
+    return np.array(padded, np.int32).reshape(len(lines), width)

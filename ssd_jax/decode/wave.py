@@ -1,7 +1,6 @@
-"""The wave: tokens settle along a slanted front, left and upper neighbours first, whatever is still open below."""
+"""The wave: tokens settle along a slanted front, upper neighbours first, whatever is still open to the right."""
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +8,18 @@ import jax.numpy as jnp
 from ssd_jax.cache import KVCache
 from ssd_jax.decode import drafters
 from ssd_jax.decode.drafters import Seen
-from ssd_jax.decode.schedule import Schedule, slanted
+from ssd_jax.decode.schedule import Schedule, count_passes, slanted
 from ssd_jax.decode.state import Decoded, Functions, gather, scatter
 from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
 from ssd_jax.errors import UserError, require_one_of, require_whole
 from ssd_jax.layout import Grid
 from ssd_jax.sampling import choose
+
+DRAFTERS = ("random", "above", "spatial")
+"""Those that draft whole rows from the one above; the others look to the left."""
+
+STEEPEST = 10_000
+"""Passes between neighbours, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,22 +32,24 @@ class Wave:
 
     (token 0 in the prefill), which for the last one is the number of passes. A row is drafted as a whole `depth` passes
     before its first token is final, but not before the row above it. Every pass draws anew the tokens that have no more
-    than `depth` passes left, from p given all tokens as they are, with `ar`'s own noise: the match coupling of the
-    raster loop, but a token is final at its time, not when everything before it is. With down = C and right = 1 one
-    token settles per pass and the picture is `ar`'s.
+    than `depth` passes left, with `ar`'s own noise: the match coupling of the raster loop, but a token is final at its
+    time, not when everything before it is. With down = C and right = 1 no two tokens settle in one pass, and the
+    picture is `ar`'s.
 
-    With right = 0 whole rows settle at once, as in SSD: the token to the left may change in the very pass in which one
-    becomes final. On a slanted front it was final before, and so was the one above.
+    With right = 0 whole rows settle at once, as in SSD: a token's left neighbour may change in the very pass in which
+    the token becomes final. On a slanted front, right > 0, fewer tokens settle together; with right = 1/2 every other
+    one finds its left neighbour final, with right >= 1 each does. The one above always is.
 
-    The keys and values of a final token are computed once more, in the next pass. Where tokens settle in raster order,
-    down >= right * (C - 1), the cache is then right up to the first token of the last pass. Elsewhere tokens to the
-    right in the row above may still change, and what was computed before they did stays.
+    What is seen of a token that is not final may be old: a row is fed when it has been drafted, and its tokens, which
+    that pass corrects, are fed again when their last `depth` passes begin. The keys and values of a final token are
+    computed once more, in the next pass. Where tokens settle in raster order, down >= right * (C - 1), the cache is
+    then right up to the first token of the last pass. Elsewhere tokens of the row above may change after that.
 
     Attributes:
         down: passes by which a row is behind the one above it, at least 1.
         right: passes by which a column is behind the one to its left.
         depth: passes that correct a token; and all of a row is corrected once when it has been drafted.
-        drafter: as for `Raster`; "spatial" and "horizontal" need draft heads.
+        drafter: "random" | "above" | "spatial", as for `Raster`; the last needs draft heads.
     """
 
     down: float = 1.5
@@ -55,10 +62,10 @@ class Wave:
     def __post_init__(self):
         for name, least in (("down", 1), ("right", 0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-                raise UserError(f"{name} must be a number of at least {least}, not {value!r}.")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= STEEPEST:
+                raise UserError(f"{name} must be a number between {least} and {STEEPEST}, not {value!r}.")
         require_whole("depth", self.depth, 1)
-        require_one_of("drafter", self.drafter, drafters.DRAFTERS)
+        require_one_of("drafter", self.drafter, DRAFTERS)
 
     @property
     def heads(self) -> tuple[int, int]:
@@ -69,14 +76,18 @@ class Wave:
         """Which tokens every pass feeds and corrects."""
         return slanted(grid, self.down, self.right, self.depth)
 
+    def passes(self, grid: Grid) -> int:
+        """How many passes a picture takes, the prefill included."""
+        return count_passes(grid, self.down, self.right)
+
     def stretches(self, grid: Grid, horizontal: int, passes: int | None = None) -> Stretches:
         """See `decode.stretches`; every window is as wide as the widest. Drafts of row 0 are left out."""
         del horizontal, passes
-        plan = self.schedule(grid)
-        if plan.passes == 1:
+        if grid.size == 1:
             return (PREFILL,)
+        plan = self.schedule(grid)
         drafts = dict(drafts=grid.rows - 1, vertical=1, sources=grid.cols) if self.drafter == "spatial" else {}
-        return PREFILL, Stretch(plan.passes - 1, plan.fed.shape[1], plan.live.shape[1], **drafts)
+        return PREFILL, Stretch(self.passes(grid) - 1, plan.fed.shape[1], plan.live.shape[1], **drafts)
 
 
 def decode_wave(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: Wave) -> Decoded:
@@ -98,33 +109,32 @@ def decode_wave(functions: Functions, cache: KVCache, hidden: jax.Array, grid: G
     if C > 1:
         tokens = draft(tokens, zero, newest, one, C - 1)
     trace = scatter(jnp.zeros_like(tokens), zero[:, None], one)
-    if plan.passes == 1:
+    if grid.size == 1:
         return Decoded(tokens, one, trace, cache)
-    tables = jax.tree.map(jnp.asarray, plan)
+    fed_at, live_at, outputs, new, states_at, below = (
+        jnp.asarray(table) for table in (plan.fed, plan.live, plan.outputs, plan.new, plan.states, plan.below)
+    )
 
     def body(state: tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, KVCache]) -> tuple:
         k, tokens, newest, passes, trace, cache = state
-        fed, live = (jnp.broadcast_to(table[k], (B, table.shape[1])) for table in (tables.fed, tables.live))
-        written = jnp.broadcast_to(jnp.arange(grid.size) < tables.written[k] * C, (B, grid.size))
-        hidden, cache = functions.verify(cache, gather(tokens, fed), fed, written=written)
+        fed, live = (jnp.broadcast_to(table[k], (B, table.shape[1])) for table in (fed_at, live_at))
+        hidden, cache = functions.verify(cache, gather(tokens, fed), fed, ends=plan.ends)
         passes = passes + 1
-        log_p = functions.log_p(hidden[:, tables.outputs[k]])
+        log_p = functions.log_p(hidden[:, outputs[k]])
         with jax.named_scope("accept"):
             tokens = scatter(tokens, live, choose(log_p, functions.noise(live)))
             trace = scatter(trace, live, passes)
 
         with jax.named_scope("draft"):
-            states = hidden[:, tables.states[k]]
+            states = hidden[:, states_at[k]]
             # Token 0 is the prefill's.
-            states = jnp.where((tables.new[k] == 0) & (jnp.arange(C) == 0)[:, None], start, states)
-            newest = jnp.where(tables.new[k] >= 0, states, newest)
-            last = jnp.broadcast_to(tables.below[k] * C - 1, (B,))
+            states = jnp.where((new[k] == 0) & (jnp.arange(C) == 0)[:, None], start, states)
+            newest = jnp.where(new[k] >= 0, states, newest)
+            last = jnp.broadcast_to(below[k] * C - 1, (B,))
             # A real branch: most passes draft nothing on grids that are wide.
-            tokens = jax.lax.cond(
-                tables.below[k] < grid.rows, lambda: draft(tokens, last, newest, passes, C), lambda: tokens
-            )
+            tokens = jax.lax.cond(below[k] < grid.rows, lambda: draft(tokens, last, newest, passes, C), lambda: tokens)
         return k + 1, tokens, newest, passes, trace, cache
 
     state = (jnp.int32(0), tokens, newest, one, trace, cache)
-    _, tokens, _, passes, trace, cache = jax.lax.while_loop(lambda s: s[0] < plan.passes - 1, body, state)
+    _, tokens, _, passes, trace, cache = jax.lax.while_loop(lambda s: s[0] < len(plan.fed), body, state)
     return Decoded(tokens, passes, trace, cache)
