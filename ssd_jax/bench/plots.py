@@ -13,7 +13,7 @@ MEASURES = (("nll difference", "NLL per token, difference to ar (nats)", 1.0), (
 COLOURS = {"ar's pictures": "tab:blue", "others, of ar's law": "tab:green", "others": "tab:orange"}
 """What a decoder draws, and how its points look."""
 
-DPI = 120
+DPI = 100
 
 TICKS = tuple(float(f"{digit}e{power}") for power in range(-3, 5) for digit in (1, 2, 5))
 
@@ -24,7 +24,7 @@ def quality_against_passes(rows: dict[str, dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     measures = [measure for measure in MEASURES if any(measure[0] in row for row in rows.values())]
-    figure = Figure(figsize=(6.5 * len(measures), 5), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(8 * len(measures), 6.5), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(measures), squeeze=False)[0]
     drawn = [_panel(axes, rows, *measure) for axes, measure in zip(panels, measures, strict=True)]
