@@ -90,5 +90,7 @@ def require_window(decoder: Decoder, grid: Grid) -> None:
         raise UserError(f"A window of {decoder.window} is larger than the picture, which has {grid.size} tokens.")
     if isinstance(decoder, Raster) and decoder.rows is not None and decoder.rows > grid.rows:
         raise UserError(f"{decoder.rows} rows at once are more than the {grid.rows} that there are to draw.")
+    if isinstance(decoder, Raster) and decoder.history > grid.size:
+        raise UserError(f"A history of {decoder.history} passes is longer than the picture's {grid.size} tokens.")
     if isinstance(decoder, Wave) and decoder.passes(grid) > grid.size + 1:
         raise UserError(f"A wave of {decoder.passes(grid)} passes is too slow for a picture of {grid.size} tokens.")
