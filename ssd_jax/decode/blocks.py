@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from ssd_jax.cache import KVCache
 from ssd_jax.decode.accept import auto_correct
-from ssd_jax.decode.state import Functions, gather, scatter
+from ssd_jax.decode.state import Functions, first_token, gather, scatter
 from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
 from ssd_jax.layout import Grid
 from ssd_jax.sampling import choose
@@ -82,11 +82,8 @@ def first_row_stretches(grid: Grid, horizontal: int, rounds: int | str = 1) -> S
 
 def first_row(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, rounds: int | str) -> State:
     """Token 0 from the prefill and the rest of row 0 in blocks of k_h; `row` then holds its hidden states [G, C, D]."""
-    log_p = functions.log_p(hidden)
-    zero, one = jnp.zeros(log_p.shape[:1], jnp.int32), jnp.ones(log_p.shape[:1], jnp.int32)
-    empty = jnp.zeros((zero.size, grid.size), jnp.int32)
-    with jax.named_scope("sampling"):
-        tokens = scatter(empty, zero[:, None], choose(log_p, functions.noise(zero[:, None])))
+    tokens, trace, _ = first_token(functions, hidden, grid.size)
+    one = trace[:, 0]
     row = jnp.pad(hidden, ((0, 0), (0, grid.cols - 1), (0, 0)))
     length = min(functions.horizontal, max(grid.cols - 1, 1))
 
@@ -102,8 +99,7 @@ def first_row(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Gri
         return functions.draft(h, gather(tokens, source), source, offsets)[:, :, 0]
 
     phase = Phase(length, grid.cols, rounds, rounds, False, remember, draft)
-    trace = scatter(empty, zero[:, None], one)
-    return run(functions, grid, phase, State(tokens, one, zero, None, row, one, trace, cache))
+    return run(functions, grid, phase, State(tokens, one, jnp.zeros_like(one), None, row, one, trace, cache))
 
 
 def run(functions: Functions, grid: Grid, phase: Phase, state: State) -> State:

@@ -17,11 +17,10 @@ import jax.numpy as jnp
 from ssd_jax.cache import KVCache
 from ssd_jax.decode import accept, drafters, history
 from ssd_jax.decode.drafters import Seen
-from ssd_jax.decode.state import Decoded, Functions, gather, scatter
+from ssd_jax.decode.state import Decoded, Functions, first_token, gather, scatter
 from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
 from ssd_jax.errors import UserError, require_one_of, require_whole
 from ssd_jax.layout import Grid
-from ssd_jax.sampling import choose
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,19 +126,14 @@ def decode_raster(functions: Functions, cache: KVCache, hidden: jax.Array, grid:
 
 def _start(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: Raster) -> State:
     """Token 0 from the prefill, and the first drafts."""
-    log_p = functions.log_p(hidden)
-    B, _, V = log_p.shape
-    zero, one = jnp.zeros((B,), jnp.int32), jnp.ones((B,), jnp.int32)
-    with jax.named_scope("sampling"):
-        token = choose(log_p, functions.noise(zero[:, None]))
-    tokens = scatter(jnp.zeros((B, grid.size), jnp.int32), zero[:, None], token)
-    row = None
+    tokens, trace, V = first_token(functions, hidden, grid.size)
+    one, row = trace[:, 0], None
+    zero = jnp.zeros_like(one)
     if any(decoder.heads):
         row = jnp.pad(hidden, ((0, 0), (grid.cols - 1, 0), (0, 0)))
     tokens, log_q = _refill(functions, grid, decoder, V, Seen(tokens, zero, row, one))
-    trace = scatter(jnp.zeros_like(tokens), zero[:, None], one)
     log_q = None if decoder.coupling == "match" else log_q
-    past = history.empty(B, decoder.history, grid) if decoder.history else None
+    past = history.empty(one.size, decoder.history, grid) if decoder.history else None
     return State(tokens, one, zero, log_q, row, one, trace, past, cache)
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ssd_jax.cache import KVCache
+from ssd_jax.sampling import choose
 
 Offsets = tuple[tuple[int, int], ...]
 """(rows down, columns right) of draft heads."""
@@ -62,6 +63,20 @@ class Decoded:
     passes: jax.Array
     trace: jax.Array
     cache: Any
+
+
+def first_token(functions: Functions, hidden: jax.Array, size: int) -> tuple[jax.Array, jax.Array, int]:
+    """Pictures of `size` tokens of which token 0 is drawn, from the prefill's last hidden state [G, 1, D].
+
+    Returns:
+        tokens and trace, int32 [B, size], 0 behind token 0; and V.
+    """
+    log_p = functions.log_p(hidden)
+    B, _, V = log_p.shape
+    with jax.named_scope("sampling"):
+        token = choose(log_p, functions.noise(jnp.zeros((B, 1), jnp.int32)))
+    empty = jnp.zeros((B, size), jnp.int32)
+    return empty.at[:, :1].set(token), empty.at[:, 0].set(1), V
 
 
 def gather(tokens: jax.Array, positions: jax.Array) -> jax.Array:

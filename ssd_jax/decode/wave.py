@@ -9,7 +9,7 @@ from ssd_jax.cache import KVCache
 from ssd_jax.decode import drafters
 from ssd_jax.decode.drafters import Seen
 from ssd_jax.decode.schedule import Schedule, count_passes, slanted
-from ssd_jax.decode.state import Decoded, Functions, gather, scatter
+from ssd_jax.decode.state import Decoded, Functions, first_token, gather, scatter
 from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
 from ssd_jax.errors import UserError, require_one_of, require_whole
 from ssd_jax.layout import Grid
@@ -93,12 +93,8 @@ class Wave:
 def decode_wave(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: Wave) -> Decoded:
     """Decodes a batch; all images go at the same speed. Arguments as for `decode_raster`."""
     plan, C = decoder.schedule(grid), grid.cols
-    log_p = functions.log_p(hidden)
-    B, _, V = log_p.shape
-    zero, one = jnp.zeros((B,), jnp.int32), jnp.ones((B,), jnp.int32)
-    with jax.named_scope("sampling"):
-        token = choose(log_p, functions.noise(zero[:, None]))
-    tokens = scatter(jnp.zeros((B, grid.size), jnp.int32), zero[:, None], token)
+    tokens, trace, V = first_token(functions, hidden, grid.size)
+    B, one = tokens.shape[0], trace[:, 0]
 
     def draft(tokens: jax.Array, last: jax.Array, row: jax.Array, passes: jax.Array, count: int) -> jax.Array:
         """Drafts `count` positions behind `last`, int32 [B]; row [G, C, D] holds h of the C positions up to there."""
@@ -107,8 +103,7 @@ def decode_wave(functions: Functions, cache: KVCache, hidden: jax.Array, grid: G
 
     start, newest = hidden, jnp.pad(hidden, ((0, 0), (C - 1, 0), (0, 0)))
     if C > 1:
-        tokens = draft(tokens, zero, newest, one, C - 1)
-    trace = scatter(jnp.zeros_like(tokens), zero[:, None], one)
+        tokens = draft(tokens, jnp.zeros_like(one), newest, one, C - 1)
     if grid.size == 1:
         return Decoded(tokens, one, trace, cache)
     fed_at, live_at, outputs, new, states_at, below = (
