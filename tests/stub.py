@@ -15,7 +15,7 @@ from ssd_jax.decode.engine import LOOPS
 from ssd_jax.decode.presets import find_decoder
 from ssd_jax.decode.state import Functions
 from ssd_jax.layout import Grid
-from ssd_jax.masks import causal, held, row
+from ssd_jax.masks import causal, row
 from ssd_jax.sampling import gumbel, image_keys, position_keys
 
 V, D = 11, 8
@@ -36,15 +36,13 @@ def stub(images: int, grid: Grid, keys: jax.Array, sharpness: float = 0.7, horiz
     head = jax.random.normal(jax.random.key(11), (D, V)) * sharpness
     turn = jax.random.normal(jax.random.key(12), (D, D)) * D**-0.5
 
-    def verify(cache, codes, positions, committed=None, written=None, ends=None):
+    def verify(cache, codes, positions, committed=None, ends=None):
         del ends  # no row ends
         starts = jnp.zeros((images,), jnp.int32)
         if committed is None:
             seen = causal(positions, starts, grid.size)
         else:
             seen = row(positions, starts, committed, 0, grid.cols, grid.size)
-        if written is not None:
-            seen &= held(positions, written)
         away = jnp.abs(positions[:, :, None] - jnp.arange(grid.size))
         weights = jnp.where(seen, 0.6**away, 0.0)
         rows = jnp.arange(images)[:, None]

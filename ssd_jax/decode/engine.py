@@ -62,8 +62,8 @@ def bind(
         if layout.row_ends:
             places, outputs = layout.window(positions, ends)
             row_end = model.apply(params, model.config.row_end_id, method="embed")
-            ends = (x.shape[0], places.shape[1] - x.shape[1], x.shape[2])
-            x = jnp.concatenate([x, jnp.broadcast_to(row_end, ends)], axis=1)
+            spare = (x.shape[0], places.shape[1] - x.shape[1], x.shape[2])
+            x = jnp.concatenate([x, jnp.broadcast_to(row_end, spare)], axis=1)
         slots = places + S
         if committed is None:
             mask = causal(slots, starts, cache.length)

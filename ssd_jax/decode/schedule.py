@@ -65,7 +65,7 @@ def slanted(grid: Grid, down: float, right: float, depth: int) -> Schedule:
     for line, k in enumerate(range(2, P + 1)):
         is_new = row_of == new[line]
         is_live = (drafted[row_of] < k) & (final >= k) & ((final - k < depth) | is_new)
-        is_fed = is_live | is_new | (final == k - 1)
+        is_fed = is_live | (final == k - 1)
         is_fed[:-1] |= is_live[1:]
         is_fed[-1] = False  # it predicts nothing
         place = np.cumsum(is_fed) - 1
