@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ssd_jax.errors import UserError
+from ssd_jax.errors import UserError, require_one_of
+from ssd_jax.models.attention import ATTENTIONS
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.heads import boxed_heads
+from ssd_jax.models.products import fast_dtype
 from ssd_jax.models.transformer import boxed_backbone
 from ssd_jax.pipeline import Pipeline
 from ssd_jax.sharding import check_divides, make_mesh, place
@@ -29,13 +29,15 @@ def load(
     heads: str | Path | None = None,
     vq_weights: str | Path | None = None,
     tokens: Mapping[str, int] | None = None,
+    attention: str = "plain",
 ) -> Pipeline:
     """Loads a checkpoint.
 
     Args:
         source: the name of a bundled checkpoint ("emoji"); a folder, in our format or as the models are published,
             which is "./emoji" if it has such a name; or "organisation/name" of the Hugging Face hub.
-        dtype: of the parameters and the cache; None is float32 on CPU, bfloat16 elsewhere.
+        dtype: of the parameters and the cache; None is what this machine is fast with: bfloat16 on GPUs, TPUs and CPUs
+            that multiply it, float32 on others. All else is float32 (see `models.products`).
         mesh: over which devices the model is spread: a mesh of `sharding.make_mesh`, or text such as
             "data:2,model:4"; None is one device. Every device is given its own part of the weights alone.
         heads: draft heads, a file, a folder with heads.safetensors or a hub id; None takes the checkpoint's own, if it
@@ -45,13 +47,14 @@ def load(
             needed.
         tokens: special ids where config.json and tokenizer.json do not tell: "pad", "unk", "bos", "boi", "row_end";
             in prompts of Emu3 "img", of Lumina-mGPT "end" and "size_24".
+        attention: "plain", or "fused", `jax.nn.dot_product_attention`, which on NVIDIA GPUs is cuDNN's.
     Raises:
         UserError: no such checkpoint, files in it that are damaged or do not fit together, heads of another backbone,
             more devices than there are, or so many that the model cannot be split over them.
     """
     folder = find_folder(source)
-    if dtype is None:
-        dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    require_one_of("attention", attention, tuple(ATTENTIONS))
+    dtype = fast_dtype() if dtype is None else dtype
     config, vq_config = read_config(folder, tokens)
     mesh = make_mesh(mesh) if isinstance(mesh, str) else mesh
     if mesh is not None:
@@ -64,7 +67,7 @@ def load(
     if heads is not None or path.exists():
         drafters = _read_heads(path, weights, config, dtype, mesh)
     vq_path = None if vq_weights is None else find_local(vq_weights)
-    return Pipeline(folder, config, vq_config, params, dtype, *drafters, vq_path, tokens, mesh)
+    return Pipeline(folder, config, vq_config, params, dtype, *drafters, vq_path, tokens, mesh, attention)
 
 
 def find_folder(source: str | Path) -> Path:

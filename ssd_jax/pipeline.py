@@ -41,6 +41,7 @@ class Pipeline:
         pictures: the VQ tokenizer.
         tokens: ids of special tokens, by key, that go before those its files name; None is none.
         mesh: the devices over which model and cache are spread; None is one device. The VQ tokenizer is on one.
+        attention: which implementation of attention decoders use (see `models.attention`).
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Pipeline:
         vq_weights: Path | None = None,
         tokens: Mapping[str, int] | None = None,
         mesh: Mesh | None = None,
+        attention: str = "plain",
     ):
         self.folder, self.config, self.vq_config = folder, config, vq_config
         self.params, self.dtype = params, dtype
@@ -62,6 +64,7 @@ class Pipeline:
         self.pictures = Pictures(folder, config, vq_config, vq_weights)
         self.tokens = tokens
         self.mesh = mesh
+        self.attention = attention
         self._prompts: Any = None
         self._programs: dict[Any, Any] = {}
 
@@ -154,7 +157,7 @@ class Pipeline:
     def _decode(self, frames: list, keys: jax.Array, sampler: Sampler, decoder: Decoder, guided: bool, grid: Grid):
         """Runs the compiled program of these shapes; returns ((tokens, passes, trace), seconds, compile seconds)."""
         ids, mask = pad_left(frames, max(self.config.pad_id, 0))  # masked, so any id will do
-        cache = make_cache(self.config, grid, len(frames), ids.shape[1], self.dtype, self.mesh)
+        cache = make_cache(self.config, grid, len(frames), ids.shape[1], self.dtype, self.mesh, self.attention)
         arguments = (self.params, cache, *replicate((ids, mask, keys, sampler), self.mesh))
         drafts = any(decoder.heads)
         heads_params = self.heads_params if drafts else None

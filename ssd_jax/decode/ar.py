@@ -10,25 +10,41 @@ from jax import lax
 from ssd_jax.cache import KVCache
 from ssd_jax.decode.state import Decoded, Functions
 from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
+from ssd_jax.errors import require_whole
 from ssd_jax.layout import Grid
 from ssd_jax.sampling import choose
 
 
 @dataclasses.dataclass(frozen=True)
 class AR:
-    """Ancestral sampling by Gumbel-max, token i = argmax(log p_i + g_i); R*C passes, the prefill included."""
+    """Ancestral sampling by Gumbel-max, token i = argmax(log p_i + g_i); R*C passes, the prefill included.
+
+    Attributes:
+        window: W, positions per pass: one token, padding behind it. With the window of another decoder it runs the
+            same kernels as that one, which is what to compare with where the bits of a row depend on how many stand
+            beside it (GPUs, TPUs, float32). A window larger than the grid is cut to it.
+    """
+
+    window: int = 1
 
     adaptive = False
+
+    def __post_init__(self):
+        require_whole("window", self.window, 1)
 
     @property
     def heads(self) -> tuple[int, int]:
         """How many horizontal and vertical heads it takes."""
         return 0, 0
 
+    def width(self, grid: Grid) -> int:
+        """W on a grid."""
+        return min(self.window, grid.size)
+
     def stretches(self, grid: Grid, horizontal: int = 0, passes: int | None = None) -> Stretches:
         """See `decode.stretches`."""
         del horizontal, passes
-        return PREFILL, Stretch(grid.size - 1, window=1, outputs=1)
+        return PREFILL, Stretch(grid.size - 1, window=self.width(grid), outputs=self.width(grid))
 
 
 def decode_ar(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: AR = AR()) -> Decoded:
@@ -39,13 +55,13 @@ def decode_ar(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Gri
         cache: after the prefill.
         hidden: [G, 1, D], the prefill's last hidden state, which predicts token 0.
         grid: R and C.
-        decoder: has no options.
+        decoder: the window.
     """
-    del decoder
+    padding = ((0, 0), (0, decoder.width(grid) - 1))
 
     def draw(hidden: jax.Array, position: jax.Array) -> jax.Array:
         """The token at `position` of every image, int32 [B, 1]."""
-        log_p = functions.log_p(hidden)
+        log_p = functions.log_p(hidden)[:, :1]
         positions = jnp.broadcast_to(position, (log_p.shape[0], 1)).astype(jnp.int32)
         with jax.named_scope("sampling"):
             return choose(log_p, functions.noise(positions))
@@ -53,7 +69,8 @@ def decode_ar(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Gri
     def body(state: tuple) -> tuple:
         position, token, tokens, cache = state
         positions = jnp.broadcast_to(position - 1, token.shape)
-        hidden, cache = functions.verify(cache, token, positions)
+        positions = jnp.pad(positions, padding, constant_values=grid.size)
+        hidden, cache = functions.verify(cache, jnp.pad(token, padding), positions)
         token = draw(hidden, position)
         tokens = lax.dynamic_update_slice(tokens, token, (0, position))
         return position + 1, token, tokens, cache

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from ssd_jax import cache as kv
 from ssd_jax.cache import KVCache
@@ -19,7 +20,8 @@ from ssd_jax.layout import Grid, prompt_starts, rotary_positions
 from ssd_jax.masks import causal, held, row
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.heads import DraftHeads
-from ssd_jax.models.layers import CACHED, whole
+from ssd_jax.models.layers import whole
+from ssd_jax.models.products import fewest_positions
 from ssd_jax.models.transformer import Transformer, layout_of
 from ssd_jax.sampling import Sampler, guide, gumbel_noise, log_probabilities, position_keys
 from ssd_jax.sharding import sharding_of
@@ -43,6 +45,7 @@ def bind(
     starts = prompt_starts(prompt_mask)
     S = prompt_mask.shape[1]
     layout = layout_of(model.config, grid)
+    fewest = fewest_positions(jax.tree.leaves(params)[0].dtype)
 
     def both(x: jax.Array) -> jax.Array:
         """[B, ...] -> [G, ...]: the guided rows of an image see the same window."""
@@ -57,7 +60,10 @@ def bind(
         written: jax.Array | None = None,
         ends: int | None = None,
     ) -> tuple[jax.Array, KVCache]:
-        x, positions = embed(both(codes)), both(positions)
+        W = codes.shape[1]
+        codes = jnp.pad(codes, ((0, 0), (0, max(fewest - W, 0))))
+        positions = jnp.pad(positions, ((0, 0), (0, max(fewest - W, 0))), constant_values=grid.size)
+        x, positions = both(embed(codes)), both(positions)
         places, outputs = positions, None
         if layout.row_ends:
             places, outputs = layout.window(positions, ends)
@@ -76,12 +82,14 @@ def bind(
             hidden, cache = model.apply(params, x, rotary_positions(slots, starts), mask, slots, cache, method="hidden")
         if outputs is not None:
             hidden = jnp.take_along_axis(hidden, outputs[..., None], axis=1)
-        return hidden, cache
+        return hidden[:, :W], cache
 
     def log_p(hidden: jax.Array) -> jax.Array:
+        W = hidden.shape[1]
+        hidden = jnp.pad(hidden, ((0, 0), (0, max(fewest - W, 0)), (0, 0)))
         logits = model.apply(params, hidden, method="logits")
         with jax.named_scope("sampling"):
-            return log_probabilities(whole(guide(logits, sampler.cfg_scale, guided)), sampler)
+            return log_probabilities(whole(guide(logits, sampler.cfg_scale, guided)), sampler)[:, :W]
 
     def position(positions: jax.Array) -> jax.Array:
         return position_keys(keys, positions)
@@ -99,7 +107,7 @@ def bind(
         which = tuple(heads.offsets.index(offset) for offset in offsets)
         with jax.named_scope("heads"):
             drafter = DraftHeads(heads, model.config.width, model.config.norm_eps)
-            out = drafter.apply(heads_params, hidden, embed(both(codes)), both(columns), which)
+            out = drafter.apply(heads_params, hidden, both(embed(codes)), both(columns), which)
             out = jnp.moveaxis(out, 0, 1)
         log_q = log_p(out.reshape(out.shape[0], -1, out.shape[-1]))
         return log_q.reshape(log_q.shape[0], len(offsets), -1, log_q.shape[-1])
@@ -127,15 +135,23 @@ def prefill(
 
 
 def make_cache(
-    config: ModelConfig, grid: Grid, rows: int, prompt: int, dtype: jnp.dtype, mesh: Mesh | None = None
+    config: ModelConfig,
+    grid: Grid,
+    rows: int,
+    prompt: int,
+    dtype: DTypeLike,
+    mesh: Mesh | None = None,
+    attention: str = "plain",
 ) -> KVCache:
-    """An empty cache for `rows` batch rows (guidance included) and prompts of `prompt` slots, spread over a mesh.
+    """An empty cache for `rows` batch rows (guidance included) and prompts of `prompt` slots, spread over a mesh, laid
+    out for one of `models.attention.ATTENTIONS`.
 
     A window may reach past the end of the grid; what lies there is padding and is not written.
     """
     length = prompt + layout_of(config, grid).length
-    shape = (rows, config.kv_heads, length, config.head_dim)
-    return kv.empty(config.layers, shape, dtype, None if mesh is None else sharding_of(CACHED, shape, mesh))
+    shape = kv.shape_of(rows, config.kv_heads, length, config.head_dim, attention)
+    sharding = None if mesh is None else sharding_of(kv.AXES[attention], shape, mesh)
+    return kv.empty(config.layers, shape, dtype, sharding, attention)
 
 
 @partial(jax.jit, static_argnames=("config", "decoder", "grid", "guided", "heads"), donate_argnames=("cache",))

@@ -9,52 +9,43 @@ import jax.numpy as jnp
 
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.layers import parameter
-from ssd_jax.models.products import Product
+from ssd_jax.models.products import Products
 
 
 class CodeEmbedding(nn.Module):
     """Codes to input embeddings: a row of the codes' own table, then two layers with a GELU between."""
 
     config: ModelConfig
-    product: Product = jnp.einsum
+    products: Products = Products()
 
     @nn.compact
     def __call__(self, codes: jax.Array) -> jax.Array:
-        """int32 [...] -> [..., D]."""
+        """int32 [...] -> float32 [..., D]."""
         c = self.config
         E, D = c.code_width, c.width
         table = parameter(self, "table", (c.visual_size, E), ("code", "code_width"), 1.0)
-        x = dense(self, "first", table[codes], (E, D), ("code_width", "code_mlp"))
-        return dense(self, "second", nn.gelu(x, approximate=False), (D, D), ("code_mlp", "embed"))
+        x = dense(self, "first", table[codes].astype(jnp.float32), (D, E), ("code_mlp", "code_width"))
+        return dense(self, "second", nn.gelu(x, approximate=False), (D, D), ("embed", "code_mlp"))
 
 
 class VisualMLP(nn.Module):
     """Normalised hidden states to visual logits: two layers with a GELU between."""
 
     config: ModelConfig
-    product: Product = jnp.einsum
+    products: Products = Products()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] -> float32 [..., V]."""
         c = self.config
-        x = dense(self, "first", x, (c.width, c.head_width), ("embed", "head_mlp"))
+        x = dense(self, "first", x, (c.head_width, c.width), ("head_mlp", "embed"))
         x = nn.gelu(x, approximate=False)
-        return dense(self, "second", x, (c.head_width, c.visual_size), ("head_mlp", "code"), jnp.float32)
+        return dense(self, "second", x, (c.visual_size, c.head_width), ("code", "head_mlp"))
 
 
-def dense(
-    module: nn.Module,
-    name: str,
-    x: jax.Array,
-    shape: tuple[int, int],
-    axes: tuple[str, str],
-    dtype: jnp.dtype | None = None,
-) -> jax.Array:
-    """x times the module's matrix `name` plus its bias; sums and result in `dtype`, None is that of x."""
-    matrix = parameter(module, name, shape, axes, shape[0] ** -0.5)
-    init = nn.with_logical_partitioning(nn.initializers.zeros, axes[1:])
-    bias = module.param(f"{name}_bias", init, shape[1:])
-    flat = module.product("bd,df->bf", x.reshape(-1, shape[0]), matrix, preferred_element_type=dtype)
-    flat = flat + bias.astype(flat.dtype)
-    return flat.reshape(*x.shape[:-1], shape[1])
+def dense(module: nn.Module, name: str, x: jax.Array, shape: tuple[int, int], axes: tuple[str, str]) -> jax.Array:
+    """x [..., in] times the module's matrix `name`, of shape (out, in), plus its bias: float32 [..., out]."""
+    matrix = parameter(module, name, shape, axes, shape[1] ** -0.5)
+    init = nn.with_logical_partitioning(nn.initializers.zeros, axes[:1])
+    bias = module.param(f"{name}_bias", init, shape[:1])
+    return module.products.linear(x, matrix) + bias.astype(jnp.float32)

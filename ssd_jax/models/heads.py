@@ -7,20 +7,20 @@ import jax
 import jax.numpy as jnp
 
 from ssd_jax.models.config import HeadsConfig
-from ssd_jax.models.products import Product
+from ssd_jax.models.products import Products
 
 
 class DraftHeads(nn.Module):
     """One head per offset of `HeadsConfig.offsets`, stacked along axis 0 (letter O).
 
-        z = [h_i ; e_i];  y = z W0;  out = y + SwiGLU(RMSNorm(y))
+        z = [h_i ; e_i];  y = W0 z;  out = y + SwiGLU(RMSNorm(y))
 
-    W0 starts as [I ; 0] and the SwiGLU's output as 0, so an untrained head copies the hidden state of its source.
+    W0 starts as [I 0] and the SwiGLU's output as 0, so an untrained head copies the hidden state of its source.
 
     When a row is drafted, the whole row above it is known. With `config.context` = c a vertical head sees the columns
     x-c .. x+c of its source's row (ours, not published; letter N for the 2c+1 of them):
 
-        out = y + SwiGLU(RMSNorm(y)) + silu([a_{x-c} A_{-c} ; ... ; a_{x+c} A_c]) B,   a = [RMSNorm(h) ; RMSNorm(e)]
+        out = y + SwiGLU(RMSNorm(y)) + B silu([A_{-c} a_{x-c} ; ... ; A_c a_{x+c}]),   a = [RMSNorm(h) ; RMSNorm(e)]
 
     A_n is 2D -> D/4; columns outside the row, or not among the given sources, count as 0. B starts as 0.
 
@@ -28,13 +28,13 @@ class DraftHeads(nn.Module):
         config: the offsets and the context.
         width: D of the backbone.
         eps: epsilon of the norms, the backbone's own.
-        product: how matrices are multiplied (see `products`).
+        products: how matrices are multiplied (see `models.products`).
     """
 
     config: HeadsConfig
     width: int
     eps: float = 1e-5
-    product: Product = jnp.einsum
+    products: Products = Products()
 
     @nn.compact
     def __call__(
@@ -49,48 +49,45 @@ class DraftHeads(nn.Module):
             columns: the sources' columns in the grid, int32 [B, X].
             which: the heads to run, as indices into `config.offsets`; None runs all.
         Returns:
-            [O, B, X, D], O = len(which).
+            float32 [O, B, X, D], O = len(which).
         """
-        offsets, D = len(self.config.offsets), self.width
+        offsets, D, linear = len(self.config.offsets), self.width, self.products.linear
         which = tuple(range(offsets)) if which is None else which
-        picked = jnp.array(which)
-        w0 = self._stack("w0", _copy_hidden, ("source", "embed"), offsets, 2 * D, D)[picked]
-        gate = self._stack("gate", nn.initializers.normal(D**-0.5), ("embed", "mlp"), offsets, D, D)[picked]
-        up = self._stack("up", nn.initializers.normal(D**-0.5), ("embed", "mlp"), offsets, D, D)[picked]
-        down = self._stack("down", nn.initializers.zeros, ("mlp", "embed"), offsets, D, D)[picked]
+        w0 = self._stack("w0", _copy_hidden, ("embed", "source"), offsets, D, 2 * D)
+        gate = self._stack("gate", nn.initializers.normal(D**-0.5), ("mlp", "embed"), offsets, D, D)
+        up = self._stack("up", nn.initializers.normal(D**-0.5), ("mlp", "embed"), offsets, D, D)
+        down = self._stack("down", nn.initializers.zeros, ("embed", "mlp"), offsets, D, D)
         scale = self.param("norm", nn.with_logical_partitioning(nn.initializers.ones, ("offset", "norm")), (offsets, D))
+        context = self._context(hidden, embeddings, columns, which)
 
-        # Sources are rows of one matrix product, S = B * X of them: `mixed` takes no ellipsis.
-        rows = jnp.concatenate([hidden, embeddings], axis=-1).reshape(-1, 2 * D)
-        y = self.product("sz,ozd->osd", rows, w0)
-        normed = (_rms(y, self.eps) * scale[picked][:, None]).astype(y.dtype)
-        gated = nn.silu(self.product("osd,odf->osf", normed, gate)) * self.product("osd,odf->osf", normed, up)
-        out = y + self.product("osf,ofd->osd", gated, down)
-        if self.config.context and self.config.vertical:
-            out = self._with_context(out, hidden, embeddings, columns, which)
-        return out.reshape(len(which), *hidden.shape)
+        sources = jnp.concatenate([hidden, embeddings], axis=-1)
+        out = []
+        for head in which:
+            y = linear(sources, w0[head])
+            normed = _rms(y, self.eps) * scale[head].astype(jnp.float32)
+            y = y + linear(nn.silu(linear(normed, gate[head])) * linear(normed, up[head]), down[head])
+            out.append(y + context[head] if head in context else y)
+        return jnp.stack(out)
 
-    def _with_context(
-        self, out: jax.Array, hidden: jax.Array, embeddings: jax.Array, columns: jax.Array, which: tuple[int, ...]
-    ) -> jax.Array:
-        """out [O, S, D] with what the vertical heads among `which` see beside their sources."""
-        D, c, vertical = self.width, self.config.context, self.config.vertical
+    def _context(
+        self, hidden: jax.Array, embeddings: jax.Array, columns: jax.Array, which: tuple[int, ...]
+    ) -> dict[int, jax.Array]:
+        """What the vertical heads among `which` add for what stands beside their sources, [B, X, D] each."""
+        D, c, vertical, first = self.width, self.config.context, self.config.vertical, self.config.horizontal
+        if not (c and vertical):
+            return {}
         narrow = max(D // 4, 1)
-        see_axes = ("column", "source", "seen")
-        see = self._stack("see", nn.initializers.normal((2 * D) ** -0.5), see_axes, vertical, 2 * c + 1, 2 * D, narrow)
-        use = self._stack("use", nn.initializers.zeros, ("seen", "embed"), vertical, (2 * c + 1) * narrow, D)
-        first = self.config.horizontal
-        down = jnp.array([w - first for w in which if w >= first], jnp.int32)
-        if not down.size:
-            return out
-        seen = jnp.concatenate([_rms(hidden, self.eps), _rms(embeddings, self.eps)], axis=-1).astype(out.dtype)
-        # Narrowed first and then moved: that moves an eighth of the numbers.
-        seen = self.product("sz,onzr->onsr", seen.reshape(-1, 2 * D), see[down])
-        seen = seen.reshape(*seen.shape[:2], *columns.shape, narrow)
-        beside = [neighbours(seen[:, n], columns, n - c) for n in range(2 * c + 1)]
-        inner = nn.silu(jnp.concatenate(beside, axis=-1)).reshape(down.size, out.shape[1], -1)
-        added = iter(self.product("osr,ord->osd", inner, use[down]))
-        return jnp.stack([out[o] + next(added) if w >= first else out[o] for o, w in enumerate(which)])
+        see_axes = ("column", "seen", "source")
+        see = self._stack("see", nn.initializers.normal((2 * D) ** -0.5), see_axes, vertical, 2 * c + 1, narrow, 2 * D)
+        use = self._stack("use", nn.initializers.zeros, ("embed", "seen"), vertical, D, (2 * c + 1) * narrow)
+        sources = jnp.concatenate([_rms(hidden, self.eps), _rms(embeddings, self.eps)], axis=-1)
+        added = {}
+        for head in (head for head in which if head >= first):
+            # Narrowed first and then moved: that moves an eighth of the numbers.
+            seen = self.products.linear(sources, see[head - first])
+            beside = [neighbours(seen[:, :, n], columns, n - c) for n in range(2 * c + 1)]
+            added[head] = self.products.linear(nn.silu(jnp.concatenate(beside, axis=-1)), use[head - first])
+        return added
 
     def _stack(self, name: str, init: nn.initializers.Initializer, axes: tuple[str, ...], *shape: int) -> jax.Array:
         """A parameter with one array per head in axis 0; `axes` are the logical names of the others."""
@@ -141,8 +138,8 @@ def abstract_heads(config: HeadsConfig, width: int) -> Any:
 
 
 def _copy_hidden(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """[I ; 0] for every offset."""
+    """[I 0] for every offset."""
     del key
-    offsets, _, D = shape
-    eye = jnp.concatenate([jnp.eye(D, dtype=dtype), jnp.zeros((D, D), dtype)])
-    return jnp.broadcast_to(eye, (offsets, 2 * D, D))
+    offsets, D, _ = shape
+    eye = jnp.concatenate([jnp.eye(D, dtype=dtype), jnp.zeros((D, D), dtype)], axis=1)
+    return jnp.broadcast_to(eye, (offsets, D, 2 * D))

@@ -1,47 +1,114 @@
-"""Matrix products of a model: in its own dtype, or in bfloat16 with float32 sums for training."""
+"""How matrices are multiplied: the one place that knows what a platform is good at.
 
+Weights are stored [out, in], as the models are published. Sums, results and all activations are float32. The operands
+are bfloat16 where a weight, or the cache, is bfloat16, and float32 elsewhere, so the dtype of the parameters decides.
+On CPUs with instructions for bfloat16, and on GPUs and TPUs, the former read half as much and multiply faster.
+
+With bfloat16 operands a CPU gives a row of a product the same bits whatever rows stand beside it, if there are at least
+`FEWEST` of them; a single row takes another path, ten times slower and with other bits. Float32 products have other
+bits for other numbers of rows.
+"""
+
+import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-Product = Callable[..., jax.Array]
-"""`jnp.einsum` of two operands: (subscripts, a, b, preferred_element_type=None) -> array."""
+FEWEST = 4
+"""Rows, and positions of a pass, that programs on a CPU have at least where their products are bfloat16."""
 
 
-def mixed(subscripts: str, a: jax.Array, b: jax.Array, preferred_element_type: Any = None) -> jax.Array:
-    """An einsum whose operands are rounded to bfloat16 and whose sums are float32, in its gradients too.
+@dataclasses.dataclass(frozen=True)
+class Products:
+    """Products of float32 activations with weights, and with each other.
 
-    Unlike bfloat16 parameters it keeps all between two products in float32, and unlike
-    `jax.default_matmul_precision` it is faster on CPUs that multiply bfloat16, too. Every index of an operand must
-    occur in the other one or in the result.
+    Attributes:
+        rounded: round operands to bfloat16 where both are float32, too: training with float32 weights.
     """
-    return _mixed(subscripts, a, b).astype(preferred_element_type or jnp.result_type(a, b))
+
+    rounded: bool = False
+
+    def linear(self, x: jax.Array, weight: jax.Array, inner: int = 1) -> jax.Array:
+        """x times a weight: [..., in] and [out..., in] -> float32 [..., out...]; the last `inner` axes are `in`."""
+        outer, contracted = weight.shape[: weight.ndim - inner], weight.shape[weight.ndim - inner :]
+        rows = x.reshape(-1, math.prod(contracted))
+        matrix = weight.reshape(math.prod(outer), -1)
+        count, on_cpu = rows.shape[0], jax.default_backend() == "cpu"
+        if on_cpu and count < FEWEST and self._rounds(x, weight):
+            rows = jnp.pad(rows, ((0, FEWEST - count), (0, 0)))
+        if on_cpu and 1 < count < FEWEST and not self._rounds(x, weight):
+            # A float32 product of two or three rows takes longer than as many of one row.
+            out = jnp.concatenate([self.einsum("mi,oi->mo", rows[row : row + 1], matrix) for row in range(count)])
+        else:
+            out = self.einsum("mi,oi->mo", rows, matrix)[:count]
+        return out.reshape(*x.shape[: x.ndim - inner], *outer)
+
+    def einsum(self, subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
+        """An einsum with float32 sums, in its gradients too. Every index of an operand must occur in the other one or
+        in the result."""
+        if self._rounds(a, b):
+            return _rounded(subscripts, (a.dtype, b.dtype), a, b)
+        return jnp.einsum(subscripts, a.astype(jnp.float32), b.astype(jnp.float32))
+
+    def _rounds(self, a: jax.Array, b: jax.Array) -> bool:
+        return self.rounded or jnp.bfloat16 in (a.dtype, b.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _mixed(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    return _forward(subscripts, a, b)[0]
+PRODUCTS = {"float32": Products(), "bfloat16": Products(rounded=True)}
+"""What a training config's `matmul` may say, of float32 weights."""
 
 
-def _forward(subscripts: str, a: jax.Array, b: jax.Array):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _rounded(subscripts: str, dtypes: tuple, a: jax.Array, b: jax.Array) -> jax.Array:
+    return _forward(subscripts, dtypes, a, b)[0]
+
+
+def _forward(subscripts: str, dtypes: tuple, a: jax.Array, b: jax.Array):
+    del dtypes
     a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
     return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.float32), (a, b)
 
 
-def _backward(subscripts: str, operands: tuple[jax.Array, jax.Array], gradient: jax.Array):
+def _backward(subscripts: str, dtypes: tuple, operands: tuple[jax.Array, jax.Array], gradient: jax.Array):
     a, b = operands
     inputs, out = subscripts.split("->")
     first, second = inputs.split(",")
     gradient = gradient.astype(jnp.bfloat16)
     to_a = jnp.einsum(f"{out},{second}->{first}", gradient, b, preferred_element_type=jnp.float32)
     to_b = jnp.einsum(f"{first},{out}->{second}", a, gradient, preferred_element_type=jnp.float32)
-    return to_a, to_b
+    return to_a.astype(dtypes[0]), to_b.astype(dtypes[1])
 
 
-_mixed.defvjp(_forward, _backward)
+_rounded.defvjp(_forward, _backward)
 
-PRODUCTS: dict[str, Product] = {"float32": jnp.einsum, "bfloat16": mixed}
-"""What a training config's `matmul` may say."""
+
+def fast_dtype() -> DTypeLike:
+    """The dtype of parameters with which this machine is fast: float32 on CPUs that cannot multiply bfloat16."""
+    return jnp.bfloat16 if jax.default_backend() != "cpu" or cpu_multiplies_bfloat16() else jnp.float32
+
+
+@functools.cache
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16, as far as Linux tells."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def fewest_positions(dtype: DTypeLike) -> int:
+    """Positions that a pass and its probabilities have at least, so that a token has the same bits in every window.
+
+    Normalisation and softmax of a single position are loops of another shape, hence other sums.
+    """
+    return FEWEST if jnp.dtype(dtype) == jnp.bfloat16 and jax.default_backend() == "cpu" else 1
+
+
+def describe(dtype: DTypeLike) -> str:
+    """What products of parameters of this dtype are, for records."""
+    return "bfloat16 operands, float32 sums" if jnp.dtype(dtype) == jnp.bfloat16 else "float32"

@@ -11,10 +11,11 @@ from ssd_jax.cache import KVCache
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid, Layout, prompt_starts, rotary_positions
 from ssd_jax.masks import causal
+from ssd_jax.models.block import Block
 from ssd_jax.models.codes import CodeEmbedding, VisualMLP
 from ssd_jax.models.config import NONE, UNKNOWN, ModelConfig
-from ssd_jax.models.layers import ACTIVATION, Block, RMSNorm, parameter, rotary_angles, whole
-from ssd_jax.models.products import Product
+from ssd_jax.models.layers import ACTIVATION, RMSNorm, parameter, rotary_angles, whole
+from ssd_jax.models.products import Products
 
 
 class Transformer(nn.Module):
@@ -25,34 +26,34 @@ class Transformer(nn.Module):
 
     Attributes:
         config: sizes.
-        product: how matrices are multiplied (see `products`).
+        products: how matrices are multiplied (see `models.products`).
     """
 
     config: ModelConfig
-    product: Product = jnp.einsum
+    products: Products = Products()
 
     def setup(self):
         c = self.config
         self.embedding = parameter(self, "embedding", (c.vocab_size, c.width), ("vocab", "table"), c.width**-0.5)
-        self.blocks = [Block(c, self.product, name=f"block_{index}") for index in range(c.layers)]
+        self.blocks = [Block(c, self.products, name=f"block_{index}") for index in range(c.layers)]
         self.final_norm = RMSNorm(c.norm_eps)
         if c.code_width:
-            self.code_embedding = CodeEmbedding(c, self.product)
+            self.code_embedding = CodeEmbedding(c, self.products)
         if c.head_width:
-            self.visual_mlp = VisualMLP(c, self.product)
+            self.visual_mlp = VisualMLP(c, self.products)
         else:
-            shape, axes = (c.width, c.visual_size), ("embed", "visual")
+            shape, axes = (c.visual_size, c.width), ("visual", "embed")
             self.visual_head = parameter(self, "visual_head", shape, axes, c.width**-0.5)
 
     def embed(self, ids: jax.Array) -> jax.Array:
-        """Input embeddings [..., D] of ids int32 [...]."""
-        return self.embedding[ids]
+        """Input embeddings float32 [..., D] of ids int32 [...]."""
+        return self.embedding[ids].astype(jnp.float32)
 
     def embed_codes(self, codes: jax.Array) -> jax.Array:
-        """Input embeddings [..., D] of codebook ids int32 [...]."""
+        """Input embeddings float32 [..., D] of codebook ids int32 [...]."""
         if self.config.code_width:
             return self.code_embedding(codes)
-        return self.embedding[codes + self.config.visual_offset]
+        return self.embed(codes + self.config.visual_offset)
 
     def hidden(
         self,
@@ -65,24 +66,24 @@ class Transformer(nn.Module):
         """Runs the blocks over a window.
 
         Args:
-            x: input embeddings [B, W, D].
+            x: input embeddings, float32 [B, W, D].
             positions: rotary positions, int32 [B, W].
             mask: bool [B, W, T]; T is the cache length, or W without a cache.
             slots: cache slots to write, int32 [B, W]; needed with a cache.
             cache: keys and values so far, or None to attend within the window alone.
         Returns:
-            hidden states before the final norm [B, W, D], and the cache with the window written in.
+            hidden states before the final norm, float32 [B, W, D], and the cache with the window written in.
         """
         angles = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
         x = nn.with_logical_constraint(x, ACTIVATION)
         keys, values = [], []
         for index, block in enumerate(self.blocks):
             layer = None if cache is None else (cache.keys[index], cache.values[index])
-            x, layer = block(x, angles, mask, slots, layer)
+            x, layer = block(x, angles, mask, slots, layer, "plain" if cache is None else cache.attention)
             if layer is not None:
                 keys.append(layer[0])
                 values.append(layer[1])
-        return x, None if cache is None else KVCache(tuple(keys), tuple(values))
+        return x, None if cache is None else cache.replace(keys=tuple(keys), values=tuple(values))
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Visual logits, float32 [..., V]; of a sharded model they are whole on every device."""
@@ -91,9 +92,7 @@ class Transformer(nn.Module):
             if self.config.head_width:
                 logits = self.visual_mlp(normed)
             else:
-                flat = normed.reshape(-1, normed.shape[-1])
-                logits = self.product("bd,dv->bv", flat, self.visual_head, preferred_element_type=jnp.float32)
-                logits = logits.reshape(*normed.shape[:-1], -1)
+                logits = self.products.linear(normed, self.visual_head)
             return whole(logits)
 
     def __call__(self, ids: jax.Array) -> jax.Array:

@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
-from ssd_jax.cache import KVCache
+from ssd_jax.cache import AXES, KVCache
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.heads import boxed_heads
-from ssd_jax.models.layers import CACHED
 from ssd_jax.models.transformer import boxed_backbone, layout_of
 from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq
 from ssd_jax.sharding import DATA, MODEL, check_divides, place, sharding_of
@@ -103,7 +102,7 @@ class Job:
         """The cache as shapes with shardings."""
         c = self.config
         shape = (self.rows, c.kv_heads, self.slots, c.head_dim)
-        leaf = jax.ShapeDtypeStruct(shape, self.dtype, sharding=sharding_of(CACHED, shape, mesh or self.mesh))
+        leaf = jax.ShapeDtypeStruct(shape, self.dtype, sharding=sharding_of(AXES["plain"], shape, mesh or self.mesh))
         return KVCache((leaf,) * c.layers, (leaf,) * c.layers)
 
     def _cast(self, tree: Any) -> Any:

@@ -156,14 +156,14 @@ def _codes_alike(params: dict, key: jax.Array, code_vectors: np.ndarray, config:
     first, last = config.visual_offset, config.visual_offset + V
     share = 0.5**0.5
     embedding = params["embedding"].at[first:last].multiply(share).at[first:last].add(share * (centred @ into))
-    head = share * params["visual_head"] + share * (centred @ out).T
+    head = share * params["visual_head"] + share * (centred @ out)
     return {**params, "embedding": embedding, "visual_head": head}
 
 
 MATRICES = {
-    **dict.fromkeys("qkv", MuonDimensionNumbers(0, (1, 2))),
-    "o": MuonDimensionNumbers((0, 1), 2),
-    **dict.fromkeys(("gate", "up", "down"), MuonDimensionNumbers(0, 1)),
+    **dict.fromkeys("qkv", MuonDimensionNumbers(2, (0, 1))),
+    "o": MuonDimensionNumbers((1, 2), 0),
+    **dict.fromkeys(("gate", "up", "down"), MuonDimensionNumbers(1, 0)),
 }
 """Input and output axes of the blocks' matrices, by parameter name."""
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from ssd_jax import cache as kv
 from ssd_jax.layout import Grid, prompt_starts, rotary_positions
 from ssd_jax.masks import causal
-from ssd_jax.models.layers import CACHED
 from ssd_jax.models.transformer import Transformer, image_hidden, image_sequence, layout_of, predicting
 
 
@@ -44,7 +43,8 @@ def frozen_hidden(
         hidden, cache = model.apply(params, x, rotary_positions(slots, starts), seen, slots, cache, method="hidden")
         return cache, hidden
 
-    cache = kv.empty(c.layers, (B, c.kv_heads, count * window, c.head_dim), x.dtype)
-    cache = jax.tree.map(lambda layer: nn.with_logical_constraint(layer, CACHED), cache)
+    dtype = jax.tree.leaves(params)[0].dtype
+    cache = kv.empty(c.layers, kv.shape_of(B, c.kv_heads, count * window, c.head_dim), dtype)
+    cache = jax.tree.map(lambda layer: nn.with_logical_constraint(layer, kv.AXES[cache.attention]), cache)
     _, hidden = jax.lax.scan(forward, cache, (x.swapaxes(0, 1), slots))
     return predicting(hidden.swapaxes(0, 1).reshape(B, count * window, D), ids.shape[1], layout)

@@ -12,7 +12,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.heads import DraftHeads, boxed_heads, init_heads
-from ssd_jax.models.products import PRODUCTS, Product
+from ssd_jax.models.products import PRODUCTS, Products
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.sharding import place
 from ssd_jax.training.bands import Setup, mean_over_bands
@@ -44,28 +44,28 @@ class PromptedSource(Protocol):
         """Pictures with their prompts and, behind these, as many unconditional ones."""
 
 
-def make_heads(model: ModelConfig, heads: HeadsConfig, product: Product = jnp.einsum) -> DraftHeads:
+def make_heads(model: ModelConfig, heads: HeadsConfig, products: Products = Products()) -> DraftHeads:
     """The heads of a backbone."""
-    return DraftHeads(heads, model.width, model.norm_eps, product)
+    return DraftHeads(heads, model.width, model.norm_eps, products)
 
 
 def modules_of(setup: Setup) -> tuple[Transformer, DraftHeads]:
     """The backbone and its heads."""
-    product = PRODUCTS[setup.matmul]
-    return Transformer(setup.model, product), make_heads(setup.model, setup.heads, product)
+    products = PRODUCTS[setup.matmul]
+    return Transformer(setup.model, products), make_heads(setup.model, setup.heads, products)
 
 
 def sources_of(
     setup: Setup, model: Transformer, frozen: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """What heads start from at every token of whole pictures: h and e, [B, R*C, D], in the backbone's dtype."""
+    """What heads start from at every token of whole pictures: h and e, float32 [B, R*C, D]."""
     hidden = frozen_hidden(model, frozen, ids, mask, codes, setup.grid, setup.window)
     return hidden, model.apply(frozen, codes, method="embed_codes")
 
 
 def drafted(heads: DraftHeads, params: Any, hidden: jax.Array, embeddings: jax.Array, columns: jax.Array) -> jax.Array:
-    """What the heads predict, float32 [O, B, P, D], whatever the backbone's dtype."""
-    return heads.apply(params, hidden.astype(jnp.float32), embeddings.astype(jnp.float32), columns)
+    """What the heads predict, float32 [O, B, P, D]."""
+    return heads.apply(params, hidden, embeddings, columns)
 
 
 def per_offset_loss(setup: Setup) -> Callable:
@@ -122,7 +122,7 @@ def placed_heads(setup: Setup, mesh: Mesh | None) -> Any:
 
 def head_matrices(params: Any) -> Any:
     """What Muon trains: the stacked matrices, one per offset."""
-    return jax.tree.map(lambda p: MuonDimensionNumbers(p.ndim - 2, p.ndim - 1) if p.ndim > 2 else None, params)
+    return jax.tree.map(lambda p: MuonDimensionNumbers(p.ndim - 1, p.ndim - 2) if p.ndim > 2 else None, params)
 
 
 def offset_name(offset: tuple[int, int]) -> str:

@@ -68,7 +68,7 @@ def write_config(folder: Path, model: ModelConfig, vq: VQConfig) -> None:
 
 def heads_metadata(config: HeadsConfig, backbone_path: Path) -> dict[str, str]:
     """The metadata of a heads file: its config and the fingerprint of the backbone file it was trained on."""
-    values = {"config": dataclasses.asdict(config), "backbone": fingerprint(backbone_path)}
+    values = {"format": FORMAT, "config": dataclasses.asdict(config), "backbone": fingerprint(backbone_path)}
     return {HEADS_KEY: json.dumps(values)}
 
 

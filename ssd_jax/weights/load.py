@@ -21,9 +21,11 @@ from ssd_jax.weights.store import Store, WeightsError, find_weights, opened, oth
 from ssd_jax.weights.vq_names import find_vq_sources
 
 CONFIG_NAME, TOKENIZER_NAME = "config.json", "tokenizer.json"
-FORMAT = "ssd_jax-1"
+FORMAT = "ssd_jax-2"
+"""Of config.json and of heads files: matrices are [out, in]. In "ssd_jax-1" they were [in, out]."""
+
 HEADS_KEY = "heads"
-"""The metadata of a heads file: JSON with `config` and `backbone`, the fingerprint of the file they belong to."""
+"""The metadata of a heads file: JSON with `format`, `config` and `backbone`, the fingerprint of the file they belong to."""
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
@@ -136,8 +138,7 @@ def read_config(
     if "format" not in values and ("model_type" in values or "architectures" in values):
         model = from_hf(values, read_vocabulary(folder), tokens, str(path))
         return model, vq_from_hf(model.architecture, values, str(path))
-    if values.get("format") != FORMAT:
-        raise WeightsError(f"{path}: format must be {FORMAT!r}, not {values.get('format')!r}.")
+    _check_format(path, values)
     for name in ("model", "vq"):
         if name not in values:
             raise WeightsError(f"{path}: section {name!r} is missing.")
@@ -198,7 +199,16 @@ def describe_heads(path: Path) -> tuple[HeadsConfig, str]:
         found, trained_on = values["config"], values["backbone"]
     except (json.JSONDecodeError, KeyError, TypeError):
         raise WeightsError(f"{path}: metadata {HEADS_KEY!r} is not JSON with 'config' and 'backbone'.") from None
+    _check_format(path, values)
     return from_dict(HeadsConfig, found, f"{path}: {HEADS_KEY}"), trained_on
+
+
+def _check_format(path: Path, values: Mapping[str, Any]) -> None:
+    found = values.get("format")
+    if found != FORMAT:
+        hint = " (an earlier version of ssd_jax wrote it, with its matrices the other way round; export it anew)"
+        old = found == "ssd_jax-1" or found is None and "backbone" in values
+        raise WeightsError(f"{path}: format must be {FORMAT!r}, not {found!r}{hint if old else ''}.")
 
 
 def _check(store: Store, leaves: Mapping[str, Any], sources: Mapping[str, Source], ignored: str) -> None:

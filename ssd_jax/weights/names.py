@@ -9,23 +9,20 @@ from ssd_jax.weights.store import WeightsError
 
 BLOCK = {
     "attention_norm.scale": ("input_layernorm.weight", ""),
-    "attention.q": ("self_attn.q_proj.weight", "(n h) d -> d n h"),
-    "attention.k": ("self_attn.k_proj.weight", "(k h) d -> d k h"),
-    "attention.v": ("self_attn.v_proj.weight", "(k h) d -> d k h"),
-    "attention.o": ("self_attn.o_proj.weight", "d (n h) -> n h d"),
+    "attention.q": ("self_attn.q_proj.weight", "(n h) d -> n h d"),
+    "attention.k": ("self_attn.k_proj.weight", "(k h) d -> k h d"),
+    "attention.v": ("self_attn.v_proj.weight", "(k h) d -> k h d"),
+    "attention.o": ("self_attn.o_proj.weight", "d (n h) -> d n h"),
     "attention.q_norm.scale": ("self_attn.q_norm.weight", ""),
     "attention.q_norm.bias": ("self_attn.q_norm.bias", ""),
     "attention.k_norm.scale": ("self_attn.k_norm.weight", ""),
     "attention.k_norm.bias": ("self_attn.k_norm.bias", ""),
     "mlp_norm.scale": ("post_attention_layernorm.weight", ""),
-    "mlp.gate": ("mlp.gate_proj.weight", "f d -> d f"),
-    "mlp.up": ("mlp.up_proj.weight", "f d -> d f"),
-    "mlp.down": ("mlp.down_proj.weight", "d f -> f d"),
+    "mlp.gate": ("mlp.gate_proj.weight", ""),
+    "mlp.up": ("mlp.up_proj.weight", ""),
+    "mlp.down": ("mlp.down_proj.weight", ""),
 }
 """Parameter of a block -> tensor of a layer and the layout of its axes."""
-
-LINEAR = "out in -> in out"
-"""A matrix as PyTorch stores it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +31,11 @@ class Naming:
 
     Attributes:
         trunk: what stands before `embed_tokens`, `layers` and `norm`.
-        rest: our other parameters -> tensor and layout.
+        rest: our other parameters -> tensor.
     """
 
     trunk: str
-    rest: Mapping[str, tuple[str, str]]
+    rest: Mapping[str, str]
 
     @property
     def embedding(self) -> str:
@@ -46,22 +43,22 @@ class Naming:
         return f"{self.trunk}embed_tokens.weight"
 
 
-def _own_codes(table: str, first: str, second: str, inner: str, outer: str) -> dict[str, tuple[str, str]]:
+def _own_codes(table: str, first: str, second: str, inner: str, outer: str) -> dict[str, str]:
     """Tensors of a separate table, the two layers behind it, and the two of the output head."""
     layers = {"code_embedding.first": first, "code_embedding.second": second}
     layers |= {"visual_mlp.first": inner, "visual_mlp.second": outer}
-    weights = {name: (f"{layer}.weight", LINEAR) for name, layer in layers.items()}
-    biases = {f"{name}_bias": (f"{layer}.bias", "") for name, layer in layers.items()}
-    return {"code_embedding.table": (table, ""), **weights, **biases}
+    weights = {name: f"{layer}.weight" for name, layer in layers.items()}
+    biases = {f"{name}_bias": f"{layer}.bias" for name, layer in layers.items()}
+    return {"code_embedding.table": table, **weights, **biases}
 
 
 NAMINGS = {
     "emu3": (
-        Naming("text_model.model.", {"visual_head": ("text_model.lm_head.weight", LINEAR)}),
-        Naming("model.text_model.", {"visual_head": ("lm_head.weight", LINEAR)}),
-        Naming("model.", {"visual_head": ("lm_head.weight", LINEAR)}),
+        Naming("text_model.model.", {"visual_head": "text_model.lm_head.weight"}),
+        Naming("model.text_model.", {"visual_head": "lm_head.weight"}),
+        Naming("model.", {"visual_head": "lm_head.weight"}),
     ),
-    "chameleon": (Naming("model.", {"visual_head": ("lm_head.weight", LINEAR)}),),
+    "chameleon": (Naming("model.", {"visual_head": "lm_head.weight"}),),
     "janus": (
         Naming(
             "model.language_model.",
@@ -130,6 +127,6 @@ def _source(name: str, naming: Naming, config: ModelConfig) -> Source:
         rows_per_process = part.startswith(("attention.q_norm", "attention.k_norm"))
         return Source(f"{naming.trunk}layers.{block.removeprefix('block_')}.{tensor}", layout, spread=rows_per_process)
     if name == "visual_head":  # a text model's head has a row for every id
-        return Source(*naming.rest[name], first=config.visual_offset, rows=config.vocab_size)
-    own = {"embedding": (naming.embedding, ""), "final_norm.scale": (f"{naming.trunk}norm.weight", "")}
-    return Source(*(own | naming.rest)[name])
+        return Source(naming.rest[name], first=config.visual_offset, rows=config.vocab_size)
+    own = {"embedding": naming.embedding, "final_norm.scale": f"{naming.trunk}norm.weight"}
+    return Source((own | naming.rest)[name])

@@ -1,0 +1,87 @@
+"""Attention over the cache, and the one place where its implementation is chosen."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssd_jax import cache
+from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.layers import QK_NORMS, parameter, rotate
+from ssd_jax.models.products import Products
+
+MASKED = -1e30
+"""A finite score for what may not be seen: a row of the softmax never becomes NaN."""
+
+LayerCache = tuple[jax.Array, jax.Array]
+
+
+def plain(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, products: Products) -> jax.Array:
+    """Masked softmax attention, its scores an array: q [B, W, N, H], keys and values [B, K, T, H], mask bool [B, W, T]
+    -> float32 [B, W, N, H]."""
+    B, W, N, H = q.shape
+    K = keys.shape[1]
+    # Query heads of one key/value head and the window form the rows of one matrix product.
+    rows = q.reshape(B, W, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    if keys.shape[2] > W:
+        # A cache goes first: as the second operand, XLA copies all of it in every pass when there is one K head.
+        scores = products.einsum("bkth,bkgwh->bktgw", keys, rows).transpose(0, 1, 3, 4, 2)
+    else:
+        scores = products.einsum("bkgwh,bkth->bkgwt", rows, keys)
+    weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores * H**-0.5, MASKED), axis=-1)
+    out = products.einsum("bkgwt,bkth->bkgwh", weights, values)
+    return out.transpose(0, 3, 1, 2, 4).reshape(B, W, N, H)
+
+
+def fused(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, products: Products) -> jax.Array:
+    """The same by `jax.nn.dot_product_attention`, keys and values [B, T, K, H]; on NVIDIA GPUs by cuDNN, which never
+    writes the scores to memory and takes only 16-bit keys and values."""
+    del products  # operands are as the cache is, sums are float32
+    implementation = "cudnn" if jax.default_backend() == "gpu" and keys.dtype.itemsize == 2 else "xla"
+    out = jax.nn.dot_product_attention(
+        q.astype(keys.dtype), keys, values, mask=mask[:, None], scale=q.shape[-1] ** -0.5, implementation=implementation
+    )
+    return out.astype(jnp.float32)
+
+
+ATTENTIONS: dict[str, Callable[..., jax.Array]] = {"plain": plain, "fused": fused}
+"""Name -> implementation; a cache is laid out for one of them (`cache.AXES`)."""
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions, over a cache or over the window itself."""
+
+    config: ModelConfig
+    products: Products = Products()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        angles: tuple[jax.Array, jax.Array],
+        mask: jax.Array,
+        slots: jax.Array | None,
+        layer: LayerCache | None,
+        attention: str = "plain",
+    ) -> tuple[jax.Array, LayerCache | None]:
+        """x [B, W, D], mask bool [B, W, T] -> ([B, W, D], the layer's cache with the window written in)."""
+        c, linear = self.config, self.products.linear
+        D, N, K, H = c.width, c.heads, c.kv_heads, c.head_dim
+        scale = D**-0.5
+        wq = parameter(self, "q", (N, H, D), ("heads", "head_dim", "embed"), scale)
+        wk = parameter(self, "k", (K, H, D), ("kv_heads", "head_dim", "embed"), scale)
+        wv = parameter(self, "v", (K, H, D), ("kv_heads", "head_dim", "embed"), scale)
+        wo = parameter(self, "o", (D, N, H), ("embed", "heads", "head_dim"), (N * H * 2 * c.layers) ** -0.5)
+        q, k, v = linear(x, wq), linear(x, wk), linear(x, wv)
+        normalise = QK_NORMS[c.qk_norm]
+        q, k = normalise(c, "heads", "q_norm")(q), normalise(c, "kv_heads", "k_norm")(k)
+        q, k = rotate(q, angles), rotate(k, angles)
+        if layer is None:
+            attention = "plain"
+            keys, values = (new.swapaxes(1, 2).astype(wk.dtype) for new in (k, v))  # as a cache would keep them
+        else:
+            written = (cache.write(old, new, slots, attention) for old, new in zip(layer, (k, v), strict=True))
+            layer = tuple(nn.with_logical_constraint(array, cache.AXES[attention]) for array in written)
+            keys, values = map(cache.read, layer)
+        return linear(ATTENTIONS[attention](q, keys, values, mask, self.products), wo, inner=2), layer
