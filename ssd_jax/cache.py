@@ -2,9 +2,6 @@
 
 It lies as the attention that reads it wants it (`AXES`). "plain" has time in axis 2, so that its two products have
 their batch axes (row, head) in front; with time in axis 1 the CPU backend transposes the whole cache in every pass.
-
-On a CPU bfloat16 keys and values are kept as the uint16 with the same bits: XLA writes a window into a bfloat16 array
-by converting all of it to float32 and back.
 """
 
 import flax.struct
@@ -46,11 +43,6 @@ def shape_of(rows: int, kv_heads: int, length: int, head_dim: int, attention: st
     return tuple(sizes[name] for name in AXES[attention])
 
 
-def storage(dtype: DTypeLike) -> DTypeLike:
-    """How keys and values of `dtype` are stored on this platform."""
-    return jnp.uint16 if jnp.dtype(dtype) == jnp.bfloat16 and jax.default_backend() == "cpu" else dtype
-
-
 def empty(
     layers: int,
     shape: tuple[int, ...],
@@ -61,7 +53,7 @@ def empty(
     """A cache of zeros with arrays of `shape` (see `shape_of`), placed by `sharding`; writes past T are dropped."""
 
     def zeros() -> tuple[jax.Array, ...]:
-        return tuple(jnp.zeros(shape, storage(dtype), device=sharding) for _ in range(layers))
+        return tuple(jnp.zeros(shape, dtype, device=sharding) for _ in range(layers))
 
     return KVCache(zeros(), zeros(), attention)
 
@@ -72,7 +64,7 @@ def write(layer: jax.Array, window: jax.Array, slots: jax.Array, attention: str 
     Always written before it is attended to: attending first makes XLA copy the whole cache in every pass.
 
     Args:
-        layer: as stored.
+        layer: its axes as `attention` wants them.
         window: [B, W, K, H].
         slots: int32 [B, W]; rows of the batch may be at different places.
         attention: which implementation reads the cache.
@@ -83,12 +75,5 @@ def write(layer: jax.Array, window: jax.Array, slots: jax.Array, attention: str 
             return row.at[:, slots].set(new.swapaxes(0, 1), mode="drop")
         return row.at[slots].set(new, mode="drop")
 
-    if layer.dtype == jnp.uint16:
-        window = jax.lax.bitcast_convert_type(window.astype(jnp.bfloat16), jnp.uint16)
     # Mapped over rows, so that a cache whose rows are on several devices is written without talk between them.
     return jax.vmap(write_row)(layer, window.astype(layer.dtype), slots)
-
-
-def read(layer: jax.Array) -> jax.Array:
-    """One layer's keys or values as numbers."""
-    return jax.lax.bitcast_convert_type(layer, jnp.bfloat16) if layer.dtype == jnp.uint16 else layer

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
+from ssd_jax.compiling import compiled
 from ssd_jax.decode.engine import decode, make_cache
 from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder, has_heads, require_heads, require_window
 from ssd_jax.errors import UserError
@@ -169,7 +170,7 @@ class Pipeline:
             heads = self.heads if drafts else None
             with using(self.mesh, self.config):
                 lowered = decode.lower(*arguments, **static, heads=heads, heads_params=heads_params)
-                self._programs[shapes] = lowered.compile()
+                self._programs[shapes] = compiled(lowered)
             compiling = time.perf_counter() - start
         start = time.perf_counter()
         out = jax.block_until_ready(self._programs[shapes](*arguments, heads_params=heads_params))

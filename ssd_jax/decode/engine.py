@@ -21,7 +21,6 @@ from ssd_jax.masks import causal, held, row
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.heads import DraftHeads
 from ssd_jax.models.layers import whole
-from ssd_jax.models.products import fewest_positions
 from ssd_jax.models.transformer import Transformer, layout_of
 from ssd_jax.sampling import Sampler, guide, gumbel_noise, log_probabilities, position_keys
 from ssd_jax.sharding import sharding_of
@@ -45,7 +44,6 @@ def bind(
     starts = prompt_starts(prompt_mask)
     S = prompt_mask.shape[1]
     layout = layout_of(model.config, grid)
-    fewest = fewest_positions(jax.tree.leaves(params)[0].dtype)
 
     def both(x: jax.Array) -> jax.Array:
         """[B, ...] -> [G, ...]: the guided rows of an image see the same window."""
@@ -60,9 +58,6 @@ def bind(
         written: jax.Array | None = None,
         ends: int | None = None,
     ) -> tuple[jax.Array, KVCache]:
-        W = codes.shape[1]
-        codes = jnp.pad(codes, ((0, 0), (0, max(fewest - W, 0))))
-        positions = jnp.pad(positions, ((0, 0), (0, max(fewest - W, 0))), constant_values=grid.size)
         x, positions = both(embed(codes)), both(positions)
         places, outputs = positions, None
         if layout.row_ends:
@@ -82,14 +77,12 @@ def bind(
             hidden, cache = model.apply(params, x, rotary_positions(slots, starts), mask, slots, cache, method="hidden")
         if outputs is not None:
             hidden = jnp.take_along_axis(hidden, outputs[..., None], axis=1)
-        return hidden[:, :W], cache
+        return hidden, cache
 
     def log_p(hidden: jax.Array) -> jax.Array:
-        W = hidden.shape[1]
-        hidden = jnp.pad(hidden, ((0, 0), (0, max(fewest - W, 0)), (0, 0)))
         logits = model.apply(params, hidden, method="logits")
         with jax.named_scope("sampling"):
-            return log_probabilities(whole(guide(logits, sampler.cfg_scale, guided)), sampler)[:, :W]
+            return log_probabilities(whole(guide(logits, sampler.cfg_scale, guided)), sampler)
 
     def position(positions: jax.Array) -> jax.Array:
         return position_keys(keys, positions)

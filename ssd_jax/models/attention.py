@@ -23,15 +23,11 @@ def plain(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, pro
     B, W, N, H = q.shape
     K = keys.shape[1]
     # Query heads of one key/value head and the window form the rows of one matrix product.
-    rows = q.reshape(B, W, K, N // K, H).transpose(0, 2, 3, 1, 4)
-    if keys.shape[2] > W:
-        # A cache goes first: as the second operand, XLA copies all of it in every pass when there is one K head.
-        scores = products.einsum("bkth,bkgwh->bktgw", keys, rows).transpose(0, 1, 3, 4, 2)
-    else:
-        scores = products.einsum("bkgwh,bkth->bkgwt", rows, keys)
+    rows = q.reshape(B, W, K, N // K, H).transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
+    scores = products.batched("bkrh,bkth->bkrt", rows, keys).reshape(B, K, N // K, W, -1)
     weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores * H**-0.5, MASKED), axis=-1)
-    out = products.einsum("bkgwt,bkth->bkgwh", weights, values)
-    return out.transpose(0, 3, 1, 2, 4).reshape(B, W, N, H)
+    out = products.batched("bkrt,bkth->bkrh", weights.reshape(B, K, N // K * W, -1), values)
+    return out.reshape(B, K, N // K, W, H).transpose(0, 3, 1, 2, 4).reshape(B, W, N, H)
 
 
 def fused(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, products: Products) -> jax.Array:
@@ -83,5 +79,5 @@ class Attention(nn.Module):
         else:
             written = (cache.write(old, new, slots, attention) for old, new in zip(layer, (k, v), strict=True))
             layer = tuple(nn.with_logical_constraint(array, cache.AXES[attention]) for array in written)
-            keys, values = map(cache.read, layer)
+            keys, values = layer
         return linear(ATTENTIONS[attention](q, keys, values, mask, self.products), wo, inner=2), layer

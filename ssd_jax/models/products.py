@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 FEWEST = 4
-"""Rows, and positions of a pass, that programs on a CPU have at least where their products are bfloat16."""
+"""Rows that a product on a CPU has at least where its operands are bfloat16; fewer are padded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +37,19 @@ class Products:
         outer, contracted = weight.shape[: weight.ndim - inner], weight.shape[weight.ndim - inner :]
         rows = x.reshape(-1, math.prod(contracted))
         matrix = weight.reshape(math.prod(outer), -1)
-        count, on_cpu = rows.shape[0], jax.default_backend() == "cpu"
-        if on_cpu and count < FEWEST and self._rounds(x, weight):
-            rows = jnp.pad(rows, ((0, FEWEST - count), (0, 0)))
-        if on_cpu and 1 < count < FEWEST and not self._rounds(x, weight):
-            # A float32 product of two or three rows takes longer than as many of one row.
-            out = jnp.concatenate([self.einsum("mi,oi->mo", rows[row : row + 1], matrix) for row in range(count)])
+        if 1 < rows.shape[0] < FEWEST and jax.default_backend() == "cpu" and not self._rounds(x, weight):
+            # There a float32 product of two or three rows takes longer than as many of one row.
+            out = jnp.concatenate([self.einsum("mi,oi->mo", row[None], matrix) for row in rows])
         else:
-            out = self.einsum("mi,oi->mo", rows, matrix)[:count]
+            out = self.batched("mi,oi->mo", rows, matrix)
         return out.reshape(*x.shape[: x.ndim - inner], *outer)
+
+    def batched(self, subscripts: str, rows: jax.Array, b: jax.Array) -> jax.Array:
+        """An einsum whose first operand and result have, in their last axis but one, rows that are independent."""
+        count = rows.shape[-2]
+        if count < FEWEST and jax.default_backend() == "cpu" and self._rounds(rows, b):
+            rows = jnp.pad(rows, (*((0, 0),) * (rows.ndim - 2), (0, FEWEST - count), (0, 0)))
+        return self.einsum(subscripts, rows, b)[..., :count, :]
 
     def einsum(self, subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
         """An einsum with float32 sums, in its gradients too. Every index of an operand must occur in the other one or
@@ -99,14 +103,6 @@ def cpu_multiplies_bfloat16() -> bool:
     except OSError:
         return False
     return "amx_bf16" in flags or "avx512_bf16" in flags
-
-
-def fewest_positions(dtype: DTypeLike) -> int:
-    """Positions that a pass and its probabilities have at least, so that a token has the same bits in every window.
-
-    Normalisation and softmax of a single position are loops of another shape, hence other sums.
-    """
-    return FEWEST if jnp.dtype(dtype) == jnp.bfloat16 and jax.default_backend() == "cpu" else 1
 
 
 def describe(dtype: DTypeLike) -> str:
