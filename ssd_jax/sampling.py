@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ssd_jax import threefry
+from ssd_jax.selection import kth_largest
 
 GENERATOR = "threefry2x32"
 """Of all draws, whatever jax's default is set to."""
@@ -141,7 +142,7 @@ def _filtered(logits: jax.Array, sampler: Sampler) -> jax.Array:
     scaled = logits / sampler.temperature
     scaled = jax.lax.cond(
         sampler.top_k < logits.shape[-1],
-        lambda x: jnp.where(x >= _threshold(x, sampler.top_k), x, -jnp.inf),
+        lambda x: jnp.where(x >= kth_largest(x, sampler.top_k), x, -jnp.inf),
         lambda x: x,
         scaled,
     )
@@ -155,27 +156,6 @@ def _nucleus(logits: jax.Array, top_p: jax.Array) -> jax.Array:
     bits = _ordered(p)
     threshold = _search(lambda t: jnp.sum(jnp.where(bits >= t, p, 0.0), axis=-1, keepdims=True) >= top_p, p.shape)
     return jnp.where(bits >= threshold, logits, -jnp.inf)
-
-
-def _threshold(x: jax.Array, k: jax.Array) -> jax.Array:
-    """A number [..., 1] that as many of the last axis reach as reach its k-th largest, ties kept; no sort.
-
-    Bisection between the least finite value and the largest. A row is done when exactly k reach its middle; where ties
-    make that impossible, when floats lie no closer.
-    """
-
-    def body(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-        low, high, _ = state
-        middle = 0.5 * low + 0.5 * high  # of halves, because the sum may overflow
-        count = jnp.sum(x >= middle, axis=-1, keepdims=True, dtype=jnp.int32)
-        new_low = jnp.where(count >= k, middle, low)
-        new_high = jnp.where(count <= k, middle, high)
-        moved = (new_low > low) | (new_high < high)
-        return new_low, new_high, jnp.any((new_high > new_low) & moved)
-
-    low = jnp.min(x, axis=-1, keepdims=True, initial=jnp.inf, where=jnp.isfinite(x))
-    high = jnp.nextafter(jnp.max(x, axis=-1, keepdims=True), jnp.inf)
-    return jax.lax.while_loop(lambda state: state[2], body, (low, high, jnp.bool_(True)))[0]
 
 
 def _ordered(x: jax.Array) -> jax.Array:
