@@ -21,6 +21,7 @@ from tqdm import tqdm
 import ssd_jax
 from ssd_jax import entry
 from ssd_jax.decode.names import parse_decoder, parse_decoders
+from ssd_jax.decode.presets import on_accelerator
 from ssd_jax.distributed import is_first, together
 from ssd_jax.errors import UserError
 from ssd_jax.files import replacing
@@ -120,6 +121,7 @@ def read_config(spec: str):
 
 def plan(args: argparse.Namespace, config, decoders: dict) -> str:
     """What the first of the decoders takes and how fast all of them can be, from shapes alone."""
+    decoders = {name: on_accelerator(decoder) for name, decoder in decoders.items()}
     models = find_models(config, args.config, args.weights or config.weights, args.heads)
     job = job_for(models, args.mesh, args.size, args.max_batch or 1, args.cfg_scale)
     entry.use_simulated_devices(args.mesh)
@@ -214,6 +216,7 @@ def made_with(pipe: ssd_jax.Pipeline) -> dict:
     """What pictures depend on besides their options."""
     return {
         "model": {"weights": str(pipe.folder), "fingerprint": pipe.fingerprint()},
+        "numerics": pipe.numerics(),
         "versions": {"ssd_jax": ssd_jax.__version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind},
     }
 

@@ -19,6 +19,7 @@ from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder, has_heads, re
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
+from ssd_jax.models.products import describe
 from ssd_jax.models.transformer import Transformer, image_hidden
 from ssd_jax.models.vq_models import AnyVQConfig
 from ssd_jax.pictures import Pictures
@@ -154,6 +155,10 @@ class Pipeline:
     def fingerprint(self) -> str:
         """Identifies the backbone's file (see `weights.load.fingerprint`)."""
         return fingerprint(find_weights(self.folder))
+
+    def numerics(self) -> dict[str, str]:
+        """What the bits of a picture depend on besides weights and options: dtype, products, attention."""
+        return {"dtype": str(np.dtype(self.dtype)), "products": describe(self.dtype), "attention": self.attention}
 
     def _decode(self, frames: list, keys: jax.Array, sampler: Sampler, decoder: Decoder, guided: bool, grid: Grid):
         """Runs the compiled program of these shapes; returns ((tokens, passes, trace), seconds, compile seconds)."""

@@ -129,13 +129,13 @@ def headed_folder(random_folder, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def headed(headed_folder) -> Pipeline:
     """The model of `headed_folder`."""
-    return load(headed_folder)
+    return load(headed_folder, dtype=jnp.float32)
 
 
 @pytest.fixture(scope="session")
 def pipe(random_folder) -> Pipeline:
     """The model of `random_folder`."""
-    return load(random_folder)
+    return load(random_folder, dtype=jnp.float32)
 
 
 @pytest.fixture
@@ -192,4 +192,4 @@ def fixtures() -> Path:
 @pytest.fixture(scope="session")
 def bundled() -> Pipeline:
     """The model that comes with the package."""
-    return load("emoji")
+    return load("emoji", dtype=jnp.float32)

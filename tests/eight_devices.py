@@ -78,10 +78,10 @@ def head_training(pipe: Pipeline) -> list[dict]:
 
 
 def main(folder: str, *others: str) -> None:
-    one, out = load(folder), []
+    one, out = load(folder, dtype="float32"), []
     expected = {name: one.generate(PROMPTS, decoder=name) for name in RUNS["data:2,model:4"]}
     for mesh, decoders in RUNS.items():
-        pipe = load(folder, mesh=mesh)
+        pipe = load(folder, dtype="float32", mesh=mesh)
         parts = {name: leaf.addressable_shards[0].data.shape for name, leaf in flatten(pipe.params).items()}
         for decoder in decoders:
             made = pipe.generate(PROMPTS, decoder=decoder)
@@ -101,9 +101,9 @@ def main(folder: str, *others: str) -> None:
                     "parts": parts,
                 }
             )
-    differences = [logits_differ(load(other), load(other, mesh="data:2,model:4")) for other in (folder, *others)]
+    differences = [logits_differ(load(other, "float32"), load(other, "float32", "data:2,model:4")) for other in (folder, *others)]
     kinds = Counter(device.platform for device in jax.devices())
-    training = [head_training(pipe) for pipe in (one, load(folder, mesh="data:2,model:4"))]
+    training = [head_training(pipe) for pipe in (one, load(folder, dtype="float32", mesh="data:2,model:4"))]
     print(json.dumps({"runs": out, "logits_differ": differences, "kinds": kinds, "training": training}))
 
 

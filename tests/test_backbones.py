@@ -13,7 +13,7 @@ import ssd_jax
 from ssd_jax import cache as kv
 from ssd_jax.layout import prompt_starts, rotary_positions
 from ssd_jax.masks import causal
-from ssd_jax.models.layers import Block
+from ssd_jax.models.block import Block
 from ssd_jax.models.transformer import Transformer
 
 # name: (family, what differs from its small model)
@@ -50,7 +50,7 @@ def both(tmp_path_factory):
     def make(case):
         family, changes = CASES[case]
         theirs = getattr(reference, family)(tmp_path_factory.mktemp(family), **changes)
-        return theirs, theirs.run(), ssd_jax.load(theirs.folder)
+        return theirs, theirs.run(), ssd_jax.load(theirs.folder, dtype=jnp.float32)
 
     return make
 

@@ -106,7 +106,7 @@ def pictures(tmp_path_factory):
             ids, mask = np.concatenate([first, second]), np.ones((4, PROMPTS.shape[1]), bool)
         else:
             ids, mask = np.concatenate([PROMPTS, first]), np.concatenate([MASK, second])
-        return ssd_jax.load(theirs.folder), ids, mask, codes
+        return ssd_jax.load(theirs.folder, dtype=jnp.float32), ids, mask, codes
 
     return make
 

@@ -105,7 +105,7 @@ def assert_same(a, b) -> None:
 @pytest.mark.parametrize("layouts", [emu3, janus], ids=["emu3", "janus"])
 def test_both_layouts_are_one_model(tmp_path, layouts):
     theirs, ours, vq = layouts(tmp_path)
-    one, other = ssd_jax.load(theirs), ssd_jax.load(ours, vq_weights=vq)
+    one, other = (ssd_jax.load(folder, "float32", vq_weights=path) for folder, path in ((theirs, None), (ours, vq)))
     assert one.config == other.config and one.vq_config == other.vq_config
     assert one.config.rows == one.config.cols == SIDE
     assert_same(one.params, other.params)

@@ -15,14 +15,17 @@ from jax.sharding import AbstractMesh
 from PIL import Image
 from processes import run_together, two_processes
 
+from ssd_jax import cache
 from ssd_jax.distributed import join
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import HeadsConfig, VQConfig
 from ssd_jax.models.heads import boxed_heads
-from ssd_jax.models.layers import ACTIVATION, CACHED
+from ssd_jax.models.layers import ACTIVATION
 from ssd_jax.models.transformer import abstract_backbone, boxed_backbone
 from ssd_jax.sharding import AXES, MODEL, check_divides, make_mesh, parse_mesh, place, sharding_of
 from ssd_jax.weights.export import write_config, write_tensors
+
+CACHED = cache.AXES["plain"]
 
 # One configuration for every part that a backbone can have.
 CONFIGS = [

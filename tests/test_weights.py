@@ -225,14 +225,14 @@ def test_config_round_trip(tmp_path):
     write_config(tmp_path / "new", MODEL, VQ)
     assert read_config(tmp_path / "new") == (MODEL, VQ)
     text = (tmp_path / "new" / "config.json").read_text()
-    assert text.startswith('{\n  "format": "ssd_jax-1",\n  "model": {\n') and text.endswith("}\n")
+    assert text.startswith('{\n  "format": "ssd_jax-2",\n  "model": {\n') and text.endswith("}\n")
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": "ssd_jax-9"}, "format must be 'ssd_jax-1', not 'ssd_jax-9'"),
-        ({"format": None}, "format must be 'ssd_jax-1'"),
+        ({"format": "ssd_jax-9"}, "format must be 'ssd_jax-2', not 'ssd_jax-9'"),
+        ({"format": None}, "format must be 'ssd_jax-2'"),
         ({"model": None}, "section 'model' is missing"),
         ({"vq": None}, "section 'vq' is missing"),
         ({"model": {"vocab_size": 40}}, "model: field 'visual_offset' is missing"),

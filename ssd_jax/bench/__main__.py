@@ -25,6 +25,7 @@ from ssd_jax.decode.presets import PRESETS, Decoder
 from ssd_jax.errors import UserError
 from ssd_jax.eval.features import available
 from ssd_jax.loading import load
+from ssd_jax.models.attention import ATTENTIONS
 from ssd_jax.pipeline import Pipeline
 
 METRICS = ("speed", "quality")
@@ -42,6 +43,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--metrics", default="speed", metavar="NAMES", help="speed, quality or both (default speed)")
     add("--weights", default="emoji", metavar="DIR", help="checkpoint (default: the bundled one)")
     add("--heads", metavar="DIR", help="draft heads; default: the checkpoint's own")
+    add("--dtype", choices=("float32", "bfloat16"), help="of parameters and cache; default: what is fast here")
+    add("--attention", choices=tuple(ATTENTIONS), default="plain", help="its implementation (default plain)")
     add("--mesh", default="", metavar="M", help="spread the model over devices: data:1,model:8")
     add("--prompt", action="append", metavar="TEXT", help="may be given several times")
     add("--seeds", type=int, default=3, metavar="N", help="speed: seeds per prompt (default 3)")
@@ -67,7 +70,8 @@ def main() -> None:
     args = parse(sys.argv[1:])
     parsed = None if args.decoders == "all" else parse_decoders(args.decoders)
     entry.use_devices(args.mesh)
-    pipe = load(args.weights, mesh=args.mesh or None, heads=args.heads)
+    dtype = None if args.dtype is None else np.dtype(args.dtype)
+    pipe = load(args.weights, dtype=dtype, mesh=args.mesh or None, heads=args.heads, attention=args.attention)
     decoders = {"ar": AR()} | (parsed or {name: PRESETS[name] for name in pipe.decoders()})
     for decoder in decoders.values():
         pipe.require(decoder)
@@ -99,7 +103,7 @@ def main() -> None:
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
         "mesh": args.mesh or "one device",
-        "dtype": str(np.dtype(pipe.dtype)),
+        **pipe.numerics(),
         "guidance": pipe.config.cfg_scale,
         "grid": f"{pipe.config.rows} x {pipe.config.cols}",
         "model": pipe.fingerprint()[:12],

@@ -1,26 +1,28 @@
 """Decoders by name: published methods, and ours, as points of one small table.
 
-| name           | loop   | drafter    | coupling | source                                                          |
-|----------------|--------|------------|----------|-----------------------------------------------------------------|
-| `ar`           |        |            |          | ancestral sampling, the oracle                                  |
-| `sjd`          | raster | random     | resample | arXiv 2410.01699, W = 16 as released                            |
-| `scd`          | raster | random     | maximal  | arXiv 2510.24211, W = 64 as in its main table                   |
-| `scd-gumbel`   | raster | random     | gumbel   | arXiv 2510.24211, W = 64                                        |
-| `gsd`          | raster | random     | resample | arXiv 2508.07747: SJD with groups of 14, delta 0.15, no radius  |
-| `mtp`          | raster | horizontal | resample | multi-token prediction along the row: five head drafts per pass |
-| `ssd`          | rows   | heads      |          | arXiv 2606.20543: k_v = 1, r = 2                                |
-| `ssd2`         | rows   | heads      |          | k_v = 2, staged: 2 rounds on both rows, 2 more on the second    |
-| `ssd-exact`    | raster | spatial    | match    | ours: the picture `ar` gives, W = 64, eight passes remembered   |
-| `ssd-wave`     | wave   | spatial    |          | ours: tokens settle along a slanted front, not row by row       |
-| `jacobi-match` | raster | random     | match    | ours: as `ssd-exact`, no heads                                  |
-| `jacobi-above` | raster | above      | match    | ours: as `ssd-exact`, no heads                                  |
-| `jacobi-wave`  | wave   | above      |          | ours: as `ssd-wave`, no heads                                   |
+| name           | loop   | drafter    | coupling | source                                                              |
+|----------------|--------|------------|----------|---------------------------------------------------------------------|
+| `ar`           |        |            |          | ancestral sampling, the oracle                                      |
+| `sjd`          | raster | random     | resample | arXiv 2410.01699, W = 16 as released                                |
+| `scd`          | raster | random     | maximal  | arXiv 2510.24211, W = 64 as in its main table                       |
+| `scd-gumbel`   | raster | random     | gumbel   | arXiv 2510.24211, W = 64                                            |
+| `gsd`          | raster | random     | resample | arXiv 2508.07747: SJD with groups of 14, delta 0.15, no radius      |
+| `mtp`          | raster | horizontal | resample | multi-token prediction along the row: five head drafts per pass     |
+| `ssd`          | rows   | heads      |          | arXiv 2606.20543: k_v = 1, r = 2                                    |
+| `ssd2`         | rows   | heads      |          | k_v = 2, staged: 2 rounds on both rows, 2 more on the second        |
+| `ssd-exact`    | raster | spatial    | match    | ours: the picture `ar` gives; W = 64, on a CPU 8; eight passes kept |
+| `ssd-wave`     | wave   | spatial    |          | ours: tokens settle along a slanted front, not row by row           |
+| `jacobi-match` | raster | random     | match    | ours: as `ssd-exact`, no heads                                      |
+| `jacobi-above` | raster | above      | match    | ours: as `ssd-exact`, no heads                                      |
+| `jacobi-wave`  | wave   | above      |          | ours: as `ssd-wave`, no heads                                       |
 """
+
+import dataclasses
 
 from ssd_jax.decode.accept import Group
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.blocks import AUTO
-from ssd_jax.decode.raster import Raster
+from ssd_jax.decode.raster import WIDE, Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
 from ssd_jax.errors import UserError, require_one_of
@@ -37,10 +39,10 @@ PRESETS: dict[str, Decoder] = {
     "mtp": Raster(window=6, drafter="horizontal", coupling="resample"),
     "ssd": SSD(rounds=2),
     "ssd2": SSD(rounds=2, extra_rounds=2, rows=2, schedule="staged"),
-    "ssd-exact": Raster(window=64, drafter="spatial", coupling="match", history=8),
+    "ssd-exact": Raster(drafter="spatial", coupling="match", history=8),
     "ssd-wave": Wave(),
-    "jacobi-match": Raster(window=64, drafter="random", coupling="match", history=8),
-    "jacobi-above": Raster(window=64, drafter="above", coupling="match", history=8),
+    "jacobi-match": Raster(drafter="random", coupling="match", history=8),
+    "jacobi-above": Raster(drafter="above", coupling="match", history=8),
     "jacobi-wave": Wave(drafter="above"),
 }
 """Name to decoder. A decoder is a frozen dataclass, so it can be a static argument of the jitted program."""
@@ -52,6 +54,13 @@ def find_decoder(decoder: str | Decoder) -> Decoder:
         return decoder
     require_one_of("decoder", decoder, tuple(PRESETS))
     return PRESETS[decoder]
+
+
+def on_accelerator(decoder: Decoder) -> Decoder:
+    """The decoder as it is where decoding does not run on a CPU, whatever this machine is."""
+    if isinstance(decoder, Raster) and decoder.window is None:
+        return dataclasses.replace(decoder, window=WIDE)
+    return decoder
 
 
 def is_lossless(decoder: Decoder) -> bool:
@@ -86,8 +95,9 @@ def require_window(decoder: Decoder, grid: Grid) -> None:
     """
     if decoder in PRESETS.values():
         return
-    if isinstance(decoder, Raster) and decoder.rows is None and decoder.window > grid.size:
-        raise UserError(f"A window of {decoder.window} is larger than the picture, which has {grid.size} tokens.")
+    window = decoder.window if isinstance(decoder, AR) or isinstance(decoder, Raster) and decoder.rows is None else None
+    if window is not None and window > grid.size:
+        raise UserError(f"A window of {window} is larger than the picture, which has {grid.size} tokens.")
     if isinstance(decoder, Raster) and decoder.rows is not None and decoder.rows > grid.rows:
         raise UserError(f"{decoder.rows} rows at once are more than the {grid.rows} that there are to draw.")
     if isinstance(decoder, Raster) and decoder.history > grid.size:

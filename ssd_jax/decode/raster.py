@@ -23,12 +23,20 @@ from ssd_jax.errors import UserError, require_one_of, require_whole
 from ssd_jax.layout import Grid
 
 
+WIDE = 64
+"""The default window on accelerators, where positions of a pass are nearly free up to the ridge of the roofline."""
+
+NARROW = 8
+"""The default window on a CPU, where every position of a small model costs: measured on the bundled one."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Raster:
     """Jacobi-style decoding in raster order.
 
     Attributes:
-        window: W, inputs per pass; a window larger than the grid is cut to it.
+        window: W, inputs per pass; a window larger than the grid is cut to it. None is `WIDE`, or `NARROW` where
+            decoding runs on a CPU.
         rows: the window in rows of the grid, W = rows * C, instead of `window`.
         drafter: "random" | "left" | "above" | "horizontal" | "spatial"; the last two need draft heads.
         coupling: what happens behind the first rejection: "resample" (SJD) | "maximal" (SCD-MC) | "gumbel" (SCD-GS)
@@ -39,7 +47,7 @@ class Raster:
             the present surroundings rather than last; only with "match". 0: drafts are what it said last.
     """
 
-    window: int = 64
+    window: int | None = None
     rows: int | None = None
     drafter: str = "spatial"
     coupling: str = "match"
@@ -50,7 +58,7 @@ class Raster:
     adaptive = True
 
     def __post_init__(self):
-        require_whole("window", self.window, 1)
+        require_whole("window", 1 if self.window is None else self.window, 1)
         require_whole("rows", 1 if self.rows is None else self.rows, 1)
         require_one_of("drafter", self.drafter, drafters.DRAFTERS)
         require_one_of("coupling", self.coupling, accept.COUPLINGS)
@@ -68,7 +76,9 @@ class Raster:
 
     def width(self, grid: Grid) -> int:
         """W on a grid."""
-        return min(self.window if self.rows is None else self.rows * grid.cols, grid.size)
+        default = NARROW if jax.default_backend() == "cpu" else WIDE
+        window = default if self.window is None else self.window
+        return min(window if self.rows is None else self.rows * grid.cols, grid.size)
 
     def stretches(self, grid: Grid, horizontal: int, passes: int | None = None) -> Stretches:
         """See `decode.stretches`. The fewest passes, 1 + ceil((R*C - 1) / W), need every draft to be accepted; drafts
