@@ -79,11 +79,12 @@ def _horizontal(drafter: str, functions: Functions, grid: Grid, seen: Seen, posi
 def _vertical(functions: Functions, grid: Grid, seen: Seen, positions, log_q) -> jax.Array:
     """log q of the positions below one with a hidden state: the next C after `last`, but for row 0. [B, <= C, V].
 
-    What stands beside a source is given too, for heads with a context; it may be a draft still.
+    What stands beside a source is given too, where heads have a context; it may be a draft still.
     """
     count = positions.shape[1]
-    sources = seen.last[:, None] + 1 + jnp.arange(-grid.cols, 0, dtype=jnp.int32)
-    q = functions.draft(seen.row, gather(seen.tokens, sources), sources % grid.cols, ((1, 0),))[:, 0, :count]
+    X = min(count + functions.context, grid.cols)
+    sources = seen.last[:, None] + 1 + jnp.arange(-grid.cols, X - grid.cols, dtype=jnp.int32)
+    q = functions.draft(seen.row[:, :X], gather(seen.tokens, sources), sources % grid.cols, ((1, 0),))[:, 0, :count]
     return jnp.where((positions >= grid.cols)[..., None], q, log_q[:, :count])
 
 

@@ -105,7 +105,7 @@ def bind(
         log_q = log_p(out.reshape(out.shape[0], -1, out.shape[-1]))
         return log_q.reshape(log_q.shape[0], len(offsets), -1, log_q.shape[-1])
 
-    return Functions(verify, log_p, noise, position, embed, draft, heads.horizontal, heads.vertical)
+    return Functions(verify, log_p, noise, position, embed, draft, heads.horizontal, heads.vertical, heads.context)
 
 
 def prefill(

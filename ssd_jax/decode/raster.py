@@ -87,7 +87,8 @@ class Raster:
         fewest = -(-(grid.size - 1) // W)
         count = fewest if passes is None else max(passes - 1, fewest)
         if self.drafter == "spatial":
-            return PREFILL, Stretch(count, W, W, drafts=count + 1, vertical=1, sources=grid.cols)
+            sources = min(max(W - 1, 1), grid.cols)
+            return PREFILL, Stretch(count, W, W, drafts=count + 1, vertical=1, sources=sources)
         if self.drafter == "horizontal":
             return PREFILL, Stretch(count, W, W, drafts=count + 1, horizontal=min(horizontal, W - 1), sources=1)
         return PREFILL, Stretch(count, W, W)

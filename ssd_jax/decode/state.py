@@ -36,6 +36,7 @@ class Functions(NamedTuple):
             them and, where a head has a context, those beside them in the row; sources are consecutive in raster
             order. Guidance and filters applied as to p. None without heads.
         horizontal, vertical: number of heads to the right, k_h, and down, k_v.
+        context: columns on either side of its source that a vertical head sees, too.
     """
 
     verify: Callable[..., tuple[jax.Array, KVCache]]
@@ -46,6 +47,7 @@ class Functions(NamedTuple):
     draft: Callable[[jax.Array, jax.Array, jax.Array, Offsets], jax.Array] | None = None
     horizontal: int = 0
     vertical: int = 0
+    context: int = 0
 
 
 @flax.struct.dataclass

@@ -1,0 +1,169 @@
+"""What users get, measured with the dtype and the programs that they run: python shipped.py -> JSON.
+
+A process of its own, because the suite's compiles without optimisation and multiplies at the highest precision. Run by
+test_shipped.py.
+"""
+
+import json
+import math
+import re
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import ssd_jax
+from ssd_jax.cache import write
+from ssd_jax.compiling import compiled
+from ssd_jax.decode import engine
+from ssd_jax.decode.ar import AR
+from ssd_jax.decode.presets import PRESETS
+from ssd_jax.decode.raster import Raster
+from ssd_jax.layout import Grid
+from ssd_jax.models.products import Products
+from ssd_jax.models.transformer import Transformer
+from ssd_jax.request import sampler_of
+
+PROMPTS = ["santa claus, noto", "green heart, noto", "woman, noto", "flag of germany, noto"]
+PROMPTS += ["red apple, twemoji", "dog", "orange circle, twemoji", "grinning face"]
+SEEDS = range(2)
+SHAPES = [(8, 1), (8, 64), (4, 4), (2, 4), (2, 256), (1, 1), (1, 4), (1, 8), (1, 64), (1, 256)]
+"""(pictures, window) of the passes whose bits are compared; the first two have every sum above and below the sizes at
+which XLA would choose another order."""
+
+WIDE = Raster(window=48, drafter="spatial", history=8)
+
+
+MOVES = ("copy", "copy-start", "transpose", "convert", "bitcast-convert", "concatenate", "pad", "reverse", "select")
+
+
+def products(pipe) -> list[str]:
+    """Shapes of products of which a row is not the same for every number of rows."""
+    found = []
+    block = pipe.params["params"]["block_0"]
+    weights = {"q": block["attention"]["q"], "up": block["mlp"]["up"], "down": block["mlp"]["down"]}
+    for name, weight in weights.items():
+        x = jax.random.normal(jax.random.key(1), (256, weight.shape[-1]))
+        linear = jax.jit(Products().linear)
+        whole = np.asarray(linear(x, weight))
+        found += [f"{name} {n}" for n in (1, 2, 3, 4, 7, 32, 128) if (np.asarray(linear(x[:n], weight)) != whole[:n]).any()]
+    return found
+
+
+@partial(jax.jit, static_argnames=("model", "grid", "window"))
+def walk(params, cache, ids, mask, keys, codes, sampler, *, model, grid, window):
+    """Prefill, then passes over a whole picture of given codes: states of the first picture, caches, first log p."""
+    hidden, cache = engine.prefill(model, params, cache, ids, mask)
+    functions = engine.bind(model, params, grid, mask, keys, sampler, guided=True)
+    B = codes.shape[0]
+
+    def body(state):
+        start, cache, states = state
+        positions = jnp.broadcast_to(start + jnp.arange(window, dtype=jnp.int32), (B, window))
+        fed = jnp.take_along_axis(codes, jnp.minimum(positions, grid.size - 1), axis=1)
+        hidden, cache = functions.verify(cache, fed, positions)
+        return start + window, cache, states.at[:, positions[0]].set(hidden, mode="drop")
+
+    states = jnp.zeros((2 * B, grid.size, model.config.width))
+    _, cache, states = jax.lax.while_loop(lambda s: s[0] < grid.size, body, (jnp.int32(0), cache, states))
+    return hidden, states, cache, functions.log_p(states[:, :window])[:, :1]
+
+
+def passes(pipe) -> list[str]:
+    """Shapes (pictures, window) at which any state, key, value or log p of the first picture has other bits."""
+    c, grid, S = pipe.config, Grid(pipe.config.rows, pipe.config.cols), 16
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, c.visual_size, (8, grid.size)).astype(np.int32)
+    ids = rng.integers(10, 1000, (8, S)).astype(np.int32)
+    sampler = sampler_of(c, c.cfg_scale, 1.0, None, None)
+    first, found = None, []
+    for images, window in SHAPES:
+        cache = engine.make_cache(c, grid, 2 * images, S, pipe.dtype)
+        both = np.concatenate([ids[:images]] * 2)
+        keys = jax.random.split(jax.random.key(0), images)
+        arguments = (pipe.params, cache, both, np.ones_like(both, bool), keys, codes[:images], sampler)
+        program = compiled(walk.lower(*arguments, model=Transformer(c), grid=grid, window=window))
+        hidden, states, cache, log_p = program(*arguments)
+        rows = [0, images]  # of the first picture, with and without its prompt
+        here = [np.asarray(array, np.float32)[rows] for array in (hidden, states, *cache.keys, *cache.values)]
+        here.append(np.asarray(log_p)[0])
+        first = first or here
+        if any((a != b).any() for a, b in zip(first, here, strict=True)):
+            found.append(f"{images} x {window}")
+    return found
+
+
+def draw(pipe, decoder, batch: int = 8, seeds=SEEDS) -> np.ndarray:
+    parts = [pipe.generate(PROMPTS, decoder=decoder, seed=s, max_batch=batch, pixels=False).tokens for s in seeds]
+    return np.concatenate(parts)
+
+
+def equal(a: np.ndarray, b: np.ndarray) -> list[int]:
+    return [int((a == b).all(axis=(1, 2)).sum()), len(a)]
+
+
+def pictures(pipe, steady: bool) -> dict[str, list[int]]:
+    """Of how many pictures every token is that of `ar`, or, where bits depend on the window, of `AR` with theirs."""
+    out, grid = {}, Grid(pipe.config.rows, pipe.config.cols)
+    exact = {name: PRESETS[name] for name in ("ssd-exact", "jacobi-above", "jacobi-match")} | {"wide": WIDE}
+    oracles: dict[int, np.ndarray] = {}
+    for name, decoder in exact.items():
+        window = 1 if steady else decoder.width(grid)
+        if window not in oracles:
+            oracles[window] = draw(pipe, AR(window=window))
+        out[name] = equal(draw(pipe, decoder), oracles[window])
+    if steady:
+        alone = range(1)
+        out["ar, one at a time"] = equal(draw(pipe, "ar", 1, alone), oracles[1][: len(PROMPTS)])
+        out["wide, three at a time"] = equal(draw(pipe, WIDE, 3, alone), oracles[1][: len(PROMPTS)])
+    out["negative control: another seed"] = equal(draw(pipe, "ar", seeds=[7]), draw(pipe, "ar", seeds=[8]))
+    return out
+
+
+def cache_moves(pipe) -> list[str]:
+    """Lines of the compiled loops that convert or copy as many numbers as a layer of the cache has, in whatever shape,
+    by themselves or inside another operation, or that copy as many as there are scores."""
+    found, c, grid = [], pipe.config, Grid(pipe.config.rows, pipe.config.cols)
+    for (shape, decoder, *_), program in pipe._programs.items():
+        slots = shape[1] + grid.size
+        layer = shape[0] * c.kv_heads * slots * c.head_dim
+        scores = shape[0] * c.heads * decoder.width(grid) * slots
+        found += [f"{decoder}: {line}" for line in moves(program.as_text(), layer, scores)]
+    return found
+
+
+def moves(hlo: str, layer: int, scores: int) -> list[str]:
+    """See `cache_moves`; sizes in numbers."""
+    found, where = [], ""
+    for line in hlo.splitlines():
+        if not line.startswith(" "):
+            where = line
+        made = re.search(r"= \w+\[([\d,]+)\]\S* ([\w-]+)\(", line)
+        if where.startswith("ENTRY") or not made or made[2] not in MOVES:
+            continue
+        size, fused = math.prod(map(int, made[1].split(","))), "fused_computation" in where
+        if size == layer or size == scores and not fused and made[2] != "convert":
+            found.append(line.strip()[:160])
+    return found
+
+
+def main() -> None:
+    pipe = ssd_jax.load("emoji")
+    steady = jnp.dtype(pipe.dtype) == jnp.bfloat16 and jax.default_backend() == "cpu"
+    out = {"steady": steady, "numerics": pipe.numerics(), "pictures": pictures(pipe, steady)}
+    out["cache moves"] = cache_moves(pipe)
+    # Negative control: the same program as XLA would compile it by itself.
+    cache = engine.make_cache(pipe.config, Grid(16, 16), 2, 16, pipe.dtype)
+    layer = jax.ShapeDtypeStruct(cache.keys[0].shape, pipe.dtype)
+    window = jax.ShapeDtypeStruct((2, 4, *np.array(layer.shape)[[1, 3]]), jnp.float32)
+    slots = jax.ShapeDtypeStruct((2, 4), jnp.int32)
+    plain = jax.jit(lambda *a: jax.lax.fori_loop(0, 9, lambda _, x: write(x, *a[1:]), a[0])).lower(layer, window, slots)
+    out["cache moves without options"] = moves(plain.compile().as_text(), layer.size, -1)
+    out["products"], out["passes"] = (products(pipe), passes(pipe)) if steady else ([], [])
+    json.dump(out, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

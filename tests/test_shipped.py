@@ -1,0 +1,46 @@
+"""With the dtype and the programs that users get, exact decoders draw `ar`'s pictures bit for bit.
+
+On a CPU with bfloat16 products nothing else is needed: a token has the same bits in every window and batch. Elsewhere
+bits depend on how many positions stand in a window, and the decoders are compared with `AR(window=W)` of their own.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def shipped() -> dict:
+    # None of the suite's settings: its environment without XLA_FLAGS.
+    import os
+
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    command = [sys.executable, str(Path(__file__).with_name("shipped.py"))]
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_exact_decoders_draw_the_pictures_of_ar(shipped):
+    control = shipped["pictures"].pop("negative control: another seed")
+    print(shipped["numerics"], shipped["pictures"])
+    assert control[0] == 0
+    assert [name for name, (equal, total) in shipped["pictures"].items() if equal < total] == []
+
+
+def test_a_row_of_a_product_does_not_depend_on_the_others(shipped):
+    assert shipped["products"] == []
+
+
+def test_a_token_has_the_same_bits_in_every_window_and_batch(shipped):
+    assert shipped["passes"] == []
+
+
+def test_no_pass_converts_or_copies_the_cache_or_copies_the_scores(shipped):
+    assert shipped["cache moves"] == []
+    if shipped["numerics"]["dtype"] == "bfloat16":
+        assert shipped["cache moves without options"]
