@@ -75,9 +75,9 @@ def test_an_untrained_head_copies_the_hidden_state(config):
 
 def formula(p: dict, hidden: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
     """The published head in NumPy, float64."""
-    y = np.concatenate([hidden, embeddings], axis=-1) @ p["w0"]
+    y = np.concatenate([hidden, embeddings], axis=-1) @ p["w0"].T
     normed = rms(y) * p["norm"]
-    return y + (silu(normed @ p["gate"]) * (normed @ p["up"])) @ p["down"]
+    return y + (silu(normed @ p["gate"].T) * (normed @ p["up"].T)) @ p["down"].T
 
 
 def rms(x: np.ndarray) -> np.ndarray:
@@ -136,10 +136,10 @@ def test_context_follows_its_formula(wide):
             p = of_head(wide, index - 2, ("see", "use"))
             for place in range(12):
                 near = [
-                    seen[place + away] @ p["see"][away + 2] if 0 <= place % 4 + away < 4 else np.zeros(D // 4)
+                    seen[place + away] @ p["see"][away + 2].T if 0 <= place % 4 + away < 4 else np.zeros(D // 4)
                     for away in range(-2, 3)
                 ]
-                beside[place] = silu(np.concatenate(near)) @ p["use"]
+                beside[place] = silu(np.concatenate(near)) @ p["use"].T
         expected = formula(of_head(wide, index, PUBLISHED), hidden[0], embeddings[0]) + beside
         np.testing.assert_allclose(out[index, 0], expected, rtol=1e-3, atol=1e-3)
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, small_config
 
 from sample import read_config
-from ssd_jax.decode.presets import PRESETS
+from ssd_jax.decode.presets import PRESETS, on_accelerator
 from ssd_jax.decode.raster import Raster
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
@@ -170,7 +170,8 @@ def test_a_batch_reads_the_weights_once_for_all_pictures():
 
 def test_passes_that_depend_on_the_picture_are_a_range():
     job = published("janus_pro")
-    table = {row.name: row for row in rows(job, PRESETS)}
+    presets = {name: on_accelerator(decoder) for name, decoder in PRESETS.items()}
+    table = {row.name: row for row in rows(job, presets)}
     assert table["ssd"].passes == (80, 80) and table["ar"].passes == (576, 576)
     assert table["ssd-exact"].passes == (1 + 9, 576 // 3)  # 575 tokens in windows of 64; a third is an assumption
     for row in table.values():

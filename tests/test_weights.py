@@ -133,7 +133,7 @@ def with_more(tensors):
 
 
 def transposed(tensors):
-    tensors[Q] = np.ascontiguousarray(tensors[Q].transpose(1, 0, 2))
+    tensors[Q] = np.ascontiguousarray(tensors[Q].transpose(2, 0, 1))
 
 
 def as_integers(tensors):
@@ -145,7 +145,7 @@ def as_integers(tensors):
     [
         (without, [Q, "missing"]),
         (with_more, ["block_2.attention.q", "unexpected"]),
-        (transposed, [Q, "(2, 32, 16)", "(32, 2, 16)"]),
+        (transposed, [Q, "(32, 2, 16)", "(2, 16, 32)"]),
         (as_integers, [Q, "I32", "F32"]),
     ],
 )
@@ -233,6 +233,7 @@ def test_config_round_trip(tmp_path):
     [
         ({"format": "ssd_jax-9"}, "format must be 'ssd_jax-2', not 'ssd_jax-9'"),
         ({"format": None}, "format must be 'ssd_jax-2'"),
+        ({"format": "ssd_jax-1"}, "with its matrices the other way round; export it anew"),
         ({"model": None}, "section 'model' is missing"),
         ({"vq": None}, "section 'vq' is missing"),
         ({"model": {"vocab_size": 40}}, "model: field 'visual_offset' is missing"),
@@ -305,7 +306,9 @@ def test_equal_weights_give_equal_bytes(backbone, params):
         ("{", "metadata 'heads' is not JSON"),
         ("[]", "metadata 'heads' is not JSON with 'config' and 'backbone'"),
         ('{"config": {}}', "metadata 'heads' is not JSON with 'config' and 'backbone'"),
-        ('{"config": {"diagonal": 1}, "backbone": ""}', "unknown field 'diagonal'"),
+        ('{"format": "ssd_jax-2", "config": {"diagonal": 1}, "backbone": ""}', "unknown field 'diagonal'"),
+        ('{"config": {}, "backbone": ""}', "format must be 'ssd_jax-2', not None (an earlier version of ssd_jax wrote"),
+        ('{"format": "ssd_jax-9", "config": {}, "backbone": ""}', "format must be 'ssd_jax-2', not 'ssd_jax-9'."),
     ],
 )
 def test_wrong_heads_metadata(backbone, text, words):

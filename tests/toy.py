@@ -88,7 +88,7 @@ def _heads(toy: Toy, kind: str):
 
 
 def _fit(toy: Toy) -> np.ndarray:
-    """W0 of every offset by least squares from [h_i ; e_i] to h at the offset, on sampled pictures; [O, 2D, D]."""
+    """W0 of every offset by least squares from [h_i ; e_i] to h at the offset, on sampled pictures; [O, D, 2D]."""
     grid, model = Grid(6, 6), Transformer(toy.config)
     out = decode(toy, "ar", grid, images=64, seed=99, cfg_scale=None)
     ids, mask = prompts(64, guided=False)
@@ -104,7 +104,7 @@ def _fit(toy: Toy) -> np.ndarray:
     target, valid = grid.targets(HEADS.offsets)
     return np.stack(
         [
-            np.linalg.lstsq(z[:, ok].reshape(-1, z.shape[-1]), h[:, to[ok]].reshape(-1, h.shape[-1]), rcond=None)[0]
+            np.linalg.lstsq(z[:, ok].reshape(-1, z.shape[-1]), h[:, to[ok]].reshape(-1, h.shape[-1]), rcond=None)[0].T
             for to, ok in zip(target, valid, strict=True)
         ]
     )
