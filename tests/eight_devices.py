@@ -101,7 +101,9 @@ def main(folder: str, *others: str) -> None:
                     "parts": parts,
                 }
             )
-    differences = [logits_differ(load(other, "float32"), load(other, "float32", "data:2,model:4")) for other in (folder, *others)]
+    differences = [
+        logits_differ(load(other, "float32"), load(other, "float32", "data:2,model:4")) for other in (folder, *others)
+    ]
     kinds = Counter(device.platform for device in jax.devices())
     training = [head_training(pipe) for pipe in (one, load(folder, dtype="float32", mesh="data:2,model:4"))]
     print(json.dumps({"runs": out, "logits_differ": differences, "kinds": kinds, "training": training}))

@@ -1,20 +1,20 @@
 """Decoders by name: published methods, and ours, as points of one small table.
 
-| name           | loop   | drafter    | coupling | source                                                              |
-|----------------|--------|------------|----------|---------------------------------------------------------------------|
-| `ar`           |        |            |          | ancestral sampling, the oracle                                      |
-| `sjd`          | raster | random     | resample | arXiv 2410.01699, W = 16 as released                                |
-| `scd`          | raster | random     | maximal  | arXiv 2510.24211, W = 64 as in its main table                       |
-| `scd-gumbel`   | raster | random     | gumbel   | arXiv 2510.24211, W = 64                                            |
-| `gsd`          | raster | random     | resample | arXiv 2508.07747: SJD with groups of 14, delta 0.15, no radius      |
-| `mtp`          | raster | horizontal | resample | multi-token prediction along the row: five head drafts per pass     |
-| `ssd`          | rows   | heads      |          | arXiv 2606.20543: k_v = 1, r = 2                                    |
-| `ssd2`         | rows   | heads      |          | k_v = 2, staged: 2 rounds on both rows, 2 more on the second        |
-| `ssd-exact`    | raster | spatial    | match    | ours: the picture `ar` gives; W = 64, on a CPU 8; eight passes kept |
-| `ssd-wave`     | wave   | spatial    |          | ours: tokens settle along a slanted front, not row by row           |
-| `jacobi-match` | raster | random     | match    | ours: as `ssd-exact`, no heads                                      |
-| `jacobi-above` | raster | above      | match    | ours: as `ssd-exact`, no heads                                      |
-| `jacobi-wave`  | wave   | above      |          | ours: as `ssd-wave`, no heads                                       |
+| name           | loop   | drafter    | coupling | source                                                          |
+|----------------|--------|------------|----------|-----------------------------------------------------------------|
+| `ar`           |        |            |          | ancestral sampling, the oracle                                  |
+| `sjd`          | raster | random     | resample | arXiv 2410.01699, W = 16 as released                            |
+| `scd`          | raster | random     | maximal  | arXiv 2510.24211, W = 64 as in its main table                   |
+| `scd-gumbel`   | raster | random     | gumbel   | arXiv 2510.24211, W = 64                                        |
+| `gsd`          | raster | random     | resample | arXiv 2508.07747: SJD with groups of 14, delta 0.15, no radius  |
+| `mtp`          | raster | horizontal | resample | multi-token prediction along the row: five head drafts per pass |
+| `ssd`          | rows   | heads      |          | arXiv 2606.20543: k_v = 1, r = 2                                |
+| `ssd2`         | rows   | heads      |          | k_v = 2, staged: 2 rounds on both rows, 2 more on the second    |
+| `ssd-exact`    | raster | spatial    | match    | ours: the picture `ar` gives; W = 64, on a CPU 8; a history     |
+| `ssd-wave`     | wave   | spatial    |          | ours: tokens settle along a slanted front, not row by row       |
+| `jacobi-match` | raster | random     | match    | ours: as `ssd-exact`, no heads                                  |
+| `jacobi-above` | raster | above      | match    | ours: as `ssd-exact`, no heads                                  |
+| `jacobi-wave`  | wave   | above      |          | ours: as `ssd-wave`, no heads                                   |
 """
 
 import dataclasses

@@ -22,7 +22,6 @@ from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
 from ssd_jax.errors import UserError, require_one_of, require_whole
 from ssd_jax.layout import Grid
 
-
 WIDE = 64
 """The default window on accelerators, where positions of a pass are nearly free up to the ridge of the roofline."""
 

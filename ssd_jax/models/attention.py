@@ -10,6 +10,7 @@ from ssd_jax import cache
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.layers import QK_NORMS, parameter, rotate
 from ssd_jax.models.products import Products
+from ssd_jax.reductions import softmax
 
 MASKED = -1e30
 """A finite score for what may not be seen: a row of the softmax never becomes NaN."""
@@ -25,7 +26,7 @@ def plain(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, pro
     # Query heads of one key/value head and the window form the rows of one matrix product.
     rows = q.reshape(B, W, K, N // K, H).transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
     scores = products.batched("bkrh,bkth->bkrt", rows, keys).reshape(B, K, N // K, W, -1)
-    weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores * H**-0.5, MASKED), axis=-1)
+    weights = softmax(jnp.where(mask[:, None, None], scores * H**-0.5, MASKED))
     out = products.batched("bkrt,bkth->bkrh", weights.reshape(B, K, N // K * W, -1), values)
     return out.reshape(B, K, N // K, W, H).transpose(0, 3, 1, 2, 4).reshape(B, W, N, H)
 

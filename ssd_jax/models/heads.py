@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from ssd_jax.models.config import HeadsConfig
 from ssd_jax.models.products import Products
+from ssd_jax.reductions import inverse_rms
 
 
 class DraftHeads(nn.Module):
@@ -124,7 +125,7 @@ def neighbours(values: jax.Array, columns: jax.Array, away: int) -> jax.Array:
 def _rms(x: jax.Array, eps: float) -> jax.Array:
     """Root-mean-square normalised over the last axis, float32."""
     x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + eps)
+    return x * inverse_rms(x, eps)
 
 
 def boxed_heads(config: HeadsConfig, width: int) -> Any:

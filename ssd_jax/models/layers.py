@@ -1,12 +1,15 @@
 """What the transformer's parts are made of: parameters, norms, rotary positions.
 
-Parameters carry logical axis names; shardings are derived from them. Activations that a sharded program must have in a certain place are constrained by the same names; on one device this
-does nothing.
+Parameters carry logical axis names; shardings are derived from them. Activations that a sharded program must have in a
+certain place are constrained by the same names; on one device this does nothing.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from ssd_jax.reductions import inverse_rms, total
 
 ACTIVATION = ("batch", "window", "embed")
 """Axes of what goes from block to block, [B, W, D]."""
@@ -32,7 +35,7 @@ class RMSNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("norm",)), (x.shape[-1],))
         y = x.astype(jnp.float32)
-        return y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps) * scale.astype(jnp.float32)
+        return y * inverse_rms(y, self.eps) * scale.astype(jnp.float32)
 
 
 class HeadNorm(nn.Module):
@@ -53,8 +56,8 @@ class HeadNorm(nn.Module):
         scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, axes), shape)
         bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, axes), shape)
         y = x.astype(jnp.float32)
-        y = y - y.mean(axis=-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-5)
+        y = y - total(y) / y.shape[-1]
+        y = y * inverse_rms(y, 1e-5)
         return y * scale.astype(jnp.float32) + bias.astype(jnp.float32)
 
 
@@ -66,11 +69,20 @@ QK_NORMS = {
 """`ModelConfig.qk_norm` -> what makes the normalisation."""
 
 
-def rotary_angles(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines of the rotary embedding, float32 [B, W, 1, H/2] each (arXiv 2104.09864)."""
-    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
+def rotary_angles(positions: jax.Array, length: int, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines of the rotary embedding, float32 [B, W, 1, H/2] each (arXiv 2104.09864).
+
+    They are looked up: written as functions of the positions they would be computed anew in every layer.
+
+    Args:
+        positions: int32 [B, W]; those of padding may be `length` or more.
+        length: number of positions, known when traced.
+        head_dim, theta: H and the base.
+    """
+    frequencies = (theta ** (-np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
+    angles = np.arange(length, dtype=np.float32)[:, None] * frequencies
+    cos, sin = (jnp.asarray(table(angles), jnp.float32) for table in (np.cos, np.sin))
+    return tuple(table.at[positions[:, :, None]].get(mode="clip") for table in (cos, sin))
 
 
 def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:

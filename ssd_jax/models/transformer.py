@@ -74,7 +74,7 @@ class Transformer(nn.Module):
         Returns:
             hidden states before the final norm, float32 [B, W, D], and the cache with the window written in.
         """
-        angles = rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
+        angles = rotary_angles(positions, mask.shape[-1], self.config.head_dim, self.config.rope_theta)
         x = nn.with_logical_constraint(x, ACTIVATION)
         keys, values = [], []
         for index, block in enumerate(self.blocks):

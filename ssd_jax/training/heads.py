@@ -12,7 +12,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.heads import DraftHeads, boxed_heads, init_heads
-from ssd_jax.models.products import PRODUCTS, Products
+from ssd_jax.models.products import PRODUCTS
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.sharding import place
 from ssd_jax.training.bands import Setup, mean_over_bands
@@ -44,15 +44,14 @@ class PromptedSource(Protocol):
         """Pictures with their prompts and, behind these, as many unconditional ones."""
 
 
-def make_heads(model: ModelConfig, heads: HeadsConfig, products: Products = Products()) -> DraftHeads:
-    """The heads of a backbone."""
-    return DraftHeads(heads, model.width, model.norm_eps, products)
+def make_heads(model: ModelConfig, heads: HeadsConfig, matmul: str = "float32") -> DraftHeads:
+    """The heads of a backbone; `matmul` is one of `PRODUCTS`."""
+    return DraftHeads(heads, model.width, model.norm_eps, PRODUCTS[matmul])
 
 
 def modules_of(setup: Setup) -> tuple[Transformer, DraftHeads]:
     """The backbone and its heads."""
-    products = PRODUCTS[setup.matmul]
-    return Transformer(setup.model, products), make_heads(setup.model, setup.heads, products)
+    return Transformer(setup.model, PRODUCTS[setup.matmul]), make_heads(setup.model, setup.heads, setup.matmul)
 
 
 def sources_of(
