@@ -22,6 +22,7 @@ from ssd_jax.decode.ar import AR
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
 from ssd_jax.layout import Grid
+from ssd_jax.models.layers import RMSNorm
 from ssd_jax.models.products import Products
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.request import sampler_of
@@ -35,6 +36,9 @@ which XLA would choose another order."""
 
 WIDE = Raster(window=48, drafter="spatial", history=8)
 
+
+SCALE = {"params": {"scale": np.ones(128, np.float32)}}
+"""Of the bundled model's heads, untrained."""
 
 MOVES = ("copy", "copy-start", "transpose", "convert", "bitcast-convert", "concatenate", "pad", "reverse", "select")
 
@@ -95,6 +99,24 @@ def passes(pipe) -> list[str]:
         if any((a != b).any() for a, b in zip(first, here, strict=True)):
             found.append(f"{images} x {window}")
     return found
+
+
+def sums(pipe) -> dict[str, float]:
+    """How far programs without our options are from NumPy and from decoding, as a share of the values' size.
+
+    jax 0.10.2 takes wrong rows where the rows of a product are squared and summed and do not fill the last tile
+    (jax-ml/jax#39103): what a norm behind a product does.
+    """
+    c, out = pipe.config, {}
+    weight = pipe.params["params"]["block_0"]["attention"]["q"]
+    for rows in (1000, 4097, 32769):
+        x = np.random.default_rng(rows).normal(size=(rows, c.width)).astype(np.float32)
+        norm = jax.jit(lambda x, w: RMSNorm(c.norm_eps).apply(SCALE, Products().linear(x, w)))
+        y = np.asarray(x.astype(weight.dtype), np.float64) @ np.asarray(weight, np.float64).reshape(-1, c.width).T
+        y = y.reshape(rows, *weight.shape[:2])
+        y /= np.sqrt((y**2).mean(-1, keepdims=True) + c.norm_eps)
+        out[f"norm behind a product, {rows} rows"] = float(np.abs(np.asarray(norm(x, weight)) - y).max())
+    return out
 
 
 def draw(pipe, decoder, batch: int = 8, seeds=SEEDS) -> np.ndarray:
@@ -166,6 +188,7 @@ def main() -> None:
     more = jnp.ones((2, 4, layer.shape[1], layer.shape[3])), jnp.zeros((2, 4), jnp.int32)
     through = jax.jit(lambda layer: jax.lax.fori_loop(0, 9, wide, layer)).lower(layer)
     out["negative control: moves"] = moves(compiled(through).as_text(), layer.size, -1)
+    out["sums"] = sums(pipe)
     out["products"], out["passes"] = (products(pipe), passes(pipe)) if steady else ([], [])
     json.dump(out, sys.stdout)
 

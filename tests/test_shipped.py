@@ -39,6 +39,11 @@ def test_a_token_has_the_same_bits_in_every_window_and_batch(shipped):
     assert shipped["passes"] == []
 
 
+def test_programs_without_our_options_sum_the_right_rows(shipped):
+    print(shipped["sums"])
+    assert max(shipped["sums"].values()) < 1e-3
+
+
 def test_no_pass_converts_or_copies_the_cache_or_copies_the_scores(shipped):
     assert shipped["cache moves"] == []
     if shipped["numerics"]["dtype"] == "bfloat16":

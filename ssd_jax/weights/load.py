@@ -25,7 +25,7 @@ FORMAT = "ssd_jax-2"
 """Of config.json and of heads files: matrices are [out, in]. In "ssd_jax-1" they were [in, out]."""
 
 HEADS_KEY = "heads"
-"""The metadata of a heads file: JSON with `format`, `config`, and `backbone`, the fingerprint of its backbone's file."""
+"""The metadata of a heads file: JSON with `format`, `config` and `backbone`, the fingerprint of that file."""
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
