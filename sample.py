@@ -21,10 +21,11 @@ from tqdm import tqdm
 import ssd_jax
 from ssd_jax import entry
 from ssd_jax.decode.names import parse_decoder, parse_decoders
-from ssd_jax.decode.presets import on_accelerator
+from ssd_jax.decode.stretches import widest
 from ssd_jax.distributed import is_first, together
 from ssd_jax.errors import UserError
 from ssd_jax.files import replacing
+from ssd_jax.layout import Grid
 from ssd_jax.plan.memory import scratch
 from ssd_jax.plan.models import find_models, job_for
 from ssd_jax.plan.report import render
@@ -100,7 +101,7 @@ def main() -> None:
         out = pipe.generate(prompts, decoder=decoders[args.decoder], **options)
         if not is_first():
             return
-        save(args, {"decoder": args.decoder, **options}, pipe, out)
+        save(args, {"decoder": args.decoder, **options}, decoders[args.decoder], pipe, out)
         if args.trace:
             save_traces(args.out, "", out)
     else:
@@ -121,7 +122,6 @@ def read_config(spec: str):
 
 def plan(args: argparse.Namespace, config, decoders: dict) -> str:
     """What the first of the decoders takes and how fast all of them can be, from shapes alone."""
-    decoders = {name: on_accelerator(decoder) for name, decoder in decoders.items()}
     models = find_models(config, args.config, args.weights or config.weights, args.heads)
     job = job_for(models, args.mesh, args.size, args.max_batch or 1, args.cfg_scale)
     entry.use_simulated_devices(args.mesh)
@@ -221,7 +221,7 @@ def made_with(pipe: ssd_jax.Pipeline) -> dict:
     }
 
 
-def save(args: argparse.Namespace, options: dict, pipe: ssd_jax.Pipeline, out: ssd_jax.Output) -> None:
+def save(args: argparse.Namespace, options: dict, decoder, pipe: ssd_jax.Pipeline, out: ssd_jax.Output) -> None:
     """Writes the pictures, the grid and what is needed to make them again; prints a line for each."""
     records = []
     for index, image in enumerate(out.images):
@@ -246,6 +246,7 @@ def save(args: argparse.Namespace, options: dict, pipe: ssd_jax.Pipeline, out: s
         Image.fromarray(grid(pixels, columns_for(len(pixels)), out.prompts)).save(temporary)
     sidecar = {
         "options": options,
+        "window": widest(decoder.stretches(Grid(*out.tokens.shape[1:]), pipe.heads.horizontal if pipe.heads else 0)),
         **made_with(pipe),
         "seconds": out.seconds,
         "compile_seconds": out.compile_seconds,

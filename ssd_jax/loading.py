@@ -59,6 +59,8 @@ def load(
     mesh = make_mesh(mesh) if isinstance(mesh, str) else mesh
     if mesh is not None:
         check_divides(config, mesh)
+        if attention == "fused":
+            raise UserError("The fused attention runs on one device; leave the mesh out, or take the plain one.")
     weights = find_weights(folder)
     params = read_backbone(weights, config, place(boxed_backbone(config), mesh), dtype)
     path = folder if heads is None else find_local(heads)

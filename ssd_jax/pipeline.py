@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from ssd_jax.compiling import compiled
+from ssd_jax.compiling import compiled, options
 from ssd_jax.decode.engine import decode, make_cache
 from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder, has_heads, require_heads, require_window
 from ssd_jax.errors import UserError
@@ -93,8 +93,9 @@ class Pipeline:
             prompts: one or more texts.
             decoder: a preset's name or a decoder dataclass.
             num_images: pictures per prompt.
-            seed: one for all prompts, or one for each. The picture of (prompt, seed) does not depend on what else is in
-                the call; equal prompts are numbered in order of appearance and differ.
+            seed: one for all prompts, or one for each. The noise of (prompt, seed) does not depend on what else is in
+                the call, and where products have the same bits in every batch (bfloat16 on a CPU), neither does the
+                picture; equal prompts are numbered in order of appearance and differ.
             cfg_scale: classifier-free guidance; None is the model's own default, 1 turns it off and halves the work.
             temperature: 0 takes the most likely code everywhere.
             top_k, top_p: keep the k most likely codes, or the most likely ones up to this mass; None is the model's
@@ -157,8 +158,9 @@ class Pipeline:
         return fingerprint(find_weights(self.folder))
 
     def numerics(self) -> dict[str, str]:
-        """What the bits of a picture depend on besides weights and options: dtype, products, attention."""
-        return {"dtype": str(np.dtype(self.dtype)), "products": describe(self.dtype), "attention": self.attention}
+        """What the bits of a picture depend on besides weights and options."""
+        made = {"dtype": str(np.dtype(self.dtype)), "products": describe(self.dtype), "attention": self.attention}
+        return {**made, "XLA": " ".join(f"{name}={value}" for name, value in options().items()) or "no options"}
 
     def _decode(self, frames: list, keys: jax.Array, sampler: Sampler, decoder: Decoder, guided: bool, grid: Grid):
         """Runs the compiled program of these shapes; returns ((tokens, passes, trace), seconds, compile seconds)."""

@@ -40,7 +40,7 @@ WIDE = Raster(window=48, drafter="spatial", history=8)
 SCALE = {"params": {"scale": np.ones(128, np.float32)}}
 """Of the bundled model's heads, untrained."""
 
-MOVES = ("copy", "copy-start", "transpose", "convert", "bitcast-convert", "concatenate", "pad", "reverse", "select")
+MOVES = ("copy", "transpose", "convert", "bitcast-convert", "concatenate", "pad", "reverse", "select")
 
 
 def products(pipe) -> list[str]:
@@ -102,7 +102,7 @@ def passes(pipe) -> list[str]:
 
 
 def sums(pipe) -> dict[str, float]:
-    """How far programs without our options are from NumPy and from decoding, as a share of the values' size.
+    """How far a norm behind a product, compiled without our options, is from NumPy.
 
     jax 0.10.2 takes wrong rows where the rows of a product are squared and summed and do not fill the last tile
     (jax-ml/jax#39103): what a norm behind a product does.

@@ -56,9 +56,9 @@ def stub(images: int, grid: Grid, keys: jax.Array, sharpness: float = 0.7, horiz
     def log_p(hidden):
         return jax.nn.log_softmax(jnp.tanh(hidden) @ head, axis=-1)
 
-    def draft(hidden, codes, columns, offsets):
+    def draft(hidden, codes, columns, offsets, count=None):
         out = 0.6 * hidden + jnp.tanh(embedding[codes])
-        return jnp.stack([log_p(out * 0.9 ** (down + right)) for down, right in offsets], axis=1)
+        return jnp.stack([log_p(out * 0.9 ** (down + right)) for down, right in offsets], axis=1)[:, :, :count]
 
     functions = Functions(
         verify=verify,

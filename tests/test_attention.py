@@ -18,7 +18,7 @@ def inputs(heads: int, kv_heads: int, dtype):
     keys = jax.random.split(jax.random.key(0), 4)
     q = jax.random.normal(keys[0], (B, W, heads, H))
     k, v = (jax.random.normal(key, (B, kv_heads, T, H)).astype(dtype) for key in keys[1:3])
-    mask = jax.random.bernoulli(keys[3], 0.6, (B, W, T)).at[:, :, 0].set(True)
+    mask = jax.random.bernoulli(keys[3], 0.6, (B, W, T)).at[:, :, 0].set(True).at[:, :, -1].set(False)
     return q, k, v, mask
 
 
@@ -35,6 +35,7 @@ def test_fused_is_plain(heads, kv_heads, dtype, atol):
 def test_a_masked_slot_is_not_seen():
     q, k, v, mask = inputs(4, 2, jnp.float32)
     hidden = jnp.where(mask.any(axis=1)[:, None, :, None], v, 1e6)
+    assert (hidden != v).any()
     np.testing.assert_array_equal(plain(q, k, hidden, mask, Products()), plain(q, k, v, mask, Products()))
 
 
@@ -44,6 +45,18 @@ def test_pictures_do_not_depend_on_the_implementation(headed_folder, headed, dec
     one, two = (pipe.generate(["red apple", "dog"], decoder=decoder, pixels=False) for pipe in (headed, other))
     np.testing.assert_array_equal(one.tokens, two.tokens)
     assert other.numerics()["attention"] == "fused"
+
+
+def test_fused_draws_in_bfloat16(headed_folder):
+    """With the program that users run."""
+    pipe = ssd_jax.load(headed_folder, dtype=jnp.bfloat16, attention="fused")
+    out = pipe.generate(["red apple", "dog"], decoder="ssd-exact", pixels=False)
+    assert out.tokens.shape == (2, 4, 4) and (out.trace >= 1).all()
+
+
+def test_fused_on_a_mesh_is_refused(headed_folder):
+    with pytest.raises(UserError, match="runs on one device"):
+        ssd_jax.load(headed_folder, mesh="model:1", attention="fused")
 
 
 def test_a_fused_cache_has_time_in_front_of_heads():

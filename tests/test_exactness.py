@@ -6,8 +6,9 @@ of log p + g lie closer than 1e-4; the number of excused pictures must stay smal
 
 import numpy as np
 import pytest
-from toy import TOY, decode, forced
+from toy import TOY, Toy, config, decode, forced
 
+from ssd_jax.decode.ar import AR
 from ssd_jax.decode.raster import Raster
 from ssd_jax.layout import Grid
 
@@ -96,3 +97,13 @@ def test_batch_size_and_order():
         in_batch = np.flatnonzero(order == number)[0]
         assert np.asarray(alone.passes)[0] == np.asarray(shuffled.passes)[in_batch]
         assert (np.asarray(alone.trace)[0] == np.asarray(shuffled.trace)[in_batch]).all()
+
+
+@pytest.mark.parametrize("row_end", [-1, 7], ids=["no row ends", "row ends"])
+@pytest.mark.parametrize("window", [2, GRID.cols + 1, GRID.size, 1000])
+def test_a_wide_window_of_padding_changes_nothing(window, row_end):
+    """`AR(window=W)` draws what `AR()` draws, in as many passes."""
+    model = Toy(config(row_end=row_end))
+    one, wide = (decode(model, decoder, GRID, images=4) for decoder in (AR(), AR(window=window)))
+    np.testing.assert_array_equal(one.tokens, wide.tokens)
+    np.testing.assert_array_equal(one.passes, wide.passes)

@@ -168,9 +168,9 @@ def test_the_raster_loop_gives_the_row_above_with_its_columns():
     """The C sources up to `last`, whatever column it is in."""
     given = []
 
-    def draft(hidden, codes, columns, offsets):
+    def draft(hidden, codes, columns, offsets, count=None):
         given.append((hidden, codes, columns))
-        return jnp.zeros((*codes.shape[:1], len(offsets), codes.shape[1], 7))
+        return jnp.zeros((*codes.shape[:1], len(offsets), codes.shape[1], 7))[:, :, :count]
 
     keys = image_keys(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
     functions = Functions(
@@ -189,6 +189,26 @@ def test_the_raster_loop_gives_the_row_above_with_its_columns():
     hidden, codes, columns = given[-1]
     np.testing.assert_array_equal(hidden, row)
     assert codes.tolist() == [[7, 8, 9, 10, 11]] and columns.tolist() == [[2, 3, 4, 0, 1]]
+
+
+@pytest.mark.parametrize("last", [5, 8, 12])
+def test_a_few_drafts_are_those_of_the_whole_row(last):
+    """Only the sources of the drafts and what heads with a context see beside them are looked at."""
+    grid, count = Grid(4, 6), 2
+    config, params = toy.TOY.config, toy.TOY.params
+    heads = toy.heads_config("context")
+    keys = image_keys(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
+    mask = jnp.ones((1, toy.PROMPT), bool)
+    functions = engine.bind(
+        Transformer(config), params, grid, mask, keys, toy.sampler(), False, heads, toy.TOY.heads("context")
+    )
+    tokens = jnp.arange(24, dtype=jnp.int32)[None]
+    row = jax.random.normal(jax.random.key(3), (1, grid.cols, config.width))
+    seen = drafters.Seen(tokens, jnp.array([last]), row, jnp.array([3]))
+    few, wide = (drafters.draft("spatial", functions, grid, config.visual_size, seen, n)[1] for n in (count, 6))
+    np.testing.assert_allclose(few, wide[:, :count], atol=1e-5)
+    blind = drafters.draft("spatial", functions._replace(context=0), grid, config.visual_size, seen, count)[1]
+    assert np.abs(np.exp(blind) - np.exp(few)).max() > 1e-3  # negative control
 
 
 def test_rows_are_drafted_from_the_whole_row_above():

@@ -86,8 +86,8 @@ def test_the_fewest_passes_are_those_with_every_draft_accepted(decoder):
     def log_p(hidden):
         return jnp.broadcast_to(certain, (*hidden.shape[:-1], V))
 
-    def draft(hidden, codes, columns, offsets):
-        return jnp.stack([log_p(hidden)] * len(offsets), axis=1)
+    def draft(hidden, codes, columns, offsets, count=None):
+        return jnp.stack([log_p(hidden[:, :count])] * len(offsets), axis=1)
 
     functions = functions._replace(log_p=log_p, draft=draft)
     out = LOOPS[type(decoder)](functions, cache, hidden, grid, decoder)

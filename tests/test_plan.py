@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, small_config
 
 from sample import read_config
-from ssd_jax.decode.presets import PRESETS, on_accelerator
+from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
@@ -131,7 +131,7 @@ def test_eight_devices_share_the_work_and_sum_twice_a_layer():
     assert one.sent == 0
     for here, there in ((eight.read, one.read), (eight.flops, one.flops)):
         assert here == pytest.approx(there / 8, rel=1e-3)
-    assert eight.sent == pytest.approx(2 * 7 / 8 * 64 * 2 * 91 * 4096 * 2)
+    assert eight.sent == pytest.approx(2 * 7 / 8 * 64 * 2 * 91 * 4096 * 4)
     logits = verify(published("emu3", "model:8"), 90, 90).sent - eight.sent
     assert logits == pytest.approx(7 / 8 * 2 * 90 * 32768 * 4)
 
@@ -170,8 +170,7 @@ def test_a_batch_reads_the_weights_once_for_all_pictures():
 
 def test_passes_that_depend_on_the_picture_are_a_range():
     job = published("janus_pro")
-    presets = {name: on_accelerator(decoder) for name, decoder in PRESETS.items()}
-    table = {row.name: row for row in rows(job, presets)}
+    table = {row.name: row for row in rows(job, PRESETS)}
     assert table["ssd"].passes == (80, 80) and table["ar"].passes == (576, 576)
     assert table["ssd-exact"].passes == (1 + 9, 576 // 3)  # 575 tokens in windows of 64; a third is an assumption
     for row in table.values():

@@ -8,6 +8,7 @@ import toy
 
 from ssd_jax.decode import engine
 from ssd_jax.decode.accept import Group
+from ssd_jax.decode.ar import AR
 from ssd_jax.decode.presets import PRESETS, find_decoder, is_lossless, require_heads, require_window
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
@@ -46,6 +47,8 @@ def test_which_are_lossless():
         (lambda: Raster(acceptance="grouped"), "match coupling accepts by equality"),
         (lambda: Raster(history=-1), "history must be a whole number of at least 0"),
         (lambda: Raster(history=8, coupling="gumbel"), "Only the match coupling has a history"),
+        (lambda: AR(window=0), "window must be a whole number of at least 1, not 0"),
+        (lambda: require_window(AR(window=13), Grid(3, 4)), "A window of 13 is larger than the picture, which has 12"),
         (lambda: Group(size=0), "size must be a whole number of at least 1"),
         (lambda: Group(delta=-1.0), "delta must be None or at least 0"),
         (lambda: SSD(rounds=-1), 'rounds must be a whole number of at least 0 or "auto", not -1'),

@@ -24,6 +24,11 @@ def shipped() -> dict:
     return json.loads(done.stdout)
 
 
+def skip_unless_steady(shipped: dict) -> None:
+    if not shipped["steady"]:
+        pytest.skip("nothing is promised of the bits of float32")
+
+
 def test_exact_decoders_draw_the_pictures_of_ar(shipped):
     control = shipped["pictures"].pop("negative control: another seed")
     print(shipped["numerics"], shipped["pictures"])
@@ -32,10 +37,12 @@ def test_exact_decoders_draw_the_pictures_of_ar(shipped):
 
 
 def test_a_row_of_a_product_does_not_depend_on_the_others(shipped):
+    skip_unless_steady(shipped)
     assert shipped["products"] == []
 
 
 def test_a_token_has_the_same_bits_in_every_window_and_batch(shipped):
+    skip_unless_steady(shipped)
     assert shipped["passes"] == []
 
 

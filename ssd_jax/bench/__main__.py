@@ -22,6 +22,7 @@ from ssd_jax.bench.speed import Runs, agreement, measure_speed
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.names import parse_decoders
 from ssd_jax.decode.presets import PRESETS, Decoder
+from ssd_jax.decode.stretches import widest
 from ssd_jax.errors import UserError
 from ssd_jax.eval.features import available
 from ssd_jax.loading import load
@@ -128,6 +129,7 @@ def speed_row(runs: Runs, baseline: Runs, clock: Clock, decoder: Decoder) -> dic
     passes, seconds, per_pass = float(runs.passes.mean()), float(np.median(runs.seconds)), runs.seconds_per_pass
     parts = clock.split(decoder, passes)
     return {
+        "window": widest(decoder.stretches(clock.grid, clock.horizontal)),
         "passes": passes,
         "passes range": (int(runs.passes.min()), int(runs.passes.max())),
         "reduction": float(baseline.passes.mean()) / passes,

@@ -67,6 +67,7 @@ class Clock:
     def __init__(self, pipe: Pipeline, repeats: int = 3):
         config = pipe.config
         self.grid, self.prompt = Grid(config.rows, config.cols), bucket(1)
+        self.horizontal = pipe.heads.horizontal if pipe.heads else 0
         self._pipe, self._repeats = pipe, repeats
         self._guided = config.cfg_scale != 1.0
         self._batch = pipe.whole_rows(1, self._guided)
@@ -74,8 +75,7 @@ class Clock:
 
     def split(self, decoder: Decoder, passes: float) -> dict[str, float]:
         """Mean seconds per pass that go into verifying (prefill included) and into drafting."""
-        heads = self._pipe.heads
-        stretches = decoder.stretches(self.grid, heads.horizontal if heads else 0, passes)
+        stretches = decoder.stretches(self.grid, self.horizontal, passes)
         out = {"verify": 0.0, "draft": 0.0}
         for piece, times in composition(stretches, min(self.prompt, self.grid.size)).items():
             out["verify" if isinstance(piece, Verify) else "draft"] += times * self.seconds(piece) / passes

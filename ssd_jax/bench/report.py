@@ -11,6 +11,7 @@ from ssd_jax.files import replacing
 
 COLUMNS = (
     # heading, key, format of the value, factor
+    ("W", "window", "{}", 1),
     ("passes", "passes", "{:.1f}", 1),
     ("min..max", "passes range", "{}..{}", 1),
     ("fewer", "reduction", "{:.2f}x", 1),

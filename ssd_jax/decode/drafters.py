@@ -84,7 +84,7 @@ def _vertical(functions: Functions, grid: Grid, seen: Seen, positions, log_q) ->
     count = positions.shape[1]
     X = min(count + functions.context, grid.cols)
     sources = seen.last[:, None] + 1 + jnp.arange(-grid.cols, X - grid.cols, dtype=jnp.int32)
-    q = functions.draft(seen.row[:, :X], gather(seen.tokens, sources), sources % grid.cols, ((1, 0),))[:, 0, :count]
+    q = functions.draft(seen.row[:, :X], gather(seen.tokens, sources), sources % grid.cols, ((1, 0),), count)[:, 0]
     return jnp.where((positions >= grid.cols)[..., None], q, log_q[:, :count])
 
 

@@ -96,12 +96,14 @@ def bind(
     if heads is None:
         return Functions(verify, log_p, noise, position, embed)
 
-    def draft(hidden: jax.Array, codes: jax.Array, columns: jax.Array, offsets: Offsets) -> jax.Array:
+    def draft(
+        hidden: jax.Array, codes: jax.Array, columns: jax.Array, offsets: Offsets, count: int | None = None
+    ) -> jax.Array:
         which = tuple(heads.offsets.index(offset) for offset in offsets)
         with jax.named_scope("heads"):
             drafter = DraftHeads(heads, model.config.width, model.config.norm_eps)
             out = drafter.apply(heads_params, hidden, both(embed(codes)), both(columns), which)
-            out = jnp.moveaxis(out, 0, 1)
+            out = jnp.moveaxis(out, 0, 1)[:, :, :count]
         log_q = log_p(out.reshape(out.shape[0], -1, out.shape[-1]))
         return log_q.reshape(log_q.shape[0], len(offsets), -1, log_q.shape[-1])
 

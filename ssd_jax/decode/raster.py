@@ -4,7 +4,8 @@
                       p_n ... p_{n+W-1}           outputs: between 1 and W of them become final
 
 Every rule but `grouped` is lossless: the pictures follow the backbone's law exactly; with `match` they are, token for
-token, those `ar` gives for the same seed (up to float32 near-ties).
+token, those `ar` gives for the same seed, where a token has the same bits in every window: on a CPU with bfloat16
+products. Elsewhere two nearly equal values of log p + g may change places; `AR(window=W)` runs the same shapes.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ class Raster:
 
     Attributes:
         window: W, inputs per pass; a window larger than the grid is cut to it. None is `WIDE`, or `NARROW` where
-            decoding runs on a CPU.
+            decoding runs on a CPU: with the match coupling that changes passes and seconds, with others the pictures.
         rows: the window in rows of the grid, W = rows * C, instead of `window`.
         drafter: "random" | "left" | "above" | "horizontal" | "spatial"; the last two need draft heads.
         coupling: what happens behind the first rejection: "resample" (SJD) | "maximal" (SCD-MC) | "gumbel" (SCD-GS)

@@ -31,10 +31,10 @@ class Functions(NamedTuple):
         noise: positions int32 [B, W] -> keyed Gumbel noise g, float32 [B, W, V].
         keys: positions int32 [B, W] -> key_i, [B, W], from which fresh draws are derived.
         embed: codes int32 [...] -> input embeddings e [..., D].
-        draft: (hidden [G, X, D], codes int32 [B, X], columns int32 [B, X], offsets of length O) -> log q, float32
-            [B, O, X, V]: what the heads at the offsets predict from the tokens `codes`, the states h that predicted
-            them and, where a head has a context, those beside them in the row; sources are consecutive in raster
-            order. Guidance and filters applied as to p. None without heads.
+        draft: (hidden [G, X, D], codes int32 [B, X], columns int32 [B, X], offsets of length O, count=None) -> log q,
+            float32 [B, O, X, V], or of the first `count` sources alone: what the heads at the offsets predict from the
+            tokens `codes`, the states h that predicted them and, where a head has a context, those beside them in the
+            row; sources are consecutive in raster order. Guidance and filters applied as to p. None without heads.
         horizontal, vertical: number of heads to the right, k_h, and down, k_v.
         context: columns on either side of its source that a vertical head sees, too.
     """
@@ -44,7 +44,7 @@ class Functions(NamedTuple):
     noise: Callable[[jax.Array], jax.Array]
     keys: Callable[[jax.Array], jax.Array]
     embed: Callable[[jax.Array], jax.Array]
-    draft: Callable[[jax.Array, jax.Array, jax.Array, Offsets], jax.Array] | None = None
+    draft: Callable[..., jax.Array] | None = None
     horizontal: int = 0
     vertical: int = 0
     context: int = 0

@@ -20,7 +20,7 @@ class Stretch(NamedTuple):
         outputs: positions of a pass whose logits are needed; a pass that only fixes the cache has none.
         drafts: how often the heads are called.
         horizontal, vertical: heads that draft in one call.
-        sources: positions that one call drafts from.
+        sources: positions that one call drafts from, without those that are only context.
     """
 
     passes: int
@@ -41,3 +41,8 @@ PREFILL = Stretch(passes=1, window=0, outputs=1)
 def total(stretches: Iterable[Stretch]) -> int:
     """Passes of a picture, the prefill included."""
     return sum(stretch.passes for stretch in stretches)
+
+
+def widest(stretches: Iterable[Stretch]) -> int:
+    """Visual tokens in the widest pass."""
+    return max(stretch.window for stretch in stretches)

@@ -33,8 +33,11 @@ def plain(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, pro
 
 def fused(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, products: Products) -> jax.Array:
     """The same by `jax.nn.dot_product_attention`, keys and values [B, T, K, H]; on NVIDIA GPUs by cuDNN, which never
-    writes the scores to memory and takes only 16-bit keys and values."""
-    del products  # operands are as the cache is, sums are float32
+    writes the scores to memory and takes only 16-bit keys and values. What it gives is rounded to their dtype."""
+    del products  # operands are as the cache is
+    if jax.default_backend() == "cpu":
+        # Not for speed: so compiled (see `compiling`), XLA has no products with bfloat16 results for a CPU.
+        keys, values = keys.astype(jnp.float32), values.astype(jnp.float32)
     implementation = "cudnn" if jax.default_backend() == "gpu" and keys.dtype.itemsize == 2 else "xla"
     out = jax.nn.dot_product_attention(
         q.astype(keys.dtype), keys, values, mask=mask[:, None], scale=q.shape[-1] ** -0.5, implementation=implementation

@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from ssd_jax.compiling import CPU_OPTIONS, options
+
 FEWEST = 4
 """Rows that a product on a CPU has at least where its operands are bfloat16; fewer are padded."""
 
@@ -91,8 +93,11 @@ _rounded.defvjp(_forward, _backward)
 
 
 def fast_dtype() -> DTypeLike:
-    """The dtype of parameters with which this machine is fast: float32 on CPUs that cannot multiply bfloat16."""
-    return jnp.bfloat16 if jax.default_backend() != "cpu" or cpu_multiplies_bfloat16() else jnp.float32
+    """The dtype of parameters with which this machine is fast: float32 on CPUs that cannot multiply bfloat16, or where
+    jaxlib lacks the options without which XLA would convert the cache."""
+    if jax.default_backend() != "cpu" or cpu_multiplies_bfloat16() and options().keys() == CPU_OPTIONS.keys():
+        return jnp.bfloat16
+    return jnp.float32
 
 
 @functools.cache

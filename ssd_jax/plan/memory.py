@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ssd_jax.decode.engine import decode
-from ssd_jax.decode.presets import Decoder, require_heads, require_window
+from ssd_jax.decode.presets import Decoder, on_accelerator, require_heads, require_window
 from ssd_jax.errors import UserError
 from ssd_jax.pictures import to_pixels
 from ssd_jax.plan.chips import Chip
@@ -62,7 +62,7 @@ class Scratch(NamedTuple):
 
 def memory(job: Job, decoder: Decoder, scratch: Scratch) -> Memory:
     """The bytes of a job; for `scratch` see the function of that name."""
-    stretches = decoder.stretches(job.grid, job.heads.horizontal)
+    stretches = on_accelerator(decoder).stretches(job.grid, job.heads.horizontal)
     outputs = max(max(s.outputs, s.sources * (s.horizontal + s.vertical)) for s in stretches)
     return Memory(
         weights=device_bytes(job.backbone()),
@@ -92,6 +92,7 @@ def compiled(job: Job, decoder: Decoder, mesh: Mesh | None = None) -> jax.stages
     """
     require_heads(decoder, job.heads.horizontal, job.heads.vertical)
     require_window(decoder, job.grid)
+    decoder = on_accelerator(decoder)
     whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
     def placed(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -124,8 +125,8 @@ def compiled(job: Job, decoder: Decoder, mesh: Mesh | None = None) -> jax.stages
 def scratch(job: Job, decoder: Decoder) -> Scratch:
     """What the job's programs need on each device, an upper bound; simulated devices will do.
 
-    The decode is compiled in float32: CPUs have no products in bfloat16, so a bfloat16 program for them holds float32
-    copies of all weights, which an accelerator does not make. In float32 only activations are twice as large.
+    The decode is compiled in float32: a bfloat16 program for a CPU that cannot multiply it holds float32 copies of all
+    weights, which an accelerator does not make. Activations are float32 in either.
     """
     mesh = make_mesh({DATA: job.data, MODEL: job.model}) if job.devices > 1 else None
     drawn = compiled(dataclasses.replace(job, dtype=jnp.float32), decoder, mesh)

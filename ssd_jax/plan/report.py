@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import jax.numpy as jnp
 
-from ssd_jax.decode.presets import PRESETS, Decoder, has_heads
+from ssd_jax.decode.presets import PRESETS, Decoder, has_heads, on_accelerator
 from ssd_jax.decode.stretches import total
 from ssd_jax.plan.chips import CHIPS, Chip
 from ssd_jax.plan.job import Job, count
@@ -55,6 +55,7 @@ def rows(job: Job, decoders: Mapping[str, Decoder], chips: Iterable[Chip] = CHIP
     for name, decoder in decoders.items():
         if not has_heads(decoder, job.heads.horizontal, job.heads.vertical):
             continue
+        decoder = on_accelerator(decoder)
         least = decoder.stretches(job.grid, job.heads.horizontal)
         most = decoder.stretches(job.grid, job.heads.horizontal, assumed) if decoder.adaptive else least
         seconds = tuple((picture(job, least, chip), picture(job, most, chip)) for chip in chips)

@@ -29,6 +29,10 @@ CONTEXT = ("see", "use")
 """Parameters of the draft heads that only vertical ones have."""
 
 
+SUMS = jnp.dtype(jnp.float32).itemsize
+"""Bytes of a partial sum that all-reduces add up: activations are float32 whatever the weights are."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Work:
     """What one device does.
@@ -90,7 +94,7 @@ def verify(job: Job, window: int, outputs: int) -> Work:
     c, rows, size = job.config, job.rows // job.data, _size(job)
     has, slots = sizes(job), rows * job.fed(window)
     attended = 4 * slots * job.context * c.layers * c.heads / job.model * c.head_dim
-    reduced = 2 * c.layers * slots * c.width * size
+    reduced = 2 * c.layers * slots * c.width * SUMS
     work = Work(
         read=(has.body + has.cache) * size,
         flops=2 * slots * has.body + attended,

@@ -39,7 +39,7 @@ from ssd_jax.training.report import heads_report, nll_report, training_minutes, 
 from ssd_jax.training.tokenizer import tokenizer_task
 from ssd_jax.viz import grid as picture_grid
 from ssd_jax.weights.export import heads_metadata, write_config, write_tensors
-from ssd_jax.weights.load import fingerprint, read_tensors
+from ssd_jax.weights.load import FORMAT, fingerprint, read_tensors
 
 STAGES = ("tokenizer", "backbone", "heads")
 
@@ -133,6 +133,7 @@ def _train_backbone(config: Any, trained: Trained, workdir: Path) -> None:
     source = trained.captioned(config.backbone)
     task = backbone_task(trained.model, config.backbone, config.seed, source, vectors, draw)
     origin = {
+        "format": FORMAT,
         "model": dataclasses.asdict(trained.model),
         "tokenizer": fingerprint(trained.export / "vq.safetensors"),
         "data": len(trained.data),
