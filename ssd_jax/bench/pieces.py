@@ -32,7 +32,7 @@ from ssd_jax.sampling import Sampler, choose
 from ssd_jax.shapes import bucket
 from ssd_jax.sharding import replicate, using
 
-LOOPS = 24
+LOOPS = 96
 """Times that a piece runs in one measurement."""
 
 
