@@ -323,3 +323,24 @@ def test_hub(monkeypatch, good, tmp_path):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(WeightsError, match="'someone/emu3' could not be downloaded .*: no connection$"):
         ssd_jax.load("someone/emu3")
+
+
+@pytest.mark.parametrize("family", VALUES)
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_published_exported_and_loaded_again_is_bit_for_bit_the_same(tmp_path, family, dtype):
+    """Matrices lie as the file has them, [out, in]; only axes that it stores as one are told apart."""
+    stored = {name: tensor.astype(dtype) for name, tensor in tensors_of(family).items()}
+    save_file(stored, tmp_path / "model.safetensors")
+    config = config_of(family)
+    like, naming = abstract_backbone(config), NAMINGS[family][-1]
+    params = read_backbone(tmp_path / "model.safetensors", config, like, dtype)
+    sources = find_sources(config, flatten(like), [naming.embedding])
+    for name, leaf in flatten(params).items():
+        tensor = stored[sources[name].name]
+        if name == "visual_head":
+            tensor = tensor[config.visual_offset : config.visual_offset + config.visual_size]
+        np.testing.assert_array_equal(np.asarray(leaf).reshape(-1), tensor.reshape(-1), err_msg=name)
+    write_tensors(tmp_path / "ours.safetensors", params, dtype)
+    again = read_backbone(tmp_path / "ours.safetensors", config, like, dtype)
+    for name, leaf in flatten(again).items():
+        np.testing.assert_array_equal(leaf, flatten(params)[name], err_msg=name)
