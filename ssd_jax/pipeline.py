@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from ssd_jax.compiling import compiled, options
+from ssd_jax.compiling import compiled
 from ssd_jax.decode.engine import decode, make_cache
 from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder, has_heads, require_heads, require_window
 from ssd_jax.errors import UserError
@@ -159,8 +159,7 @@ class Pipeline:
 
     def numerics(self) -> dict[str, str]:
         """What the bits of a picture depend on besides weights and options."""
-        made = {"dtype": str(np.dtype(self.dtype)), "products": describe(self.dtype), "attention": self.attention}
-        return {**made, "XLA": " ".join(f"{name}={value}" for name, value in options().items()) or "no options"}
+        return {**describe(self.dtype), "attention": self.attention}
 
     def _decode(self, frames: list, keys: jax.Array, sampler: Sampler, decoder: Decoder, guided: bool, grid: Grid):
         """Runs the compiled program of these shapes; returns ((tokens, passes, trace), seconds, compile seconds)."""

@@ -110,6 +110,11 @@ def cpu_multiplies_bfloat16() -> bool:
     return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
-def describe(dtype: DTypeLike) -> str:
-    """What products of parameters of this dtype are, for records."""
-    return "bfloat16 operands, float32 sums" if jnp.dtype(dtype) == jnp.bfloat16 else "float32"
+def describe(dtype: DTypeLike) -> dict[str, str]:
+    """For records: what the bits of products with parameters of this dtype depend on."""
+    bfloat16 = jnp.dtype(dtype) == jnp.bfloat16
+    return {
+        "dtype": jnp.dtype(dtype).name,
+        "products": "bfloat16 operands, float32 sums" if bfloat16 else "float32",
+        "XLA": " ".join(f"{name}={value}" for name, value in options().items()) or "no options",
+    }
