@@ -36,9 +36,12 @@ def inverse_rms(x: jax.Array, eps: float) -> jax.Array:
 
 
 def _folded(x: jax.Array, combine: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
-    """`PARTS` parts of the last axis combined into one, where that pays and the axis divides."""
+    """`PARTS` parts of the last axis combined into one, where that pays and the axis divides.
+
+    Not over a mesh: there the axis may lie on several devices, and its parts would travel.
+    """
     size, rest = divmod(x.shape[-1], PARTS)
-    if rest or jax.default_backend() != "cpu":
+    if rest or jax.default_backend() != "cpu" or not jax.sharding.get_abstract_mesh().empty:
         return x
     parts = x.reshape(*x.shape[:-1], PARTS, size)
     out = parts[..., 0, :]

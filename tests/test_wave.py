@@ -116,9 +116,9 @@ def test_heads_draft_a_row_from_the_states_that_predicted_the_one_above():
     grid, given = Grid(2, 3), []
     functions, cache, hidden = stub.stub(1, grid, image_keys(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)))
 
-    def draft(states, codes, columns, offsets):
+    def draft(states, codes, columns, offsets, count=None):
         jax.debug.callback(lambda *values: given.append(values), states, codes, ordered=True)
-        return functions.draft(states, codes, columns, offsets)
+        return functions.draft(states, codes, columns, offsets, count)
 
     start, steep = 3.0 * hidden, Wave(down=grid.cols, right=1, depth=1)
     plan = steep.schedule(grid)
