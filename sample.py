@@ -246,7 +246,7 @@ def save(args: argparse.Namespace, options: dict, decoder, pipe: ssd_jax.Pipelin
         Image.fromarray(grid(pixels, columns_for(len(pixels)), out.prompts)).save(temporary)
     sidecar = {
         "options": options,
-        "window": widest(decoder.stretches(Grid(*out.tokens.shape[1:]), pipe.heads.horizontal if pipe.heads else 0)),
+        "window": widest(decoder.stretches(Grid(*out.tokens.shape[1:]), pipe.head_counts[0])),
         **made_with(pipe),
         "seconds": out.seconds,
         "compile_seconds": out.compile_seconds,

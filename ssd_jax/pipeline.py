@@ -143,14 +143,16 @@ class Pipeline:
 
     def decoders(self) -> list[str]:
         """Names of the presets this checkpoint can run."""
-        return [name for name, decoder in PRESETS.items() if has_heads(decoder, *self._head_counts())]
+        return [name for name, decoder in PRESETS.items() if has_heads(decoder, *self.head_counts)]
 
     def require(self, decoder: Decoder, size: tuple[int, int] | str | None = None) -> None:
         """Raises `UserError` if the decoder needs draft heads that this checkpoint lacks, or a larger picture."""
-        require_heads(decoder, *self._head_counts())
+        require_heads(decoder, *self.head_counts)
         require_window(decoder, grid_of(self.config, size, self.vq_config.stride))
 
-    def _head_counts(self) -> tuple[int, int]:
+    @property
+    def head_counts(self) -> tuple[int, int]:
+        """How many horizontal and vertical draft heads there are."""
         return (self.heads.horizontal, self.heads.vertical) if self.heads else (0, 0)
 
     def fingerprint(self) -> str:

@@ -15,12 +15,12 @@ PARTS = 8
 
 def total(x: jax.Array) -> jax.Array:
     """The sum over the last axis, [..., Z] -> [..., 1]."""
-    return jnp.sum(_folded(x, jnp.add), axis=-1, keepdims=True)
+    return jnp.sum(_shorter(x, jnp.add), axis=-1, keepdims=True)
 
 
 def largest(x: jax.Array) -> jax.Array:
     """The maximum over the last axis, [..., Z] -> [..., 1]."""
-    return jnp.max(_folded(x, jnp.maximum), axis=-1, keepdims=True)
+    return jnp.max(_shorter(x, jnp.maximum), axis=-1, keepdims=True)
 
 
 def softmax(x: jax.Array) -> jax.Array:
@@ -35,16 +35,20 @@ def inverse_rms(x: jax.Array, eps: float) -> jax.Array:
     return jax.lax.rsqrt(total(x * x) / x.shape[-1] + eps)
 
 
-def _folded(x: jax.Array, combine: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
-    """`PARTS` parts of the last axis combined into one, where that pays and the axis divides.
+def folded(x: jax.Array, parts: int, combine: Callable[[jax.Array, jax.Array], jax.Array] = jnp.add) -> jax.Array:
+    """The equal parts of the last axis combined into one, from left to right: [..., parts * Z] -> [..., Z]."""
+    split = x.reshape(*x.shape[:-1], parts, x.shape[-1] // parts)
+    out = split[..., 0, :]
+    for part in range(1, parts):
+        out = combine(out, split[..., part, :])
+    return out
+
+
+def _shorter(x: jax.Array, combine: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+    """x with `PARTS` parts of its last axis combined, where that pays and the axis divides.
 
     Not over a mesh: there the axis may lie on several devices, and its parts would travel.
     """
-    size, rest = divmod(x.shape[-1], PARTS)
-    if rest or jax.default_backend() != "cpu" or not jax.sharding.get_abstract_mesh().empty:
+    if x.shape[-1] % PARTS or jax.default_backend() != "cpu" or not jax.sharding.get_abstract_mesh().empty:
         return x
-    parts = x.reshape(*x.shape[:-1], PARTS, size)
-    out = parts[..., 0, :]
-    for part in range(1, PARTS):
-        out = combine(out, parts[..., part, :])
-    return out
+    return folded(x, PARTS, combine)

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from ssd_jax.reductions import folded
+
 HALF = 16
 """Bits found at a time: numbers of 16 bits pass through a CPU's vector registers twice as many at once as of 32."""
 
@@ -44,8 +46,6 @@ def _count(holds: jax.Array) -> jax.Array:
     """
     total = holds.astype(jnp.int16)
     for parts in (8, 16) if holds.shape[-1] > 4096 else (16,):
-        size = -(-total.shape[-1] // parts)
-        padding = (*((0, 0),) * (total.ndim - 1), (0, parts * size - total.shape[-1]))
-        split = jnp.pad(total, padding).reshape(*total.shape[:-1], parts, size)
-        total = sum((split[..., part, :] for part in range(1, parts)), start=split[..., 0, :])
+        padding = (*((0, 0),) * (total.ndim - 1), (0, -total.shape[-1] % parts))
+        total = folded(jnp.pad(total, padding), parts)
     return jnp.sum(total, axis=-1, keepdims=True, dtype=jnp.int32)

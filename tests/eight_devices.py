@@ -27,7 +27,8 @@ from ssd_jax.training.spread import spread, state_shardings  # noqa: E402
 from ssd_jax.training.step import init_state, make_optimizer, make_step  # noqa: E402
 from ssd_jax.weights.mapping import flatten  # noqa: E402
 
-PROMPTS = ["red apple", "green heart", "dog"]
+PROMPTS = ["red apple", "green heart", "dog", "cat", "fire"]
+"""So many that no activation has the shape of a weight."""
 RUNS = {"data:2,model:4": ("ar", "ssd", "ssd-exact", "ssd-wave"), "data:4,model:2": ("ar",)}
 """On the first mesh the two key/value heads are whole on every device, on the second they are split."""
 

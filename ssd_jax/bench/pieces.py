@@ -67,7 +67,7 @@ class Clock:
     def __init__(self, pipe: Pipeline, repeats: int = 3):
         config = pipe.config
         self.grid, self.prompt = Grid(config.rows, config.cols), bucket(1)
-        self.horizontal = pipe.heads.horizontal if pipe.heads else 0
+        self.horizontal = pipe.head_counts[0]
         self._pipe, self._repeats = pipe, repeats
         self._guided = config.cfg_scale != 1.0
         self._batch = pipe.whole_rows(1, self._guided)

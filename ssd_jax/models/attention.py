@@ -78,7 +78,6 @@ class Attention(nn.Module):
         q, k = normalise(c, "heads", "q_norm")(q), normalise(c, "kv_heads", "k_norm")(k)
         q, k = rotate(q, angles), rotate(k, angles)
         if layer is None:
-            attention = "plain"
             keys, values = (new.swapaxes(1, 2).astype(wk.dtype) for new in (k, v))  # as a cache would keep them
         else:
             written = (cache.write(old, new, slots, attention) for old, new in zip(layer, (k, v), strict=True))

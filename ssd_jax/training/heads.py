@@ -62,11 +62,6 @@ def sources_of(
     return hidden, model.apply(frozen, codes, method="embed_codes")
 
 
-def drafted(heads: DraftHeads, params: Any, hidden: jax.Array, embeddings: jax.Array, columns: jax.Array) -> jax.Array:
-    """What the heads predict, float32 [O, B, P, D]."""
-    return heads.apply(params, hidden, embeddings, columns)
-
-
 def per_offset_loss(setup: Setup) -> Callable:
     """Returns (heads' params, backbone, prompt ids, prompt mask, codes) -> Smooth L1 of every offset, [O]."""
     model, heads = modules_of(setup)
@@ -74,7 +69,7 @@ def per_offset_loss(setup: Setup) -> Callable:
     def values(params: Any, frozen: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array) -> jax.Array:
         def errors(hidden, embeddings, columns, states, where) -> jax.Array:
             target = jnp.stack([states[:, places] for places in where]).astype(jnp.float32)
-            return smooth_l1(drafted(heads, params, hidden, embeddings, columns), target)
+            return smooth_l1(heads.apply(params, hidden, embeddings, columns), target)
 
         return mean_over_bands(errors, setup, setup.model.width, *sources_of(setup, model, frozen, ids, mask, codes))
 

@@ -21,7 +21,6 @@ from ssd_jax.training.bands import Setup, mean_over_bands
 from ssd_jax.training.heads import (
     PromptedSource,
     Rows,
-    drafted,
     head_matrices,
     measured,
     modules_of,
@@ -51,7 +50,7 @@ def per_offset_overlap(setup: Setup, law: Law) -> Callable:
 
         def overlaps(hidden, embeddings, columns, states, where) -> jax.Array:
             p = distribution(states)
-            drafts = drafted(heads, params, hidden, embeddings, columns)
+            drafts = heads.apply(params, hidden, embeddings, columns)
             shared = [shared_mass(p[:, places], distribution(out)) for places, out in zip(where, drafts, strict=True)]
             return jnp.stack(shared)
 
