@@ -22,6 +22,7 @@ from ssd_jax.decode.ar import AR
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
 from ssd_jax.layout import Grid
+from ssd_jax.models.attention import plain
 from ssd_jax.models.layers import RMSNorm
 from ssd_jax.models.products import Products
 from ssd_jax.models.transformer import Transformer
@@ -55,6 +56,23 @@ def products(pipe) -> list[str]:
         for rows in (1, 2, 3, 4, 7, 32, 128):
             if (np.asarray(linear(x[:rows], weight)) != whole[:rows]).any():
                 found.append(f"{name} {rows}")
+    return found
+
+
+def attentions(pipe) -> list[str]:
+    """Shapes (pictures, window) at which attention over a cache has other bits for the first picture's first query."""
+    c, T, found = pipe.config, 272, []
+    keys = jax.random.split(jax.random.key(2), 3)
+    q = jax.random.normal(keys[0], (8, 256, c.heads, c.head_dim))
+    k, v = (jax.random.normal(key, (8, c.kv_heads, T, c.head_dim)).astype(pipe.dtype) for key in keys[1:])
+    mask = jnp.broadcast_to(jnp.arange(T) < 200, (8, 256, T))
+    attend, first = jax.jit(lambda *arrays: plain(*arrays, Products())), None
+    for images, window in SHAPES:
+        arguments = q[:images, :window], k[:images], v[:images], mask[:images, :window]
+        here = np.asarray(compiled(attend.lower(*arguments))(*arguments))[0, 0]
+        first = here if first is None else first
+        if (here != first).any():
+            found.append(f"{images} x {window}")
     return found
 
 
@@ -189,7 +207,8 @@ def main() -> None:
     through = jax.jit(lambda layer: jax.lax.fori_loop(0, 9, wide, layer)).lower(layer)
     out["negative control: moves"] = moves(compiled(through).as_text(), layer.size, -1)
     out["sums"] = sums(pipe)
-    out["products"], out["passes"] = (products(pipe), passes(pipe)) if steady else ([], [])
+    if steady:
+        out |= {"products": products(pipe), "attention": attentions(pipe), "passes": passes(pipe)}
     json.dump(out, sys.stdout)
 
 

@@ -41,6 +41,11 @@ def test_a_row_of_a_product_does_not_depend_on_the_others(shipped):
     assert shipped["products"] == []
 
 
+def test_attention_does_not_depend_on_what_stands_beside_a_query(shipped):
+    skip_unless_steady(shipped)
+    assert shipped["attention"] == []
+
+
 def test_a_token_has_the_same_bits_in_every_window_and_batch(shipped):
     skip_unless_steady(shipped)
     assert shipped["passes"] == []
