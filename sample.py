@@ -7,9 +7,7 @@ import argparse
 import json
 import os
 import re
-import runpy
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -20,19 +18,19 @@ from tqdm import tqdm
 
 import ssd_jax
 from ssd_jax import entry
+from ssd_jax.config_models import find_models
 from ssd_jax.decode.names import parse_decoder, parse_decoders
 from ssd_jax.decode.stretches import widest
 from ssd_jax.distributed import is_first, together
-from ssd_jax.errors import UserError
-from ssd_jax.files import replacing
+from ssd_jax.files import replacing, require_writable
 from ssd_jax.layout import Grid
+from ssd_jax.loading import require_options
+from ssd_jax.opening import RANDOM, RANDOM_NOTE, is_random, open_model
+from ssd_jax.plan.job import job_for
 from ssd_jax.plan.memory import scratch
-from ssd_jax.plan.models import find_models, job_for
 from ssd_jax.plan.report import render
 from ssd_jax.prompts.lines import read_lines
 from ssd_jax.viz import columns_for, comparison, frames, grid, heat_map, write_gif
-
-CONFIGS = Path(__file__).parent / "configs"
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -55,9 +53,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--size", metavar="HxW", help="pixels, such as 512x768, or, for Emu3, a ratio such as 16:9")
     parser.add_argument("--max_batch", type=int, metavar="N", help="pictures drawn at once; default: the config's")
     parser.add_argument("--config", default="configs/emoji.py", metavar="FILE", help="which model (default: emoji)")
-    parser.add_argument("--weights", metavar="DIR", help="checkpoint folder; default: the config's own")
+    parser.add_argument("--weights", metavar="DIR", help="checkpoint folder, or random; default: the config's own")
     parser.add_argument("--vq_weights", metavar="DIR", help="image tokenizer, where the checkpoint folder lacks it")
     parser.add_argument("--heads", metavar="DIR", help="draft heads; default: the checkpoint's own")
+    parser.add_argument("--quantize", metavar="HOW", help="int8: half the memory, nearly the same pictures")
     parser.add_argument("--mesh", default="", metavar="M", help="spread the model over devices: data:1,model:8")
     parser.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of several processes; or auto")
     parser.add_argument("--num_processes", type=int, metavar="N", help="how many there are")
@@ -70,14 +69,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main() -> None:
     args = parse(sys.argv[1:])
-    config = read_config(args.config)
+    config = entry.read_config(args.config)
     prompts = read_prompts(args, list(config.sample_prompts))
     decoders = parse_decoders(args.compare) if args.compare is not None else {args.decoder: parse_decoder(args.decoder)}
     if args.plan:
         print(plan(args, config, decoders))
         return
     entry.use_devices(args.mesh, args.coordinator, args.num_processes, args.process_id)
-    pipe = load(args, config)
+    options = dict(mesh=args.mesh or None, heads=args.heads, vq_weights=args.vq_weights, quantize=args.quantize)
+    pipe = open_model(config, args.config, args.weights, **options)
+    if is_random(pipe) and is_first():
+        print(RANDOM_NOTE)
     for decoder in decoders.values():
         pipe.require(decoder, args.size)
     with warnings.catch_warnings(record=True) as caught:
@@ -96,7 +98,7 @@ def main() -> None:
         size=args.size,
         max_batch=config.max_batch if args.max_batch is None else args.max_batch,
     )
-    together("folder of pictures", lambda: writable(args.out))
+    together("folder of pictures", lambda: require_writable(args.out))
     if args.compare is None:
         out = pipe.generate(prompts, decoder=decoders[args.decoder], **options)
         if not is_first():
@@ -108,38 +110,16 @@ def main() -> None:
         compare(args, decoders, options, pipe, prompts)
 
 
-def read_config(spec: str):
-    """The configuration of "configs/emoji.py" or "configs/emoji.py:variant"; a bare name such as "emoji" works too."""
-    name, _, variant = spec.partition(":")
-    for path in (Path(name), CONFIGS / Path(name).name, CONFIGS / f"{name}.py"):
-        if path.is_file() and path.suffix == ".py":
-            try:
-                return runpy.run_path(str(path))["get_config"](variant)
-            except (KeyError, ValueError) as error:
-                raise UserError(f"{path} gives no configuration: {error}.") from None
-    raise entry.unknown_config(spec, CONFIGS)
-
-
 def plan(args: argparse.Namespace, config, decoders: dict) -> str:
     """What the first of the decoders takes and how fast all of them can be, from shapes alone."""
-    models = find_models(config, args.config, args.weights or config.weights, args.heads)
-    job = job_for(models, args.mesh, args.size, args.max_batch or 1, args.cfg_scale)
+    weights = config.weights if args.weights in (None, RANDOM) else args.weights
+    models = find_models(config, args.config, weights, args.heads)
+    require_options(quantize=args.quantize)
+    job = job_for(models, args.mesh, args.size, args.max_batch or 1, args.cfg_scale, args.quantize)
     entry.use_simulated_devices(args.mesh)
     name, decoder = next(iter(decoders.items()))
     print(f"compiling {name} for {job.devices} simulated device{'s' * (job.devices > 1)} ...", file=sys.stderr)
     return render(job, decoders, scratch(job, decoder))
-
-
-def load(args: argparse.Namespace, config) -> ssd_jax.Pipeline:
-    """The checkpoint of --weights, or the config's own."""
-    weights = args.weights or config.weights
-    if not weights:
-        raise UserError(f"{args.config} comes without weights; say where they are with --weights=DIR.")
-    pipe = ssd_jax.load(weights, mesh=args.mesh or None, heads=args.heads, vq_weights=args.vq_weights)
-    wanted, found = config.model.get("architecture"), pipe.config.architecture
-    if args.weights and wanted and found != wanted:
-        raise UserError(f"{args.config} is for checkpoints of {wanted}, but {weights} is one of {found}.")
-    return pipe
 
 
 def read_prompts(args: argparse.Namespace, default: list[str]) -> list[str]:
@@ -148,18 +128,6 @@ def read_prompts(args: argparse.Namespace, default: list[str]) -> list[str]:
     if args.prompts_file is not None:
         prompts += read_lines(args.prompts_file)
     return prompts or default
-
-
-def writable(folder: Path) -> None:
-    """Raises before any work is done if pictures could not be written; makes nothing yet."""
-    nearest = folder.absolute()
-    while not nearest.exists() and nearest != nearest.parent:
-        nearest = nearest.parent
-    try:
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        raise UserError(f"The folder {folder} cannot be written to: {error.strerror}.") from None
 
 
 def compare(
@@ -215,7 +183,7 @@ def save_traces(folder: Path, prefix: str, out: ssd_jax.Output, prompt: int = 0)
 def made_with(pipe: ssd_jax.Pipeline) -> dict:
     """What pictures depend on besides their options."""
     return {
-        "model": {"weights": str(pipe.folder), "fingerprint": pipe.fingerprint()},
+        "model": {"weights": pipe.origin.name, "fingerprint": pipe.fingerprint()},
         "numerics": pipe.numerics(),
         "versions": {"ssd_jax": ssd_jax.__version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind},
     }

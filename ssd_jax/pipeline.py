@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,55 +16,50 @@ from PIL import Image
 from ssd_jax.compiling import compiled
 from ssd_jax.decode.engine import decode, make_cache
 from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder, has_heads, require_heads, require_window
-from ssd_jax.errors import UserError
+from ssd_jax.errors import UserError, require_whole
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.products import describe
 from ssd_jax.models.transformer import Transformer, image_hidden
 from ssd_jax.models.vq_models import AnyVQConfig
+from ssd_jax.origin import Origin
 from ssd_jax.pictures import Pictures
-from ssd_jax.prompts import grid_of, pad_left, read_prompts
+from ssd_jax.prompts import grid_of, pad_left
 from ssd_jax.request import Output, images_of_call, sampler_of, whole_batch
 from ssd_jax.sampling import Sampler, image_keys
 from ssd_jax.sharding import DATA, replicate, using
-from ssd_jax.weights.load import fingerprint
-from ssd_jax.weights.store import find_weights
 
 
 class Pipeline:
     """A backbone, its VQ tokenizer and its prompts. Made by `load`.
 
     Attributes:
-        folder: where the checkpoint lies.
+        origin: where the weights come from, and all that is read when it is first needed.
         config, vq_config: what config.json says.
         params: the backbone's parameters.
         heads, heads_params: the draft heads' config and parameters; None without heads.
         dtype: of parameters and cache.
         pictures: the VQ tokenizer.
-        tokens: ids of special tokens, by key, that go before those its files name; None is none.
         mesh: the devices over which model and cache are spread; None is one device. The VQ tokenizer is on one.
         attention: which implementation of attention decoders use (see `models.attention`).
     """
 
     def __init__(
         self,
-        folder: Path,
+        origin: Origin,
         config: ModelConfig,
         vq_config: AnyVQConfig,
         params: Any,
         dtype: jnp.dtype,
         heads: HeadsConfig | None = None,
         heads_params: Any = None,
-        vq_weights: Path | None = None,
-        tokens: Mapping[str, int] | None = None,
         mesh: Mesh | None = None,
         attention: str = "plain",
     ):
-        self.folder, self.config, self.vq_config = folder, config, vq_config
+        self.origin, self.config, self.vq_config = origin, config, vq_config
         self.params, self.dtype = params, dtype
         self.heads, self.heads_params = heads, heads_params
-        self.pictures = Pictures(folder, config, vq_config, vq_weights)
-        self.tokens = tokens
+        self.pictures = Pictures(origin, config, vq_config)
         self.mesh = mesh
         self.attention = attention
         self._prompts: Any = None
@@ -86,6 +81,7 @@ class Pipeline:
         size: tuple[int, int] | str | None = None,
         max_batch: int | None = None,
         pixels: bool = True,
+        max_passes: int | None = None,
     ) -> Output:
         """Draws `num_images` pictures of every prompt.
 
@@ -108,6 +104,8 @@ class Pipeline:
             max_batch: at most so many pictures at once; None decodes all together. On a mesh it is rounded up to what
                 fills the data axis.
             pixels: False gives tokens alone, and takes no image tokenizer.
+            max_passes: stop after so many passes, the prefill included, for timings: what is not final by then is a
+                draft or 0. None: when the pictures are finished.
         Raises:
             UserError: a value out of range, an unknown decoder, a window larger than the picture, draft heads or a file
                 that is missing.
@@ -120,6 +118,7 @@ class Pipeline:
         guided = scale != 1.0
         if max_batch is not None and max_batch < 1:
             raise UserError(f"max_batch must be at least 1, not {max_batch}.")
+        require_whole("max_passes", 1 if max_passes is None else max_passes, 1)
         grid = grid_of(self.config, size, self.vq_config.stride)
         frames, negatives = zip(*(self.prompts.pair(text, negative_prompt, grid) for text in texts), strict=True)
         if pixels:
@@ -130,7 +129,7 @@ class Pipeline:
             part = [min(index, len(texts) - 1) for index in range(start, start + batch)]  # a short last batch is filled
             rows = [frames[index] for index in part] + ([negatives[index] for index in part] if guided else [])
             keys = image_keys(jnp.array([seeds[i] for i in part], jnp.uint32), jnp.array([numbers[i] for i in part]))
-            decoded, taken, compiling = self._decode(rows, keys, sampler, decoder, guided, grid)
+            decoded, taken, compiling = self._decode(rows, keys, sampler, decoder, guided, grid, max_passes)
             count = min(batch, len(texts) - start)
             parts.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:count], decoded))
             seconds, compile_seconds = seconds + taken, compile_seconds + compiling
@@ -155,33 +154,53 @@ class Pipeline:
         """How many horizontal and vertical draft heads there are."""
         return (self.heads.horizontal, self.heads.vertical) if self.heads else (0, 0)
 
+    @property
+    def folder(self) -> Path | None:
+        """Where the checkpoint lies; None for weights that come from no file."""
+        return self.origin.folder
+
     def fingerprint(self) -> str:
-        """Identifies the backbone's file (see `weights.load.fingerprint`)."""
-        return fingerprint(find_weights(self.folder))
+        """Identifies the backbone (see `weights.load.fingerprint`)."""
+        return self.origin.fingerprint()
 
     def numerics(self) -> dict[str, str]:
         """What the bits of a picture depend on besides weights and options."""
-        return {**describe(self.dtype), "attention": self.attention}
+        return {**describe(self.dtype, self.quantize), "attention": self.attention}
 
-    def _decode(self, frames: list, keys: jax.Array, sampler: Sampler, decoder: Decoder, guided: bool, grid: Grid):
+    @property
+    def quantize(self) -> str:
+        """How the backbone's matrices are quantised: "int8", or "" if they are not."""
+        return "int8" if any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(self.params)) else ""
+
+    def _decode(
+        self,
+        frames: list,
+        keys: jax.Array,
+        sampler: Sampler,
+        decoder: Decoder,
+        guided: bool,
+        grid: Grid,
+        max_passes: int | None = None,
+    ):
         """Runs the compiled program of these shapes; returns ((tokens, passes, trace), seconds, compile seconds)."""
         ids, mask = pad_left(frames, max(self.config.pad_id, 0))  # masked, so any id will do
         cache = make_cache(self.config, grid, len(frames), ids.shape[1], self.dtype, self.mesh, self.attention)
         arguments = (self.params, cache, *replicate((ids, mask, keys, sampler), self.mesh))
         drafts = any(decoder.heads)
         heads_params = self.heads_params if drafts else None
-        shapes = (ids.shape, decoder, guided, grid)
+        limit = None if max_passes is None else replicate(jnp.int32(max_passes), self.mesh)
+        shapes = (ids.shape, decoder, guided, grid, limit is None)
         compiling = 0.0
         if shapes not in self._programs:
             start = time.perf_counter()
             static = dict(config=self.config, decoder=decoder, grid=grid, guided=guided)
             heads = self.heads if drafts else None
             with using(self.mesh, self.config):
-                lowered = decode.lower(*arguments, **static, heads=heads, heads_params=heads_params)
+                lowered = decode.lower(*arguments, **static, heads=heads, heads_params=heads_params, limit=limit)
                 self._programs[shapes] = compiled(lowered)
             compiling = time.perf_counter() - start
         start = time.perf_counter()
-        out = jax.block_until_ready(self._programs[shapes](*arguments, heads_params=heads_params))
+        out = jax.block_until_ready(self._programs[shapes](*arguments, heads_params=heads_params, limit=limit))
         return (out.tokens, out.passes, out.trace), time.perf_counter() - start, compiling
 
     def whole_rows(self, batch: int, guided: bool) -> int:
@@ -239,7 +258,7 @@ class Pipeline:
     def prompts(self) -> Any:
         """Text to ids; read on first use, so a folder without tokenizer.json loads."""
         if self._prompts is None:
-            self._prompts = read_prompts(self.folder, self.config, self.tokens)
+            self._prompts = self.origin.prompts(self.config)
         return self._prompts
 
     def warn_unknown(self, prompts: Sequence[str]) -> None:

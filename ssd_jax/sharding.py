@@ -147,6 +147,16 @@ def place(boxed: Any, mesh: Mesh | None) -> Any:
     return jax.tree.map(placed, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
 
 
+def device_shape(leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:
+    """The shape of the part of an array that one device has."""
+    return tuple(leaf.shape) if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes that one device has of all arrays of a tree; they may be shapes alone."""
+    return sum(math.prod(device_shape(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 @contextlib.contextmanager
 def using(mesh: Mesh | None, config: ModelConfig) -> Iterator[None]:
     """Inside, this backbone's activations follow the table; what is traced elsewhere has no constraints."""

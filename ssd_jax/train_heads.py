@@ -186,7 +186,7 @@ def encoded(config: Any, pipe: Pipeline, grid: Grid) -> tuple[Frames, TokenShard
     pictures = read_folder(Path(config.images))
     frames = _frames(pipe, [picture.caption for picture in pictures], grid)
     made_with = {
-        "tokenizer": fingerprint(pipe.pictures.path),
+        "tokenizer": fingerprint(pipe.origin.vq_path(pipe.config)),
         "images": digest_of([[picture.name, picture.bytes] for picture in pictures]),
     }
     shards = _shards(config, pipe, grid, np.arange(len(pictures), dtype=np.int32), made_with)

@@ -16,8 +16,11 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 
 from ssd_jax import load  # noqa: E402
+from ssd_jax.config_models import Models  # noqa: E402
 from ssd_jax.layout import Grid  # noqa: E402
+from ssd_jax.models.config import HeadsConfig  # noqa: E402
 from ssd_jax.pipeline import Pipeline  # noqa: E402
+from ssd_jax.random_weights import load_random  # noqa: E402
 from ssd_jax.sharding import using  # noqa: E402
 from ssd_jax.training.bands import Setup  # noqa: E402
 from ssd_jax.training.heads import heads_task, untrained  # noqa: E402
@@ -25,6 +28,7 @@ from ssd_jax.training.overlap import overlap_task  # noqa: E402
 from ssd_jax.training.prompted import PromptedCodes  # noqa: E402
 from ssd_jax.training.spread import spread, state_shardings  # noqa: E402
 from ssd_jax.training.step import init_state, make_optimizer, make_step  # noqa: E402
+from ssd_jax.weights.load import read_config  # noqa: E402
 from ssd_jax.weights.mapping import flatten  # noqa: E402
 
 PROMPTS = ["red apple", "green heart", "dog", "cat", "fire"]
@@ -78,6 +82,24 @@ def head_training(pipe: Pipeline) -> list[dict]:
     return out
 
 
+def random_models(folder: str) -> dict[str, bool]:
+    """Whether random weights, with and without int8, are those of one device, and so are the tokens drawn with them."""
+    (backbone, tokenizer), out = read_config(folder), {}
+    models = Models(backbone, HeadsConfig(2, 1), tokenizer)
+    for quantize in (None, "int8"):
+        one, many = (
+            load_random(models, dtype="float32", mesh=mesh, quantize=quantize) for mesh in (None, "data:2,model:4")
+        )
+        pairs = zip(
+            *(jax.tree.leaves((pipe.params, pipe.heads_params)) for pipe in (one, many)),
+            strict=True,
+        )
+        out[f"weights, {quantize}"] = all((np.asarray(a) == np.asarray(b)).all() for a, b in pairs)
+        tokens = [pipe.generate(PROMPTS, decoder="ssd", pixels=False).tokens for pipe in (one, many)]
+        out[f"tokens, {quantize}"] = bool((tokens[0] == tokens[1]).all())
+    return out
+
+
 def main(folder: str, *others: str) -> None:
     one, out = load(folder, dtype="float32"), []
     expected = {name: one.generate(PROMPTS, decoder=name) for name in RUNS["data:2,model:4"]}
@@ -107,7 +129,10 @@ def main(folder: str, *others: str) -> None:
     ]
     kinds = Counter(device.platform for device in jax.devices())
     training = [head_training(pipe) for pipe in (one, load(folder, dtype="float32", mesh="data:2,model:4"))]
-    print(json.dumps({"runs": out, "logits_differ": differences, "kinds": kinds, "training": training}))
+    random = random_models(folder)
+    print(
+        json.dumps({"random": random, "runs": out, "logits_differ": differences, "kinds": kinds, "training": training})
+    )
 
 
 if __name__ == "__main__":

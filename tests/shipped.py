@@ -160,6 +160,12 @@ def pictures(pipe, steady: bool) -> dict[str, list[int]]:
         alone = range(1)
         out["ar, one at a time"] = equal(draw(pipe, "ar", 1, alone), oracles[1][: len(PROMPTS)])
         out["wide, three at a time"] = equal(draw(pipe, WIDE, 3, alone), oracles[1][: len(PROMPTS)])
+    # int8 sums are exact, whatever the rest is.
+    int8 = ssd_jax.load("emoji", quantize="int8")
+    oracle = draw(int8, "ar", seeds=range(1))
+    for name in ("ssd-exact", "jacobi-above") if steady else ():
+        out[f"int8, {name}"] = equal(draw(int8, name, seeds=range(1)), oracle)
+    out["int8, ar, three at a time"] = equal(draw(int8, "ar", 3, range(1)), oracle) if steady else [1, 1]
     out["negative control: another seed"] = equal(draw(pipe, "ar", seeds=[7]), draw(pipe, "ar", seeds=[8]))
     return out
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from PIL import Image
 
 from ssd_jax import AR, PRESETS, SSD, Group, Raster, UserError, Wave, entry
 from ssd_jax.bench import __main__ as bench
+from ssd_jax.bench import accelerator
 from ssd_jax.bench.pieces import Clock, Draft, Verify, composition
 from ssd_jax.bench.report import table
-from ssd_jax.bench.speed import agreement
+from ssd_jax.bench.speed import Part, agreement, measure_speed, part_of
 from ssd_jax.decode.names import parse_decoder, parse_decoders
 from ssd_jax.decode.stretches import total
 from ssd_jax.eval.features import available
@@ -89,6 +91,60 @@ def test_split_weights_pieces_by_how_often_they_run(headed):
     clock.seconds = lambda piece: 1.0 if isinstance(piece, Verify) else 0.1
     parts = clock.split(SSD(rounds=1), passes=11)  # 4 x 4, 2 heads: 1 + 2 * 2 + 3 * 2
     assert parts == pytest.approx({"verify": 1.0, "draft": 0.1 * 5 / 11})
+
+
+# -- passes instead of pictures
+
+
+@pytest.mark.parametrize(
+    ("decoder", "passes", "part"),
+    [
+        (AR(), 10, Part(1, 10, 576)),  # behind the prefill
+        (AR(), 10_000, Part(1, 575, 576)),
+        (SSD(rounds=2), 1, Part(1 + 2 * 5, 3, 80)),  # behind row 0, whole rounds: two and a commit pass
+        (SSD(rounds=2), 4, Part(11, 6, 80)),
+        (Wave(), 8, Part(1, 8, 48)),
+        (PRESETS["sjd"], 8, Part(1, 8, None)),  # how many there are depends on the picture
+        (Raster(window=64, drafter="above"), 100, Part(1, 9, None)),  # no more than are made for certain
+    ],
+)
+def test_which_passes_are_timed(decoder, passes, part):
+    assert part_of(decoder, Grid(24, 24), 5, passes) == part
+
+
+@pytest.mark.parametrize("name", ["ar", "ssd", "ssd-wave", "jacobi-above"])
+def test_a_limit_stops_a_picture_and_changes_nothing_before(headed, name):
+    whole, part = (headed.generate(["dog"], name, pixels=False, max_passes=limit) for limit in (None, 5))
+    assert part.passes.tolist() == [5] and whole.passes[0] > 5
+    done = (whole.trace <= 5) & (whole.trace > 0)
+    if name != "ssd":  # whose tokens may change in the passes after
+        assert (part.tokens[done] == whole.tokens[done]).all() and 0 < done.sum() < done.size
+    assert (headed.generate(["dog"], name, pixels=False, max_passes=99).tokens == whole.tokens).all()
+
+
+class Stopwatch:
+    """A pipeline whose prefill takes 1 s, whose other passes take 0.1 s, and that draws nothing."""
+
+    def __init__(self, pipe):
+        self.config, self.head_counts = pipe.config, pipe.head_counts
+
+    def generate(self, prompts, decoder, seed, pixels, max_passes):
+        passes = min(max_passes, 16 if isinstance(decoder, AR) else 9)
+        return SimpleNamespace(seconds=1 + 0.1 * (passes - 1), passes=np.array([passes]), tokens=np.zeros((1, 4, 4)))
+
+
+def test_seconds_of_a_picture_from_some_of_its_passes(headed):
+    decoders = {"ar": AR(), "jacobi-above": Raster(window=2, drafter="above")}
+    some = measure_speed(Stopwatch(headed), decoders, ["dog"], 1, 1, passes=4)
+    assert some["ar"].seconds.tolist() == [[pytest.approx(2.5)]] and some["ar"].extrapolated == 4
+    assert some["ar"].passes.tolist() == [16] and some["ar"].seconds_per_pass == pytest.approx(2.5 / 16)
+    adaptive = some["jacobi-above"]
+    assert (adaptive.seconds, adaptive.passes, adaptive.tokens) == (None, None, None)
+    assert adaptive.seconds_per_pass == pytest.approx(0.1)
+    # Random weights: what has a known number of passes is drawn whole.
+    noise = measure_speed(Stopwatch(headed), decoders, ["dog"], 1, 1, counts=False)
+    assert noise["ar"].seconds.tolist() == [[pytest.approx(2.5)]] and not noise["ar"].extrapolated
+    assert noise["jacobi-above"].seconds is None
 
 
 # -- tables
@@ -207,6 +263,92 @@ def test_mistakes_are_one_sentence_and_exit_code_2(headed_folder, monkeypatch, c
     stdout, stderr = capsys.readouterr()
     assert (stop.value.code, stdout) == (2, "")
     assert stderr.startswith("error: ") and stderr.count("\n") == 1
+
+
+def test_random_weights_beside_transformers(tmp_path, monkeypatch, capsys):
+    flags = ["--config=configs/janus_pro.py:tiny", "--weights=random", "--decoders=ssd,ssd-exact"]
+    run(monkeypatch, *flags, "--seeds=1", "--repeats=1", "--baseline=transformers", f"--out={tmp_path}")
+    values = json.loads((tmp_path / "bench.json").read_text())
+    rows = values["decoders"]
+    assert list(rows) == ["ar", "ssd", "ssd-exact", "transformers"]
+    theirs = rows["transformers"]["seconds"]
+    assert theirs > 0 and rows["transformers"]["passes"] == rows["ar"]["passes"] == 16
+    for name in ("ar", "ssd"):
+        assert rows[name]["of transformers"] == pytest.approx(rows[name]["seconds"] / theirs)
+    assert rows["transformers"]["of transformers"] == 1
+    assert rows["transformers"]["speedup"] == pytest.approx(rows["ar"]["seconds"] / theirs)
+    # Of noise, passes that depend on the picture mean nothing.
+    assert "seconds" not in rows["ssd-exact"] and "passes" not in rows["ssd-exact"]
+    assert rows["ssd-exact"]["seconds per pass"] and rows["ssd-exact"]["extrapolated"] > 0
+    assert values["setup"]["model"] == "random-0"
+    printed = capsys.readouterr().out
+    assert "The weights are random: seconds are real, pictures are noise." in printed
+    assert re.search(r"depends on the picture, and of noise .* mean nothing: ssd-exact\.", printed)
+    assert re.search(r"^transformers: JanusForConditionalGeneration.generate in its image mode", printed, re.MULTILINE)
+
+
+def test_reckoned_seconds_have_a_mark():
+    rows = {"ar": {"seconds": 2.5, "speedup": 1.0, "extrapolated": 4}, "ssd": {"seconds": 1.0, "extrapolated": 0}}
+    assert table(rows).splitlines()[2:] == ["| ar | ~2.500 | ~1.00x |", "| ssd | 1.000 |  |"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--passes=0"], "--passes must be at least 1"),
+        (["--baseline=torch"], "Unknown baseline 'torch'; choose transformers"),
+        (["--baseline=transformers"], "no model of the family emoji"),
+        (["--baseline=transformers", "--metrics=quality"], "belong to the metric speed"),
+        (["--weights=random", "--metrics=quality"], "no quality to measure"),
+        (["--quantize=int4"], "Unknown quantize 'int4'; choose one of int8"),
+        (["--metrics=numerics", "--dtype=float32"], "numerics goes by itself"),
+        (["--accelerator", "--weights=random"], "--accelerator goes with"),
+        (["--config=configs/emu3.py"], "comes without weights; .* or try its sizes with --weights=random"),
+        (["--config=configs/nothing.py"], "Unknown config 'configs/nothing.py'; choose one of configs/emoji.py"),
+    ],
+)
+def test_flags_that_make_no_sense_are_one_sentence(monkeypatch, tmp_path, flags, message):
+    with pytest.raises(UserError, match=message) as caught:
+        run(monkeypatch, *flags, f"--out={tmp_path / 'new'}")
+    assert "\n" not in str(caught.value) and not (tmp_path / "new").exists()
+
+
+def test_numerics_of_one_model(headed_folder, tmp_path, monkeypatch):
+    flags = [f"--weights={headed_folder}", "--metrics=numerics", "--images=4", "--batch=4", "--prompt=red apple"]
+    run(monkeypatch, *flags, f"--out={tmp_path}")
+    rows = json.loads((tmp_path / "bench.json").read_text())["decoders"]
+    exact, half, int8 = rows.values()
+    assert list(rows)[:2] == ["float32", "bfloat16"] and list(rows)[2].startswith("int8, ")
+    assert exact["equal tokens"] == 1 and exact["cross nll difference"]["value"] == 0
+    assert exact["cross nll"]["value"] == pytest.approx(exact["nll"]["value"], rel=1e-5)
+    assert exact["bytes"] == 2 * half["bytes"] > 2 * int8["bytes"]
+    assert 0 < abs(half["cross nll difference"]["value"]) < 0.1
+    assert int8["equal tokens"] < 1
+
+
+# -- accelerators
+
+
+def test_the_runbook_says_what_it_left_out(tmp_path):
+    specs = ["configs/janus_pro.py:tiny", "configs/emu3.py:tiny"]
+    text = accelerator.run(entry.read_config, specs, 4, 0, tmp_path)
+    left = json.loads((tmp_path / "accelerator.json").read_text())["left out"]
+    assert left[0] == "janus_pro:tiny, bfloat16, plain attention: passes" and len(left) == 2 * 7 + 1
+    assert text.splitlines()[-1] == f"Left out, because the time was up: {', '.join(left)}."
+
+
+def test_a_step_of_the_runbook(tmp_path, monkeypatch):
+    steps = list(accelerator._steps(entry.read_config("configs/janus_pro.py:tiny"), "configs/janus_pro.py:tiny", 4))
+    monkeypatch.setattr(accelerator, "_steps", lambda *_: [steps[0], ("broken", lambda: load_heads())])
+
+    def load_heads():
+        raise UserError("There is none.")
+
+    monkeypatch.setattr(accelerator, "agreements", lambda: {"ssd-exact": {"tokens as ar": 1.0}})
+    text = accelerator.run(entry.read_config, ["emoji"], 4, 8, tmp_path)
+    assert re.search(r"^\| W = 4 \| \d+\.\d{3} \| \d+\.\d{3} \|$", text, re.MULTILINE)
+    assert "broken: failed, There is none." in text and "| ssd-exact | 1.000 |" in text
+    assert (tmp_path / "accelerator.md").read_text() == text + "\n"
 
 
 def test_data_that_is_none(headed_folder, tmp_path):

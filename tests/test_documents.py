@@ -9,7 +9,8 @@ from conftest import ROOT
 
 import sample
 import ssd_jax
-from ssd_jax.bench.__main__ import parse as parse_bench
+from ssd_jax import entry
+from ssd_jax.bench.options import parse as parse_bench
 from ssd_jax.decode.names import parse_decoders
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -44,9 +45,9 @@ def test_commands_are_understood(path):
         if words[:2] == ["python", "sample.py"]:
             args = sample.parse([word for word in words[2:] if word != "..."])
             parse_decoders(args.compare or args.decoder)
-            sample.read_config(args.config)
+            entry.read_config(args.config)
         elif words[:2] == ["python", "train.py"]:
-            config = sample.read_config(words[2].removeprefix("--config="))
+            config = entry.read_config(words[2].removeprefix("--config="))
             for word in words[3:]:
                 assert word.startswith("--config."), word
                 setting_of(config, word.removeprefix("--config.").partition("=")[0])
@@ -58,7 +59,7 @@ def test_commands_are_understood(path):
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_settings_in_the_text_exist(path):
     """In the config of the bundled model or in that of a published one."""
-    configs = [sample.read_config(name) for name in ("emoji", "emu3")]
+    configs = [entry.read_config(name) for name in ("emoji", "emu3")]
     for name in re.findall(r"--config\.([a-z_.]*[a-z_])", path.read_text(encoding="utf-8")):
         assert any(has_setting(config, name) for config in configs), name
 

@@ -69,7 +69,12 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux tells it")
+needs_clear_refs = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux tells it"
+)
+
+
+@needs_clear_refs
 def test_loading_takes_the_memory_of_the_model_and_of_one_tensor(folder):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(

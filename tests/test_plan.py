@@ -10,18 +10,19 @@ import jax.numpy as jnp
 import pytest
 from conftest import ROOT, small_config
 
-from sample import read_config
+from ssd_jax.config_models import find_models
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
+from ssd_jax.entry import read_config
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, VQConfig
-from ssd_jax.plan.chips import CHIPS
-from ssd_jax.plan.job import Job, count
-from ssd_jax.plan.memory import Scratch, compiled, device_bytes, memory, smallest_mesh
-from ssd_jax.plan.models import find_models, job_for
+from ssd_jax.plan.chips import CHIPS, chip_of
+from ssd_jax.plan.job import Job, count, job_for
+from ssd_jax.plan.memory import Scratch, compiled, memory, smallest_mesh
 from ssd_jax.plan.report import render, rows
 from ssd_jax.plan.speed import draft, picture, verify
+from ssd_jax.sharding import device_bytes
 
 CHIP = {chip.name: chip for chip in CHIPS}
 BLOCK = 4096 * 4096 * 2 + 4096 * 1024 * 2 + 3 * 4096 * 14336  # numbers in the matrices of a block of Emu3
@@ -187,6 +188,34 @@ def test_a_verdict_for_every_chip():
     assert "does not fit in 16 GB: at most 20.00 GB, 19.00 GB without temporaries" in verdicts["v5e"]
     assert verdicts["v5e"].endswith("--mesh=model:2 would: 11.04 GB")
     assert "fits in 80 GB: at most 20.00 GB; fastest where passes are known: ssd, " in verdicts["H100"]
+
+
+def test_int8_halves_the_matrices_of_blocks_and_heads():
+    job, int8 = published("emu3"), published("emu3", quantize="int8")
+    blocks, heads = 32 * BLOCK, 7 * 5 * 4096**2
+    scales = 4 * 32 * (2 * 4096 + 2 * 1024 + 2 * 14336 + 4096)
+    assert device_bytes(job.backbone()) - device_bytes(int8.backbone()) == blocks - scales
+    assert device_bytes(job.drafters()) - device_bytes(int8.drafters()) == heads - 7 * 4 * 4 * 4096
+    assert count(job.backbone()) == count(int8.backbone())
+    # A pass of one token reads the bytes; one of many rows computes, at twice the rate.
+    one, wide = verify(job, 1, 1), verify(job, 1024, 1024)
+    assert one.read - verify(int8, 1, 1).read == blocks - scales
+    assert wide.flops - verify(int8, 1024, 1024).flops == pytest.approx(2 * job.fed(1024) * blocks)
+
+
+def test_an_8b_model_in_int8_fits_a_chip_of_16_gb():
+    """Temporaries as they are compiled: see docs/big-models.md."""
+    job = published("emu3", quantize="int8")
+    found = memory(job, PRESETS["ssd"], Scratch(970_000_000, 3_850_000_000))
+    assert found.total < CHIP["v5e"].memory < memory(published("emu3"), PRESETS["ssd"], NONE).total
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA A100-SXM4-80GB", "A100-80"), ("TPU v5 lite", "v5e"), ("cpu", None)],
+)
+def test_a_device_is_known_by_its_kind(kind, name):
+    assert chip_of(kind) == CHIP.get(name)
 
 
 # -- which model

@@ -311,7 +311,7 @@ def test_hub(monkeypatch, good, tmp_path):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.append((a, k)) or str(good))
     assert ssd_jax.load("someone/emu3").folder == good
     assert asked[0][0] == ("someone/emu3",) and not any("bin" in name or "py" in name for name in hub.FILES)
-    assert ssd_jax.load(good, vq_weights="someone/vq").pictures.weights == good
+    assert ssd_jax.load(good, vq_weights="someone/vq").origin.vq_weights == good
     assert hub.find_local("no-hub-id") == Path("no-hub-id") and len(asked) == 2
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(tmp_path))
     with pytest.raises(WeightsError, match="'someone/emu3' has no safetensors files"):

@@ -195,6 +195,10 @@ def test_teacher_forcing_gives_the_logits_of_one_device_for_every_family(report)
     assert len(report["logits_differ"]) == len(CONFIGS) and max(report["logits_differ"]) < 1e-4
 
 
+def test_random_weights_do_not_depend_on_the_mesh(report):
+    assert len(report["random"]) == 4 and all(report["random"].values()), report["random"]
+
+
 def test_every_device_is_given_its_part_of_the_weights(eight):
     for run, split in ((eight[0], 4), (eight[-1], 2)):
         parts = run["parts"]

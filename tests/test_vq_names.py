@@ -19,6 +19,7 @@ from ssd_jax.errors import UserError
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.vq_config import DEFAULTS, EMU3, VQGANConfig
 from ssd_jax.models.vq_models import abstract_vq
+from ssd_jax.origin import Checkpoint
 from ssd_jax.pipeline import Pipeline
 from ssd_jax.weights.load import find_vq_weights, read_config, read_vq
 from ssd_jax.weights.mapping import flatten
@@ -192,7 +193,7 @@ def test_a_published_config_tells_of_its_tokenizer(tmp_path):
 
 def test_a_pipeline_draws_with_weights_from_elsewhere(write, tmp_path):
     model = ModelConfig(vocab_size=9, visual_offset=4, visual_size=5, architecture="chameleon")
-    pipe = Pipeline(tmp_path, model, SMALL, None, jnp.float32, vq_weights=write({}))
+    pipe = Pipeline(Checkpoint(tmp_path, vq_weights=write({})), model, SMALL, None, jnp.float32)
     pixels = pipe.decode(np.arange(6).reshape(1, 2, 3) % 5)
     assert (pixels.shape, pixels.dtype) == ((1, 2, 3, 3), np.uint8)
     assert pipe.encode(pixels).shape == (1, 2, 3)

@@ -8,97 +8,79 @@ import importlib.util
 import itertools
 import shlex
 import sys
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from ssd_jax import entry
-from ssd_jax.bench import plots, report
+from ssd_jax.bench import accelerator, plots, report
+from ssd_jax.bench.baseline import measure_baseline
+from ssd_jax.bench.numerics import measure_numerics
+from ssd_jax.bench.options import parse
 from ssd_jax.bench.pieces import Clock
 from ssd_jax.bench.quality import Gallery, measure_quality
 from ssd_jax.bench.speed import Runs, agreement, measure_speed
+from ssd_jax.config_models import find_models
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.names import parse_decoders
 from ssd_jax.decode.presets import PRESETS, Decoder
 from ssd_jax.decode.stretches import widest
-from ssd_jax.errors import UserError
 from ssd_jax.eval.features import available
-from ssd_jax.loading import load
-from ssd_jax.models.attention import ATTENTIONS
+from ssd_jax.files import require_writable
+from ssd_jax.opening import RANDOM_NOTE, is_random, open_model
 from ssd_jax.pipeline import Pipeline
+from ssd_jax.shapes import bucket
 
-METRICS = ("speed", "quality")
 PROMPTS = ["green heart, noto", "santa claus, noto"]
 EXTRA = 'pip install "ssd_jax[eval]"'
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Reads the command line; raises `UserError` for values that make no sense."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ssd_jax.bench", description=__doc__.splitlines()[0], allow_abbrev=False
-    )
-    add = parser.add_argument
-    add("--decoders", default="all", metavar="NAMES", help="comma-separated; default: all that the checkpoint can run")
-    add("--metrics", default="speed", metavar="NAMES", help="speed, quality or both (default speed)")
-    add("--weights", default="emoji", metavar="DIR", help="checkpoint (default: the bundled one)")
-    add("--heads", metavar="DIR", help="draft heads; default: the checkpoint's own")
-    add("--dtype", choices=("float32", "bfloat16"), help="of parameters and cache; default: what is fast here")
-    add("--attention", choices=tuple(ATTENTIONS), default="plain", help="its implementation (default plain)")
-    add("--mesh", default="", metavar="M", help="spread the model over devices: data:1,model:8")
-    add("--prompt", action="append", metavar="TEXT", help="may be given several times")
-    add("--seeds", type=int, default=3, metavar="N", help="speed: seeds per prompt (default 3)")
-    add("--repeats", type=int, default=3, metavar="N", help="speed: timed runs of each picture (default 3)")
-    add("--images", type=int, default=128, metavar="N", help="quality: pictures per decoder (default 128)")
-    add("--batch", type=int, default=16, metavar="N", help="quality: pictures drawn at once (default 16)")
-    add("--data", type=Path, metavar="DIR", help="quality: reference pictures, which also give the prompts")
-    add("--out", type=Path, default=Path("outputs/bench"), metavar="DIR", help="default: outputs/bench")
-    args = parser.parse_args(arguments)
-    args.metrics = [name.strip() for name in args.metrics.split(",")]
-    for name in args.metrics:
-        if name not in METRICS:
-            raise UserError(f"Unknown metric {name!r}; choose from {', '.join(METRICS)}.")
-    for name in ("seeds", "repeats", "batch"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} must be at least 1.")
-    if args.images < 3:
-        raise UserError("--images must be at least 3.")
-    return args
-
-
 def main() -> None:
-    args = parse(sys.argv[1:])
+    args = parse(sys.argv[1:], __doc__.splitlines()[0])
+    if args.accelerator:
+        require_writable(args.out)
+        specs = [args.config] if args.config else accelerator.MODELS
+        print(accelerator.run(entry.read_config, specs, args.passes, args.minutes, args.out))
+        return
+    args.config = args.config or "configs/emoji.py"
+    config = entry.read_config(args.config)
     parsed = None if args.decoders == "all" else parse_decoders(args.decoders)
-    entry.use_devices(args.mesh)
-    dtype = None if args.dtype is None else np.dtype(args.dtype)
-    pipe = load(args.weights, dtype=dtype, mesh=args.mesh or None, heads=args.heads, attention=args.attention)
-    decoders = {"ar": AR()} | (parsed or {name: PRESETS[name] for name in pipe.decoders()})
-    for decoder in decoders.values():
-        pipe.require(decoder)
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"The folder {args.out} cannot be written to: {error.strerror}.") from None
-    prompts = args.prompt or PROMPTS
-    rows: dict[str, dict[str, Any]] = {name: {} for name in decoders}
+    require_writable(args.out)
+    rows: dict[str, dict[str, Any]] = {}
     curve: dict[int, float] = {}
     notes: list[str] = []
+    entry.use_devices(args.mesh)
+    if args.baseline:  # first, and alone: there may be room for one model only
+        rows["transformers"], said = baseline(config, args)
+        notes.append(said)
+
+    def load(**options: Any) -> Pipeline:
+        common = dict(mesh=args.mesh or None, heads=args.heads, attention=args.attention)
+        return open_model(config, args.config, args.weights, **common, **options)
+
+    if args.metrics == ["numerics"]:
+        pipe, rows, notes = quality(load, None, {}, args)
+    else:
+        pipe = load(dtype=None if args.dtype is None else np.dtype(args.dtype), quantize=args.quantize)
+        decoders = {"ar": AR()} | (parsed or {name: PRESETS[name] for name in pipe.decoders()})
+        for decoder in decoders.values():
+            pipe.require(decoder)
+        rows = {name: {} for name in decoders} | rows
+    if is_random(pipe):
+        notes.append(RANDOM_NOTE)
     if "speed" in args.metrics:
-        runs = measure_speed(pipe, decoders, prompts, args.seeds, args.repeats)
-        clock = Clock(pipe, max(3, args.repeats))
-        for name, decoder in decoders.items():
-            rows[name] |= speed_row(runs[name], runs["ar"], clock, decoder)
-        curve = clock.curve()
-        notes.append(
-            f"Speed: {len(prompts)} prompts x {args.seeds} seeds x {args.repeats} runs at batch 1, interleaved."
-        )
+        prompts = args.prompt or list(config.sample_prompts[:1] if is_random(pipe) else PROMPTS)
+        found, curve, said = speed(pipe, decoders, prompts, args)
+        rows = beside({name: row | found.get(name, {}) for name, row in rows.items()})
+        notes += said
     if "quality" in args.metrics:
-        found, more = quality(pipe, decoders, args)
+        _, found, said = quality(load, pipe, decoders, args)
         for name, row in found.items():
             # The passes of the speed part, if there was one: they are what the seconds were spent on.
             rows[name] = {"passes": row["passes"], **rows[name], **{k: v for k, v in row.items() if k != "passes"}}
-        notes += more
+        notes += said
     setup = {
         "command": shlex.join(["python", "-m", "ssd_jax.bench", *sys.argv[1:]]),
         "device": jax.devices()[0].device_kind,
@@ -123,29 +105,73 @@ def main() -> None:
     print(f"{args.out / 'bench.md'} has this table, {args.out / 'bench.json'} all numbers.")
 
 
+def baseline(config: Mapping[str, Any], args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """The row of transformers for the sizes of a config, and what was timed."""
+    backbone = find_models(config, args.config, config["weights"]).backbone
+    guidance, prompt = backbone.cfg_scale, bucket(1)
+    row = measure_baseline(backbone, prompt, guidance, backbone.top_k, args.repeats, args.passes)
+    return row, f"transformers: {row['loop']} Fastest setting: {row['setting']} ({row['versions']})."
+
+
+def beside(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The rows with their seconds as shares of transformers', if that was timed."""
+    if "transformers" not in rows:
+        return rows
+    theirs, ours = rows["transformers"]["seconds"], rows["ar"]["seconds"]
+    shares = {name: row["seconds"] / theirs for name, row in rows.items() if "seconds" in row}
+    more = {name: {"of transformers": share} for name, share in shares.items()}
+    more["transformers"]["speedup"] = ours / theirs
+    return {name: row | more.get(name, {}) for name, row in rows.items()}
+
+
+def speed(
+    pipe: Pipeline, decoders: dict[str, Decoder], prompts: list[str], args: argparse.Namespace
+) -> tuple[dict[str, dict[str, Any]], dict[int, float], list[str]]:
+    """The speed columns, seconds of a pass by window, and what there is to say."""
+    random = is_random(pipe)
+    runs = measure_speed(pipe, decoders, prompts, args.seeds, args.repeats, args.passes, counts=not random)
+    clock = Clock(pipe, max(3, args.repeats))
+    rows = {name: speed_row(runs[name], runs["ar"], clock, decoder) for name, decoder in decoders.items()}
+    notes = [f"Speed: {len(prompts)} prompts x {args.seeds} seeds x {args.repeats} runs at batch 1, interleaved."]
+    parts = {name: found.extrapolated for name, found in runs.items() if found.extrapolated}
+    if parts:
+        listed = ", ".join(f"{name} {timed}" for name, timed in parts.items())
+        notes.append(
+            f"Of these not pictures but passes were timed, and from them whole pictures reckoned (~): {listed}."
+        )
+    unknown = [name for name, found in runs.items() if found.passes is None]
+    if unknown:
+        why = "of noise the number would mean nothing" if random else "none was drawn whole"
+        notes.append(f"How many passes a picture takes depends on the picture, and {why}: {', '.join(unknown)}.")
+    return rows, clock.curve(), notes
+
+
 def speed_row(runs: Runs, baseline: Runs, clock: Clock, decoder: Decoder) -> dict[str, Any]:
     """The speed columns of one decoder; seconds, and `ar`'s runs as the baseline."""
-    same_tokens, same_pictures = agreement(runs.tokens, baseline.tokens)
-    passes, seconds, per_pass = float(runs.passes.mean()), float(np.median(runs.seconds)), runs.seconds_per_pass
-    parts = clock.split(decoder, passes)
-    return {
-        "window": widest(decoder.stretches(clock.grid, clock.horizontal)),
-        "passes": passes,
-        "passes range": (int(runs.passes.min()), int(runs.passes.max())),
-        "reduction": float(baseline.passes.mean()) / passes,
-        "seconds": seconds,
-        "seconds range": (float(runs.seconds.min()), float(runs.seconds.max())),
-        "speedup": float(np.median(baseline.seconds)) / seconds,
-        "seconds per pass": per_pass,
-        **parts,
-        "rest": per_pass - sum(parts.values()),
-        "equal tokens": same_tokens,
-        "equal pictures": same_pictures,
-    }
+    known = runs.passes is not None
+    parts = clock.split(decoder, float(runs.passes.mean()) if known else None)
+    row = {"window": widest(decoder.stretches(clock.grid, clock.horizontal)), "extrapolated": runs.extrapolated}
+    if known:
+        seconds = float(np.median(runs.seconds))
+        row |= {
+            "passes": float(runs.passes.mean()),
+            "passes range": (int(runs.passes.min()), int(runs.passes.max())),
+            "reduction": float(baseline.passes.mean() / runs.passes.mean()),
+            "seconds": seconds,
+            "seconds range": (float(runs.seconds.min()), float(runs.seconds.max())),
+            "speedup": float(np.median(baseline.seconds)) / seconds,
+        }
+    row |= {"seconds per pass": runs.seconds_per_pass, **parts, "rest": runs.seconds_per_pass - sum(parts.values())}
+    if runs.tokens is not None and baseline.tokens is not None:
+        row["equal tokens"], row["equal pictures"] = agreement(runs.tokens, baseline.tokens)
+    return row
 
 
-def quality(pipe: Pipeline, decoders: dict[str, Decoder], args: argparse.Namespace) -> tuple[dict, list[str]]:
-    """The quality columns; without the extra packages or the reference pictures a note says what is left out."""
+def quality(
+    load: Callable[..., Pipeline], pipe: Pipeline | None, decoders: dict[str, Decoder], args: argparse.Namespace
+) -> tuple[Pipeline, dict, list[str]]:
+    """The quality columns of decoders, or, without a model, of numerics; without the extra packages or the reference
+    pictures a note says what is left out."""
     notes = []
     gallery = None
     if args.data is None:
@@ -158,11 +184,14 @@ def quality(pipe: Pipeline, decoders: dict[str, Decoder], args: argparse.Namespa
         prompts = gallery.prompts(args.images)
     if not available():
         notes.append(f"No KID, FD and retrieval, because the image features are not installed ({EXTRA}).")
-    found, more = measure_quality(pipe, decoders, prompts, args.batch, gallery, available())
-    notes.append(
-        f"Quality: {args.images} pictures per decoder, {len(set(prompts))} prompts; 95 % intervals in brackets."
-    )
-    return found, notes + more
+    how = prompts, args.batch, gallery, available()
+    if pipe is None:
+        pipe, found, more = measure_numerics(load, *how)
+    else:
+        baseline = next(name for name, decoder in decoders.items() if decoder == AR())
+        found, more = measure_quality(pipe, {name: (pipe, decoders[name]) for name in decoders}, baseline, *how)
+    notes.append(f"Quality: {args.images} pictures per row, {len(set(prompts))} prompts; 95 % intervals in brackets.")
+    return pipe, found, notes + more
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from ssd_jax.compiling import compiled
 from ssd_jax.decode.engine import bind, make_cache
 from ssd_jax.decode.presets import Decoder
 from ssd_jax.decode.state import Offsets
-from ssd_jax.decode.stretches import Stretches
+from ssd_jax.decode.stretches import Stretches, total
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.transformer import Transformer
@@ -32,8 +32,8 @@ from ssd_jax.sampling import Sampler, choose
 from ssd_jax.shapes import bucket
 from ssd_jax.sharding import replicate, using
 
-LOOPS = 96
-"""Times that a piece runs in one measurement."""
+LOOPS, BUDGET = 96, 0.5
+"""Times that a piece runs in one measurement, at most, and the seconds that they should take."""
 
 
 class Verify(NamedTuple):
@@ -73,9 +73,10 @@ class Clock:
         self._batch = pipe.whole_rows(1, self._guided)
         self.seconds = memoize(self._seconds)
 
-    def split(self, decoder: Decoder, passes: float) -> dict[str, float]:
-        """Mean seconds per pass that go into verifying (prefill included) and into drafting."""
+    def split(self, decoder: Decoder, passes: float | None = None) -> dict[str, float]:
+        """Mean seconds per pass that go into verifying (prefill included) and into drafting; None are the fewest."""
         stretches = decoder.stretches(self.grid, self.horizontal, passes)
+        passes = total(stretches) if passes is None else passes
         out = {"verify": 0.0, "draft": 0.0}
         for piece, times in composition(stretches, min(self.prompt, self.grid.size)).items():
             out["verify" if isinstance(piece, Verify) else "draft"] += times * self.seconds(piece) / passes
@@ -106,21 +107,24 @@ class Clock:
             arguments = pipe.params, pipe.heads_params, mask, keys, sampler
             lower, prepare = partial(_draft.lower, **static, heads=pipe.heads, piece=piece), lambda: arguments
         with using(pipe.mesh, config):
-            return _timed(compiled(lower(*prepare())), prepare, self._repeats)
+            return _timed(compiled(lower(jnp.int32(1), *prepare())), prepare, self._repeats)
 
 
 def _timed(run: Callable, prepare: Callable[[], tuple], repeats: int) -> float:
-    taken = []
-    for _ in range(repeats + 1):
+    def once(loops: int) -> float:
         arguments = prepare()
         start = time.perf_counter()
-        jax.block_until_ready(run(*arguments))
-        taken.append((time.perf_counter() - start) / LOOPS)
-    return median(taken[1:])  # the first one is not typical
+        jax.block_until_ready(run(jnp.int32(loops), *arguments))
+        return (time.perf_counter() - start) / loops
+
+    once(1)  # the first one is not typical
+    loops = int(min(max(BUDGET / once(1), 2), LOOPS))
+    return median(once(loops) for _ in range(repeats))
 
 
 @partial(jax.jit, static_argnames=("config", "grid", "guided", "piece"), donate_argnames="cache")
 def _verify(
+    loops: jax.Array,
     params: Any,
     cache: Any,
     mask: jax.Array,
@@ -132,7 +136,7 @@ def _verify(
     guided: bool,
     piece: Verify,
 ) -> tuple:
-    """`LOOPS` passes at places spread over the grid; each hangs on every output of the one before."""
+    """So many passes at places spread over the grid; each hangs on every output of the one before."""
     model = Transformer(config)
     functions = bind(model, params, grid, mask, keys, sampler, guided)
 
@@ -145,11 +149,12 @@ def _verify(
             hidden = model.apply(params, hidden[:, piece.window - piece.outputs :], method="logits")
         return codes + (jnp.max(hidden) > 1e30).astype(jnp.int32), cache
 
-    return jax.lax.fori_loop(0, LOOPS, body, (jnp.zeros((keys.size, piece.window), jnp.int32), cache))
+    return jax.lax.fori_loop(0, loops, body, (jnp.zeros((keys.size, piece.window), jnp.int32), cache))
 
 
 @partial(jax.jit, static_argnames=("config", "guided", "heads", "piece"))
 def _draft(
+    loops: jax.Array,
     params: Any,
     heads_params: Any,
     mask: jax.Array,
@@ -161,7 +166,7 @@ def _draft(
     heads: HeadsConfig,
     piece: Draft,
 ) -> jax.Array:
-    """`LOOPS` drafts, each from the tokens that the one before drew."""
+    """So many drafts, each from the tokens that the one before drew."""
     grid = Grid(config.rows, config.cols)
     functions = bind(Transformer(config), params, grid, mask, keys, sampler, guided, heads, heads_params)
     hidden = jax.random.normal(jax.random.key(1), (mask.shape[0], piece.sources, config.width))
@@ -174,4 +179,4 @@ def _draft(
         drawn = choose(log_q, functions.noise(positions))
         return drawn[:, : piece.sources]
 
-    return jax.lax.fori_loop(0, LOOPS, body, jnp.zeros((keys.size, piece.sources), jnp.int32))
+    return jax.lax.fori_loop(0, loops, body, jnp.zeros((keys.size, piece.sources), jnp.int32))

@@ -67,26 +67,27 @@ class Gallery:
 
 def measure_quality(
     pipe: Pipeline,
-    decoders: dict[str, Decoder],
+    painters: dict[str, tuple[Pipeline, Decoder]],
+    baseline: str,
     prompts: Sequence[str],
     batch: int,
     gallery: Gallery | None = None,
     distances: bool = True,
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """One dict of numbers per decoder, and notes in words.
+    """One dict of numbers per painter, and notes in words.
 
     Args:
-        pipe: the model; its own guidance, temperature 1.
-        decoders: must have a plain `ar` among them.
-        prompts: N texts, one for every picture of a decoder.
+        pipe: the model whose law counts; its own guidance, temperature 1.
+        painters: name -> model and decoder that draw; models may differ in their numerics.
+        baseline: which of them the others are compared with.
+        prompts: N texts, one for every picture of a painter.
         batch: pictures at once.
         gallery: reference pictures for retrieval, or None.
         distances: whether to compute features, which need the extra [eval].
     """
-    baseline = next(name for name, decoder in decoders.items() if decoder == AR())
-    bar = tqdm(total=len(prompts) * (len(decoders) + distances), desc="quality", unit="picture", dynamic_ncols=True)
+    bar = tqdm(total=len(prompts) * (len(painters) + distances), desc="quality", unit="picture", dynamic_ncols=True)
     with bar:
-        drawn = {name: draw(pipe, decoder, prompts, 0, batch, bar) for name, decoder in decoders.items()}
+        drawn = {name: draw(*painter, prompts, 0, batch, bar) for name, painter in painters.items()}
         if distances:
             reference = draw(pipe, AR(), prompts, REFERENCE_SEED, batch, bar)[0]
     nll = {name: token_nll(pipe, prompts, tokens, batch=batch).mean(1) for name, (tokens, _) in drawn.items()}
@@ -97,7 +98,7 @@ def measure_quality(
             "passes": float(passes.mean()),
             "equal tokens": same_tokens,
             "equal pictures": same_pictures,
-            "lossless": is_lossless(decoders[name]),
+            "lossless": is_lossless(painters[name][1]),
             "nll": Estimate.mean(nll[name]),
             "nll difference": Estimate.mean(nll[name] - nll[baseline]),
         }
@@ -119,7 +120,7 @@ def measure_quality(
 
 
 def draw(
-    pipe: Pipeline, decoder: Decoder, prompts: Sequence[str], first_seed: int, batch: int, bar: Any
+    pipe: Pipeline, decoder: Decoder, prompts: Sequence[str], first_seed: int, batch: int, bar: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Codes int32 [N, R, C] and passes [N]; picture i has seed first_seed + i."""
     outs = []
@@ -128,7 +129,8 @@ def draw(
         rows = np.resize(np.arange(start, min(start + batch, len(prompts))), batch)
         seeds = [first_seed + int(row) for row in rows]
         outs.append(pipe.generate([prompts[row] for row in rows], decoder=decoder, seed=seeds))
-        bar.update(min(batch, len(prompts) - start))
+        if bar is not None:
+            bar.update(min(batch, len(prompts) - start))
     tokens, passes = (np.concatenate([getattr(out, name) for out in outs]) for name in ("tokens", "passes"))
     return tokens[: len(prompts)], passes[: len(prompts)]
 

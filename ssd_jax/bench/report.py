@@ -11,6 +11,7 @@ from ssd_jax.files import replacing
 
 COLUMNS = (
     # heading, key, format of the value, factor
+    ("weights, MB", "bytes", "{:.1f}", 1e-6),
     ("W", "window", "{}", 1),
     ("passes", "passes", "{:.1f}", 1),
     ("min..max", "passes range", "{}..{}", 1),
@@ -18,6 +19,7 @@ COLUMNS = (
     ("s / image (median)", "seconds", "{:.3f}", 1),
     ("min..max", "seconds range", "{:.3f}..{:.3f}", 1),
     ("faster", "speedup", "{:.2f}x", 1),
+    ("of transformers'", "of transformers", "{:.3f}", 1),
     ("ms / pass", "seconds per pass", "{:.2f}", 1e3),
     ("verify", "verify", "{:.2f}", 1e3),
     ("draft", "draft", "{:.2f}", 1e3),
@@ -26,11 +28,16 @@ COLUMNS = (
     ("equal pictures", "equal pictures", "{:.1f} %", 100),
     ("NLL / token", "nll", "{:.3f}", 1),
     ("NLL - ar", "nll difference", "{:+.3f}", 1),
+    ("NLL of float32's", "cross nll", "{:.4f}", 1),
+    ("more", "cross nll difference", "{:+.4f}", 1),
     ("KID x 1000", "kid", "{:.2f}", 1e3),
     ("FD", "fd", "{:.2f}", 1),
     ("R@1", "r@1", "{:.3f}", 1),
     ("R@5", "r@5", "{:.3f}", 1),
 )
+
+RECKONED = ("seconds", "seconds range", "speedup", "of transformers")
+"""Columns with a ~ where only some passes of a picture were timed."""
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
@@ -38,7 +45,10 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     columns = [column for column in COLUMNS if any(column[1] in row for row in rows.values())]
     lines = ["| decoder | " + " | ".join(column[0] for column in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, row in rows.items():
-        lines.append(f"| {name} | " + " | ".join(_cell(row.get(key), *how) for _, key, *how in columns) + " |")
+        about = RECKONED if row.get("extrapolated") else ()
+        cells = (_cell(row.get(key), *how) for _, key, *how in columns)
+        marked = ("~" * (key in about and cell != "") + cell for (_, key, *_), cell in zip(columns, cells, strict=True))
+        lines.append(f"| {name} | " + " | ".join(marked) + " |")
     return "\n".join(lines)
 
 

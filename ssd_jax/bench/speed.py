@@ -1,13 +1,37 @@
 """How many passes and seconds decoders take: all of them interleaved, so that a drifting machine touches them alike."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from ssd_jax.decode.presets import Decoder
+from ssd_jax.decode.stretches import total, widest
+from ssd_jax.layout import Grid
 from ssd_jax.pipeline import Pipeline
+
+PASSES = 32
+"""How many passes are timed of decoders whose number of passes would mean nothing."""
+
+PILOT = 4
+"""Passes by which it is judged how long everything will take."""
+
+
+class Part(NamedTuple):
+    """The passes of a decoder that are timed where whole pictures are not.
+
+    Attributes:
+        before: passes made first: the prefill, and a row loop's first row, which has other windows than the rest.
+        timed: passes behind those; whole rounds of a schedule that repeats.
+        whole: passes of a picture; None where it depends on the picture.
+    """
+
+    before: int
+    timed: int
+    whole: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,34 +39,85 @@ class Runs:
     """What one decoder did on J pictures, each drawn `repeats` times at batch 1.
 
     Attributes:
-        tokens: int32 [J, R, C].
-        passes: int32 [J], prefill included.
-        seconds: float64 [repeats, J], compilation and VQ decoder excluded.
+        tokens: int32 [J, R, C]; None where pictures were not drawn whole.
+        passes: int32 [J], prefill included; None where they depend on the picture and it was not drawn whole.
+        seconds: float64 [repeats, J], of whole pictures, compilation and VQ decoder excluded; None likewise.
+        seconds_per_pass: median over all runs.
+        extrapolated: from how many passes the seconds are extrapolated; 0 where pictures were drawn whole.
     """
 
-    tokens: np.ndarray
-    passes: np.ndarray
-    seconds: np.ndarray
+    tokens: np.ndarray | None
+    passes: np.ndarray | None
+    seconds: np.ndarray | None
+    seconds_per_pass: float
+    extrapolated: int = 0
 
-    @property
-    def seconds_per_pass(self) -> float:
-        """Median over all runs."""
-        return float(np.median(self.seconds / self.passes))
+
+def part_of(decoder: Decoder, grid: Grid, horizontal: int, passes: int) -> Part:
+    """Which passes to time: at least `passes` of the widest window, if there are so many."""
+    stretches = decoder.stretches(grid, horizontal)
+    width = widest(stretches)
+    main = [stretch.passes for stretch in stretches if stretch.window == width]
+    before, count = total(stretches) - sum(main), sum(main)
+    if decoder.adaptive:
+        return Part(before, min(passes, count), None)
+    cycle = count // math.gcd(*main)
+    return Part(before, min(-(-passes // cycle) * cycle, count), before + count)
 
 
 def measure_speed(
-    pipe: Pipeline, decoders: dict[str, Decoder], prompts: Sequence[str], seeds: int, repeats: int
+    pipe: Pipeline,
+    decoders: dict[str, Decoder],
+    prompts: Sequence[str],
+    seeds: int,
+    repeats: int,
+    passes: int | None = None,
+    counts: bool = True,
 ) -> dict[str, Runs]:
-    """Draws every (prompt, seed) with every decoder, `repeats` times, in turn."""
+    """Draws every (prompt, seed) with every decoder, `repeats` times, in turn.
+
+    Args:
+        pipe: the model.
+        decoders: by name.
+        prompts, seeds, repeats: what is drawn, and how often.
+        passes: of every decoder only so many are timed (see `part_of`) and extrapolated; None: whole pictures.
+        counts: False: passes that depend on the picture would mean nothing, so that of such decoders a few are timed.
+    """
     jobs = [(text, seed) for text in prompts for seed in range(seeds)]
-    outs: dict[str, list] = {name: [] for name in decoders}
+    grid, horizontal = Grid(pipe.config.rows, pipe.config.cols), pipe.head_counts[0]
+    parts: dict[str, Part | None] = {}
+    for name, decoder in decoders.items():
+        some = passes or (PASSES if not counts and decoder.adaptive else None)
+        parts[name] = part_of(decoder, grid, horizontal, some) if some else None
+
+    def draw(name: str, text: str, seed: int, part: Part | None) -> tuple:
+        """One whole picture, or the passes before the timed ones, and with them."""
+        whole = (None if counts and not passes else grid.size + 1,)  # one program is enough where passes are counted
+        limits = whole if part is None else (part.before, part.before + part.timed)
+        options = dict(decoder=decoders[name], seed=seed, pixels=False)
+        return tuple(pipe.generate([text], max_passes=limit, **options) for limit in limits)
+
+    expected = {}
     for name in tqdm(decoders, desc="compiling", unit="decoder", dynamic_ncols=True):
+        part = parts[name]
+        # Small models are warmed up with whole pictures; random weights may be of large ones.
+        pilot = part if counts and not passes else part_of(decoders[name], grid, horizontal, PILOT)
         for _ in range(2):  # the first run after compiling is not typical
-            pipe.generate(prompts[:1], decoder=decoders[name])
-    for text, seed in tqdm(jobs * repeats, desc="speed", unit="picture", dynamic_ncols=True):
-        for name, decoder in decoders.items():
-            outs[name].append(pipe.generate([text], decoder=decoder, seed=seed))
-    return {name: _collect(found, len(jobs)) for name, found in outs.items()}
+            seconds = [out.seconds for out in draw(name, prompts[0], 0, pilot)]
+        expected[name] = sum(seconds)
+        if pilot is not None:
+            each = (seconds[1] - seconds[0]) / max(pilot.timed, 1)
+            rest = (pilot.whole or 0) - pilot.before if part is None else part.timed
+            expected[name] = seconds[0] * (1 if part is None else 2) + each * rest
+    outs: dict[str, list[tuple]] = {name: [] for name in decoders}
+    runs = len(jobs) * repeats
+    form = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of decoding [{elapsed}<{remaining}]"
+    with tqdm(total=sum(expected.values()) * runs, desc="speed", bar_format=form, dynamic_ncols=True) as bar:
+        for text, seed in jobs * repeats:
+            for name in decoders:
+                outs[name].append(draw(name, text, seed, parts[name]))
+                bar.update(min(expected[name], bar.total - bar.n))
+    return {name: _collect(found, len(jobs), parts[name]) for name, found in outs.items()}
 
 
 def agreement(tokens: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
@@ -51,10 +126,16 @@ def agreement(tokens: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
     return float(equal.mean()), float(equal.all(axis=1).mean())
 
 
-def _collect(outs: list, jobs: int) -> Runs:
-    first = outs[:jobs]
-    return Runs(
-        tokens=np.concatenate([out.tokens for out in first]),
-        passes=np.concatenate([out.passes for out in first]),
-        seconds=np.array([out.seconds for out in outs]).reshape(-1, jobs),
-    )
+def _collect(outs: list[tuple], jobs: int, part: Part | None) -> Runs:
+    seconds = np.array([[out.seconds for out in found] for found in outs])
+    if part is None:
+        passes = np.concatenate([out.passes for (out,) in outs[:jobs]])
+        seconds = seconds.reshape(-1, jobs)
+        tokens = np.concatenate([out.tokens for (out,) in outs[:jobs]])
+        return Runs(tokens, passes, seconds, float(np.median(seconds / passes)))
+    each = (seconds[:, 1] - seconds[:, 0]) / part.timed
+    if part.whole is None:
+        return Runs(None, None, None, float(np.median(each)), part.timed)
+    # The first passes as they were, the others as the timed ones.
+    whole = (seconds[:, 0] + each * (part.whole - part.before)).reshape(-1, jobs)
+    return Runs(None, np.full(jobs, part.whole), whole, float(np.median(whole)) / part.whole, part.timed)

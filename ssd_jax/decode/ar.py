@@ -1,7 +1,6 @@
 """Plain autoregressive decoding: one token per pass. The oracle of every exactness test."""
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -78,11 +77,7 @@ def decode_ar(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Gri
     token = draw(hidden, jnp.int32(0))
     tokens = jnp.zeros((token.shape[0], grid.size), jnp.int32).at[:, :1].set(token)
     state = (jnp.int32(1), token, tokens, cache)
-    position, _, tokens, cache = lax.while_loop(partial(_unfinished, grid.size), body, state)
+    position, _, tokens, cache = lax.while_loop(lambda s: functions.goes_on(s[0] < grid.size, s[0]), body, state)
     passes = jnp.broadcast_to(position, tokens.shape[:1])
     trace = jnp.broadcast_to(jnp.arange(1, grid.size + 1, dtype=jnp.int32), tokens.shape)
     return Decoded(tokens, passes, trace, cache)
-
-
-def _unfinished(size: int, state: tuple) -> jax.Array:
-    return state[0] < size

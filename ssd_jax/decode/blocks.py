@@ -108,7 +108,7 @@ def run(functions: Functions, grid: Grid, phase: Phase, state: State) -> State:
     state = state.replace(log_q=jnp.zeros((B, phase.length, V), jnp.float32), stage=jnp.zeros_like(state.stage))
     state = _draft_next(functions, grid, phase, state, jnp.ones((B,), bool))
     body = partial(_pass, functions, grid, phase)
-    return jax.lax.while_loop(lambda s: jnp.any(s.base < phase.end), body, state)
+    return jax.lax.while_loop(lambda s: functions.goes_on(s.base < phase.end, s.passes), body, state)
 
 
 def _pass(functions: Functions, grid: Grid, phase: Phase, s: State) -> State:

@@ -39,6 +39,7 @@ def bind(
     guided: bool,
     heads: HeadsConfig | None = None,
     heads_params: Any = None,
+    limit: jax.Array | None = None,
 ) -> Functions:
     """The model as functions over windows of a grid; prompt_mask is bool [G, S], keys are the images' [B]."""
     starts = prompt_starts(prompt_mask)
@@ -94,7 +95,7 @@ def bind(
         return model.apply(params, codes, method="embed_codes")
 
     if heads is None:
-        return Functions(verify, log_p, noise, position, embed)
+        return Functions(verify, log_p, noise, position, embed, limit=limit)
 
     def draft(
         hidden: jax.Array, codes: jax.Array, columns: jax.Array, offsets: Offsets, count: int | None = None
@@ -107,7 +108,8 @@ def bind(
         log_q = log_p(out.reshape(out.shape[0], -1, out.shape[-1]))
         return log_q.reshape(log_q.shape[0], len(offsets), -1, log_q.shape[-1])
 
-    return Functions(verify, log_p, noise, position, embed, draft, heads.horizontal, heads.vertical, heads.context)
+    counts = heads.horizontal, heads.vertical, heads.context
+    return Functions(verify, log_p, noise, position, embed, draft, *counts, limit)
 
 
 def prefill(
@@ -164,6 +166,7 @@ def decode(
     guided: bool,
     heads: HeadsConfig | None = None,
     heads_params: Any = None,
+    limit: jax.Array | None = None,
 ) -> Decoded:
     """Prefill and the decoder's loop, in one program; raises `UserError` if the decoder needs heads that are not there.
 
@@ -176,10 +179,12 @@ def decode(
         sampler: the knobs of p.
         config, decoder, grid, guided: static; `guided` says whether there are unconditional rows.
         heads, heads_params: the draft heads' config (static) and parameters; None without heads.
+        limit: int32, passes after which it stops, the prefill included; tokens that are not final by then are drafts
+            or 0. None: when the pictures are finished.
     """
     require_heads(decoder, *((heads.horizontal, heads.vertical) if heads else (0, 0)))
     model = Transformer(config)
     hidden, cache = prefill(model, params, cache, prompt_ids, prompt_mask)
-    functions = bind(model, params, grid, prompt_mask, keys, sampler, guided, heads, heads_params)
+    functions = bind(model, params, grid, prompt_mask, keys, sampler, guided, heads, heads_params, limit)
     out = LOOPS[type(decoder)](functions, cache, hidden, grid, decoder)
     return out.replace(tokens=whole(out.tokens), passes=whole(out.passes), trace=whole(out.trace))

@@ -131,7 +131,7 @@ def decode_raster(functions: Functions, cache: KVCache, hidden: jax.Array, grid:
     """
     state = _start(functions, cache, hidden, grid, decoder)
     body = partial(_pass, functions, grid, decoder)
-    state = jax.lax.while_loop(lambda s: jnp.any(s.first < grid.size), body, state)
+    state = jax.lax.while_loop(lambda s: functions.goes_on(s.first < grid.size, s.passes), body, state)
     return Decoded(state.tokens, state.passes, state.trace, state.cache)
 
 

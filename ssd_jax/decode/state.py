@@ -37,6 +37,7 @@ class Functions(NamedTuple):
             row; sources are consecutive in raster order. Guidance and filters applied as to p. None without heads.
         horizontal, vertical: number of heads to the right, k_h, and down, k_v.
         context: columns on either side of its source that a vertical head sees, too.
+        limit: int32, passes after which a loop stops, for timings; None: at the end of the pictures.
     """
 
     verify: Callable[..., tuple[jax.Array, KVCache]]
@@ -48,6 +49,13 @@ class Functions(NamedTuple):
     horizontal: int = 0
     vertical: int = 0
     context: int = 0
+    limit: jax.Array | None = None
+
+    def goes_on(self, unfinished: jax.Array, passes: jax.Array) -> jax.Array:
+        """Whether a loop makes another pass: pictures are `unfinished`, bool of any shape, and the passes made so far,
+        int32 of any shape, are below the limit."""
+        unfinished = jnp.any(unfinished)
+        return unfinished if self.limit is None else unfinished & (jnp.max(passes) < self.limit)
 
 
 @flax.struct.dataclass

@@ -131,5 +131,7 @@ def decode_wave(functions: Functions, cache: KVCache, hidden: jax.Array, grid: G
         return k + 1, tokens, newest, passes, trace, cache
 
     state = (jnp.int32(0), tokens, newest, one, trace, cache)
-    _, tokens, _, passes, trace, cache = jax.lax.while_loop(lambda s: s[0] < len(plan.fed), body, state)
+    _, tokens, _, passes, trace, cache = jax.lax.while_loop(
+        lambda s: functions.goes_on(s[0] < len(plan.fed), s[3]), body, state
+    )
     return Decoded(tokens, passes, trace, cache)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from ssd_jax import cache
 from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.int8 import Int8
 from ssd_jax.models.layers import QK_NORMS, parameter, rotate
 from ssd_jax.models.products import Products
 from ssd_jax.reductions import softmax
@@ -78,7 +79,8 @@ class Attention(nn.Module):
         q, k = normalise(c, "heads", "q_norm")(q), normalise(c, "kv_heads", "k_norm")(k)
         q, k = rotate(q, angles), rotate(k, angles)
         if layer is None:
-            keys, values = (new.swapaxes(1, 2).astype(wk.dtype) for new in (k, v))  # as a cache would keep them
+            kept = jnp.float32 if isinstance(wk, Int8) else wk.dtype  # int8 says nothing of a cache
+            keys, values = (new.swapaxes(1, 2).astype(kept) for new in (k, v))  # as a cache would keep them
         else:
             written = (cache.write(old, new, slots, attention) for old, new in zip(layer, (k, v), strict=True))
             layer = tuple(nn.with_logical_constraint(array, cache.AXES[attention]) for array in written)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ssd_jax.models.config import HeadsConfig
+from ssd_jax.models.int8 import fetch
 from ssd_jax.models.products import Products
 from ssd_jax.reductions import inverse_rms
 
@@ -90,9 +91,9 @@ class DraftHeads(nn.Module):
             added[head] = self.products.linear(nn.silu(jnp.concatenate(beside, axis=-1)), use[head - first])
         return added
 
-    def _stack(self, name: str, init: nn.initializers.Initializer, axes: tuple[str, ...], *shape: int) -> jax.Array:
+    def _stack(self, name: str, init: nn.initializers.Initializer, axes: tuple[str, ...], *shape: int):
         """A parameter with one array per head in axis 0; `axes` are the logical names of the others."""
-        return self.param(name, nn.with_logical_partitioning(init, ("offset", *axes)), shape)
+        return fetch(self, name, self.param(name, nn.with_logical_partitioning(init, ("offset", *axes)), shape))
 
 
 def init_boxed(heads: DraftHeads, key: jax.Array) -> Any:

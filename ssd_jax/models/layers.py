@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssd_jax.models.int8 import Int8, fetch
 from ssd_jax.reductions import inverse_rms, total
 
 ACTIVATION = ("batch", "window", "embed")
@@ -20,10 +21,12 @@ def whole(x: jax.Array) -> jax.Array:
     return nn.with_logical_constraint(x, (None,) * x.ndim)
 
 
-def parameter(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], scale: float) -> jax.Array:
+def parameter(
+    module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], scale: float
+) -> jax.Array | Int8:
     """A normal-initialised parameter with logical axis names; `scale` is its standard deviation."""
     init = nn.with_logical_partitioning(nn.initializers.normal(scale), axes)
-    return module.param(name, init, shape)
+    return fetch(module, name, module.param(name, init, shape))
 
 
 class RMSNorm(nn.Module):

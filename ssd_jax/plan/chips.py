@@ -40,3 +40,12 @@ CHIPS = (
     Chip("v5p", 95e9, 2.765e12, 459e12, 200e9),
     Chip("v6e", 32e9, 1.64e12, 918e12, 224e9),
 )
+
+KINDS = {"H100": "H100", "H200": "H200", "A100": "A100-80", "v5 lite": "v5e", "v5p": "v5p", "v6 lite": "v6e"}
+"""What stands in the name that jax has for a device -> the chip."""
+
+
+def chip_of(kind: str) -> Chip | None:
+    """The chip of a `jax.Device.device_kind`; None if it is none of `CHIPS`."""
+    names = {name for part, name in KINDS.items() if part in kind}
+    return next((chip for chip in CHIPS if chip.name in names), None)

@@ -9,13 +9,18 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
 from ssd_jax.cache import AXES, KVCache
+from ssd_jax.config_models import Models
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.heads import boxed_heads
+from ssd_jax.models.int8 import quantised_boxes, scales, with_dtype
 from ssd_jax.models.transformer import boxed_backbone, layout_of
 from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq
-from ssd_jax.sharding import DATA, MODEL, check_divides, place, sharding_of
+from ssd_jax.prompts import grid_of
+from ssd_jax.request import whole_batch
+from ssd_jax.sharding import DATA, MODEL, check_divides, parse_mesh, place, sharding_of
+from ssd_jax.weights.mapping import flatten
 
 PROMPT = 128
 """Slots of the prompt; it hardly matters beside the picture's."""
@@ -36,6 +41,7 @@ class Job:
         guided: whether every picture has an unconditional row.
         data, model: sizes of the mesh.
         dtype: of weights and cache; the image tokenizer is float32.
+        quantize: "int8" or None, as for `loading.load`.
         prompt: S.
     """
 
@@ -48,6 +54,7 @@ class Job:
     data: int = 1
     model: int = 1
     dtype: Any = jnp.bfloat16
+    quantize: str | None = None
     prompt: int = PROMPT
 
     def __post_init__(self):
@@ -88,11 +95,11 @@ class Job:
 
     def backbone(self, mesh: Any = None) -> Any:
         """The backbone's parameters as shapes with shardings over `mesh`; None is the abstract mesh."""
-        return self._cast(place(_backbone(self.config), mesh or self.mesh))
+        return self._abstract(_backbone(self.config), mesh)
 
     def drafters(self, mesh: Any = None) -> Any:
         """Likewise the draft heads' parameters."""
-        return self._cast(place(_drafters(self.heads, self.config.width), mesh or self.mesh))
+        return self._abstract(_drafters(self.heads, self.config.width), mesh)
 
     def tokenizer(self) -> Any:
         """The image tokenizer's parameters as shapes; it is whole on one device."""
@@ -105,15 +112,30 @@ class Job:
         leaf = jax.ShapeDtypeStruct(shape, self.dtype, sharding=sharding_of(AXES["plain"], shape, mesh or self.mesh))
         return KVCache((leaf,) * c.layers, (leaf,) * c.layers)
 
-    def _cast(self, tree: Any) -> Any:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, self.dtype, sharding=x.sharding), tree)
-
-
-def device_shape(leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:
-    """The shape of the part of an array that one device has."""
-    return tuple(leaf.shape) if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
+    def _abstract(self, boxed: Any, mesh: Any) -> Any:
+        return with_dtype(place(quantised_boxes(boxed) if self.quantize else boxed, mesh or self.mesh), self.dtype)
 
 
 def count(tree: Any) -> int:
-    """Numbers in all arrays of a tree, on all devices together."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+    """Parameters of a tree, on all devices together; scales of quantised ones are not counted."""
+    leaves = flatten(tree)
+    return sum(leaves[name].size for name in leaves.keys() - scales(leaves))
+
+
+def job_for(
+    models: Models, mesh: str, size: str | None, images: int, cfg_scale: float | None, quantize: str | None = None
+) -> Job:
+    """The job of a command line: `mesh` as --mesh has it ("" is one device), `size` as --size, `images` at once, which
+    are made more until they fill the mesh; None is the backbone's own. Raises `UserError` for what cannot be."""
+    backbone, _, tokenizer = models
+    sizes = parse_mesh(mesh) if mesh else {DATA: 1, MODEL: 1}
+    guided = (backbone.cfg_scale if cfg_scale is None else cfg_scale) != 1.0
+    return Job(
+        *models,
+        grid=grid_of(backbone, size, tokenizer.stride),
+        images=whole_batch(images, guided, sizes[DATA]),
+        guided=guided,
+        data=sizes[DATA],
+        model=sizes[MODEL],
+        quantize=quantize,
+    )

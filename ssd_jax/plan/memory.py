@@ -1,7 +1,6 @@
 """What one device must hold."""
 
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +12,9 @@ from ssd_jax.decode.presets import Decoder, on_accelerator, require_heads, requi
 from ssd_jax.errors import UserError
 from ssd_jax.pictures import to_pixels
 from ssd_jax.plan.chips import Chip
-from ssd_jax.plan.job import Job, device_shape
+from ssd_jax.plan.job import Job
 from ssd_jax.sampling import Sampler, image_keys
-from ssd_jax.sharding import DATA, MODEL, make_mesh, using
+from ssd_jax.sharding import DATA, MODEL, device_bytes, make_mesh, using
 
 UNOPTIMISED = {"xla_backend_optimization_level": 0}
 """The machine code is never run, and what arrays need does not depend on it."""
@@ -73,11 +72,6 @@ def memory(job: Job, decoder: Decoder, scratch: Scratch) -> Memory:
         temporaries=scratch.temporaries,
         pixels=scratch.pixels,
     )
-
-
-def device_bytes(tree: Any) -> int:
-    """Bytes that one device has of all arrays of a tree."""
-    return sum(math.prod(device_shape(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def compiled(job: Job, decoder: Decoder, mesh: Mesh | None = None) -> jax.stages.Compiled:

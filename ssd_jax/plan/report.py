@@ -10,8 +10,9 @@ from ssd_jax.decode.presets import PRESETS, Decoder, has_heads, on_accelerator
 from ssd_jax.decode.stretches import total
 from ssd_jax.plan.chips import CHIPS, Chip
 from ssd_jax.plan.job import Job, count
-from ssd_jax.plan.memory import Memory, Scratch, device_bytes, memory, smallest_mesh
+from ssd_jax.plan.memory import Memory, Scratch, memory, smallest_mesh
 from ssd_jax.plan.speed import picture, verify
+from ssd_jax.sharding import device_bytes
 
 UNITS = {"s": 1.0, "ms": 1e3}
 ASSUMED = 3
@@ -75,9 +76,10 @@ def render(job: Job, decoders: Mapping[str, Decoder], scratch: Scratch) -> str:
 
 def _head(job: Job) -> str:
     heads, parameters, drafters = job.heads, count(job.backbone()), count(job.drafters())
+    kind = jnp.dtype(job.dtype).name + (f", the blocks' matrices in {job.quantize}" if job.quantize else "")
     mesh = f"mesh data:{job.data},model:{job.model}" if job.devices > 1 else "one device"
     return (
-        f"{job.config.architecture}: {_counted(parameters)} parameters in {jnp.dtype(job.dtype).name}, with the "
+        f"{job.config.architecture}: {_counted(parameters)} parameters in {kind}, with the "
         f"{job.config.visual_size} visual rows of the output head\n"
         f"draft heads: {heads.horizontal} to the right, {heads.vertical} down, {_counted(drafters)} parameters in all\n"
         f"{mesh}; {job.images} picture{'s' * (job.images > 1)} of {job.grid.rows} x {job.grid.cols} tokens at once, "

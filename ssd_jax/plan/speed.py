@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from ssd_jax.decode.stretches import Stretches
+from ssd_jax.models.int8 import SUFFIX
 from ssd_jax.plan.chips import Chip
-from ssd_jax.plan.job import Job, device_shape
+from ssd_jax.plan.job import Job
+from ssd_jax.sharding import device_bytes, device_shape
 from ssd_jax.weights.mapping import flatten
 
 TABLES = ("embedding", "code_embedding.table")
@@ -29,6 +31,9 @@ CONTEXT = ("see", "use")
 """Parameters of the draft heads that only vertical ones have."""
 
 
+INT8 = 0.5
+"""What an operation with int8 operands counts: the makers of all chips listed state twice the rate of bfloat16."""
+
 SUMS = jnp.dtype(jnp.float32).itemsize
 """Bytes of a partial sum that all-reduces add up: activations are float32 whatever the weights are."""
 
@@ -39,7 +44,7 @@ class Work:
 
     Attributes:
         read: bytes read from memory.
-        flops: operations.
+        flops: operations, at the rate of bfloat16.
         sent: bytes sent in rings.
     """
 
@@ -55,49 +60,73 @@ class Work:
         return max(self.read / chip.bandwidth, self.flops / chip.flops) + self.sent / chip.link
 
 
+class Size(NamedTuple):
+    """What one device has of something.
+
+    Attributes:
+        bytes: to read.
+        flops: operations that it takes for one row.
+    """
+
+    bytes: float = 0.0
+    flops: float = 0.0
+
+    def __add__(self, other: "Size") -> "Size":  # type: ignore[override]
+        return Size(self.bytes + other.bytes, self.flops + other.flops)
+
+    def times(self, count: float) -> "Size":
+        """So many of these."""
+        return Size(self.bytes * count, self.flops * count)
+
+
 class Sizes(NamedTuple):
-    """Numbers that one device has.
+    """What one device has.
 
     Attributes:
         body: parameters that every pass multiplies.
         output: those that only logits need.
         head: of one draft head, without what only a vertical one has.
         context: of one vertical head's context.
-        cache: of the filled slots, on average over a picture.
+        cache: bytes of the filled slots, on average over a picture.
     """
 
-    body: float
-    output: float
-    head: float
-    context: float
+    body: Size
+    output: Size
+    head: Size
+    context: Size
     cache: float
 
 
 @functools.lru_cache
 def sizes(job: Job) -> Sizes:
     """The sizes of a job."""
-    body = output = head = context = 0.0
+    body = output = head = context = Size()
     for name, leaf in flatten(job.backbone()).items():
         if name.split(".")[0] in OUTPUT:
-            output += math.prod(device_shape(leaf))
+            output += _size(name, leaf)
         elif name not in TABLES:
-            body += math.prod(device_shape(leaf))
+            body += _size(name, leaf)
     for name, leaf in flatten(job.drafters()).items():
-        each = math.prod(device_shape(leaf)) / leaf.shape[0]  # one entry per head
-        head, context = (head, context + each) if name in CONTEXT else (head + each, context)
-    cache = sum(math.prod(device_shape(leaf)) for leaf in jax.tree.leaves(job.cache()))
-    return Sizes(body, output, head, context, cache * job.context / job.slots)
+        each = _size(name, leaf).times(1 / leaf.shape[0])  # one entry per head
+        head, context = (head, context + each) if name.removesuffix(SUFFIX) in CONTEXT else (head + each, context)
+    return Sizes(body, output, head, context, device_bytes(job.cache()) * job.context / job.slots)
+
+
+def _size(name: str, leaf: jax.ShapeDtypeStruct) -> Size:
+    numbers = math.prod(device_shape(leaf))
+    flops = 0 if name.endswith(SUFFIX) else 2 * numbers * (INT8 if leaf.dtype == jnp.int8 else 1)
+    return Size(numbers * leaf.dtype.itemsize, flops)
 
 
 def verify(job: Job, window: int, outputs: int) -> Work:
     """A pass that is fed `window` visual tokens (0: the prompt) and gives the logits of `outputs` positions."""
-    c, rows, size = job.config, job.rows // job.data, _size(job)
+    c, rows = job.config, job.rows // job.data
     has, slots = sizes(job), rows * job.fed(window)
     attended = 4 * slots * job.context * c.layers * c.heads / job.model * c.head_dim
     reduced = 2 * c.layers * slots * c.width * SUMS
     work = Work(
-        read=(has.body + has.cache) * size,
-        flops=2 * slots * has.body + attended,
+        read=has.body.bytes + has.cache,
+        flops=slots * has.body.flops + attended,
         sent=2 * (job.model - 1) / job.model * reduced,
     )
     return work + logits(job, outputs) if outputs else work
@@ -106,8 +135,8 @@ def verify(job: Job, window: int, outputs: int) -> Work:
 def draft(job: Job, horizontal: int, vertical: int, sources: int) -> Work:
     """A call of draft heads for `sources` positions, and the logits of what they predict."""
     has, rows, used = sizes(job), job.rows // job.data, horizontal + vertical
-    numbers = used * has.head + vertical * has.context
-    work = Work(read=numbers * _size(job), flops=2 * rows * sources * numbers)
+    heads = has.head.times(used) + has.context.times(vertical)
+    work = Work(read=heads.bytes, flops=rows * sources * heads.flops)
     return work + logits(job, sources * used)
 
 
@@ -115,8 +144,8 @@ def logits(job: Job, outputs: int) -> Work:
     """The output head for so many positions; all devices are given all logits."""
     has, devices = sizes(job), job.data * job.model
     return Work(
-        read=has.output * _size(job),
-        flops=2 * job.rows // job.data * outputs * has.output,
+        read=has.output.bytes,
+        flops=job.rows // job.data * outputs * has.output.flops,
         sent=(devices - 1) / devices * job.rows * outputs * job.config.visual_size * 4,
     )
 
@@ -129,8 +158,3 @@ def picture(job: Job, stretches: Stretches, chip: Chip) -> float:
         if s.drafts:
             seconds += s.drafts * draft(job, s.horizontal, s.vertical, s.sources).seconds(chip)
     return seconds / job.images
-
-
-def _size(job: Job) -> int:
-    """Bytes of a number."""
-    return jnp.dtype(job.dtype).itemsize

@@ -13,6 +13,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict, read_json
+from ssd_jax.models.int8 import INNER, SUFFIX, quantised, scales
 from ssd_jax.models.published import from_hf, with_tokens
 from ssd_jax.models.vq_config import MoVQConfig, VQGANConfig, vq_from_hf
 from ssd_jax.weights.mapping import COLLECTION, Source, flatten, unflatten
@@ -23,6 +24,8 @@ from ssd_jax.weights.vq_names import find_vq_sources
 CONFIG_NAME, TOKENIZER_NAME = "config.json", "tokenizer.json"
 FORMAT = "ssd_jax-2"
 """Of config.json and of heads files: matrices are [out, in]. In "ssd_jax-1" they were [in, out]."""
+
+HEADS_NAME = "heads.safetensors"
 
 HEADS_KEY = "heads"
 """The metadata of a heads file: JSON with `format`, `config` and `backbone`, the fingerprint of that file."""
@@ -43,9 +46,10 @@ def read_tensors(
     Args:
         path: a safetensors file or the index of a sharded one.
         like: nested dict of `jax.ShapeDtypeStruct`, with or without the leading "params". A leaf's sharding, if
-            any, says where the array goes; a device is then given its own part alone.
+            any, says where the array goes; a device is then given its own part alone. An int8 leaf with a scale
+            beside it (see `models.int8`) is stored as a float tensor and quantised as soon as it is read.
         dtype: what floating-point tensors are cast to; others must be stored as `like` has them.
-        sources: for every flat name of `like` where it is stored; None: under its own name, as it is.
+        sources: for every flat name of `like`, but scales, where it is stored; None: under its own name, as it is.
         ignored: a pattern of the names of tensors that are left out on purpose.
     Returns:
         the structure of `like` with arrays.
@@ -54,20 +58,35 @@ def read_tensors(
             shape or dtype.
     """
     leaves = flatten(like)
+    scaled = scales(leaves)
+    leaves = {name: leaf for name, leaf in leaves.items() if name not in scaled}
     sources = sources or {name: Source(name) for name in leaves}
     if sources.keys() != leaves.keys():
         raise ValueError(f"no source, or no parameter, for {min(sources.keys() ^ leaves.keys())!r}")
     store = opened(path)
-    _check(store, leaves, sources, ignored)
+    stored_as = {name: _floating(leaf) if name + SUFFIX in scaled else leaf for name, leaf in leaves.items()}
+    _check(store, stored_as, sources, ignored)
     order = {name: place for place, name in enumerate(store.tensors)}
     flat = {}
     for name in sorted(leaves, key=lambda name: order[sources[name].name]):
-        flat[name] = _read(store, leaves[name], sources[name], dtype)
+        if name + SUFFIX in scaled:
+            whole = _read(store, _floating(leaves[name]), sources[name], None)
+            flat[name], flat[name + SUFFIX] = quantised(whole, INNER.get(name.split(".")[-1], 1))
+            flat[name].block_until_ready()
+            del whole
+        else:
+            flat[name] = _read(store, leaves[name], sources[name], dtype)
     params = unflatten(flat)
     return params if COLLECTION in like else params[COLLECTION]
 
 
-def _read(store: Store, leaf: Any, source: Source, dtype: DTypeLike) -> jax.Array:
+def _floating(leaf: Any) -> jax.ShapeDtypeStruct:
+    """The float parameter that a quantised one is made of."""
+    return jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding)
+
+
+def _read(store: Store, leaf: Any, source: Source, dtype: DTypeLike | None) -> jax.Array:
+    """One parameter; None leaves it in the dtype it is stored in."""
     tensor, shape = store.tensors[source.name], tuple(leaf.shape)
     kind = dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
     if leaf.sharding is None:
@@ -77,7 +96,7 @@ def _read(store: Store, leaf: Any, source: Source, dtype: DTypeLike) -> jax.Arra
         del values  # before the cast takes memory
     else:
         array = jax.make_array_from_callback(shape, leaf.sharding, lambda index: source.read(tensor, shape, index))
-    return array.astype(kind).block_until_ready()
+    return array.astype(kind or array.dtype).block_until_ready()
 
 
 def read_backbone(path: Path, config: ModelConfig, like: Mapping[str, Any], dtype: DTypeLike) -> dict[str, Any]:
@@ -85,8 +104,9 @@ def read_backbone(path: Path, config: ModelConfig, like: Mapping[str, Any], dtyp
     names = opened(path).tensors.keys()
     if "embedding" in names:
         return read_tensors(path, like, dtype)
+    leaves = flatten(like)
     try:
-        sources = find_sources(config, flatten(like), names)
+        sources = find_sources(config, leaves.keys() - scales(leaves), names)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     return read_tensors(path, like, dtype, sources, ignored_names(config))

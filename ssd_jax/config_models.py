@@ -1,4 +1,4 @@
-"""Which model a plan is for: that of a checkpoint folder, or, without one, what a config file says."""
+"""The sizes of a model before its weights are there: those of a checkpoint folder, or what a config file says."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +9,7 @@ from ssd_jax.loading import find_folder_here
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict
 from ssd_jax.models.vq_config import DEFAULTS
 from ssd_jax.models.vq_models import AnyVQConfig
-from ssd_jax.plan.job import Job
-from ssd_jax.prompts import grid_of
-from ssd_jax.request import whole_batch
-from ssd_jax.sharding import DATA, MODEL, parse_mesh
-from ssd_jax.weights.load import describe_heads, read_config
+from ssd_jax.weights.load import HEADS_NAME, describe_heads, read_config
 
 
 class Models(NamedTuple):
@@ -31,8 +27,8 @@ def find_models(config: Mapping, where: str, weights: str = "", heads: str | Non
         config: with a section `model` and, perhaps, `heads_model` and `vq`.
         where: the config file, for error messages.
         weights: a checkpoint folder or the name of a bundled one, whose config.json goes before the config; "" is none.
-        heads: a file of draft heads or its folder; None is the checkpoint's own. Without any, heads that are not
-            trained yet are planned with: those of `heads_model`, or five to the right and two down.
+        heads: a file of draft heads or its folder; None is the checkpoint's own. Without any, they are those that a
+            training would make: `heads_model`, or five to the right and two down.
     Raises:
         UserError: no such folder, or a malformed file.
     """
@@ -47,24 +43,8 @@ def find_models(config: Mapping, where: str, weights: str = "", heads: str | Non
         if tokenizer is None:
             tokenizer = from_dict(VQConfig, dict(config["vq"]), f"{where}: vq")
     path = Path(heads) if heads is not None else folder
-    path = path / "heads.safetensors" if path is not None and path.is_dir() else path
+    path = path / HEADS_NAME if path is not None and path.is_dir() else path
     if heads is not None or path is not None and path.exists():
         return Models(backbone, describe_heads(path)[0], tokenizer)
     planned = from_dict(HeadsConfig, dict(config.get("heads_model", {})), f"{where}: heads_model")
     return Models(backbone, planned, tokenizer)
-
-
-def job_for(models: Models, mesh: str, size: str | None, images: int, cfg_scale: float | None) -> Job:
-    """The job of a command line: `mesh` as --mesh has it ("" is one device), `size` as --size, `images` at once, which
-    are made more until they fill the mesh; None is the backbone's own. Raises `UserError` for what cannot be."""
-    backbone, _, tokenizer = models
-    sizes = parse_mesh(mesh) if mesh else {DATA: 1, MODEL: 1}
-    guided = (backbone.cfg_scale if cfg_scale is None else cfg_scale) != 1.0
-    return Job(
-        *models,
-        grid=grid_of(backbone, size, tokenizer.stride),
-        images=whole_batch(images, guided, sizes[DATA]),
-        guided=guided,
-        data=sizes[DATA],
-        model=sizes[MODEL],
-    )

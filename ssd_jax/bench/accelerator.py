@@ -1,0 +1,173 @@
+"""The published models' sizes on the machine at hand: python -m ssd_jax.bench --accelerator
+
+What docs/results.md says of accelerators, in one command: random weights of Emu3, Lumina-mGPT and Janus-Pro-7B,
+milliseconds of a pass by window and the share of the memory's bandwidth, seconds of pictures, both implementations of
+attention, int8; and how far the bundled model's exact decoders draw `ar`'s tokens. Results are written after every
+step, so that a run that is stopped leaves what it has.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from ssd_jax.bench.pieces import Clock, Verify
+from ssd_jax.bench.speed import agreement, measure_speed
+from ssd_jax.config_models import find_models
+from ssd_jax.decode.ar import AR
+from ssd_jax.decode.presets import PRESETS
+from ssd_jax.decode.raster import WIDE
+from ssd_jax.errors import UserError
+from ssd_jax.files import replacing
+from ssd_jax.loading import load
+from ssd_jax.pipeline import Pipeline
+from ssd_jax.plan.chips import chip_of
+from ssd_jax.plan.job import job_for
+from ssd_jax.plan.speed import verify
+from ssd_jax.random_weights import load_random
+from ssd_jax.sharding import device_bytes
+
+MODELS = ("configs/emu3.py", "configs/lumina_mgpt.py", "configs/janus_pro.py")
+DECODERS = ("ar", "ssd", "ssd-wave")
+EXACT = ("ssd-exact", "jacobi-above")
+PASSES = 64
+"""Passes of `ar` that are timed; the rest of a picture is reckoned from them."""
+
+PROMPTS = ["green heart, noto", "santa claus, noto", "woman, noto", "orange circle, twemoji"]
+
+
+def run(read_config: Callable[[str], Any], specs: Sequence[str], passes: int | None, minutes: float, out: Path) -> str:
+    """Measures what it can within so many minutes; returns the tables, which are also in accelerator.md.
+
+    Args:
+        read_config: a config file's name -> its config.
+        specs: names of config files.
+        passes: time so many passes of every decoder; None: whole pictures of all but `ar`.
+        minutes: steps that have not begun by then are left out and named.
+        out: folder of accelerator.md and accelerator.json.
+    """
+    begun, skipped = time.monotonic(), []
+    values: dict[str, Any] = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "steps": {}}
+    steps = [(name, step) for spec in specs for name, step in _steps(read_config(spec), spec, passes)]
+    steps.append(("exact decoders, the bundled model", agreements))
+    bar = tqdm(steps, desc="accelerator", unit="step", dynamic_ncols=True)
+    for name, step in bar:
+        bar.set_postfix_str(name)
+        if time.monotonic() - begun > 60 * minutes:
+            skipped.append(name)
+            continue
+        try:
+            values["steps"][name] = step()
+        except (UserError, jax.errors.JaxRuntimeError) as error:  # of memory, or an attention that is not there
+            values["steps"][name] = {"failed": str(error).splitlines()[0]}
+        _write(out, values, skipped)
+    return _write(out, values, skipped)
+
+
+def _steps(config: Any, spec: str, passes: int | None) -> Iterator[tuple[str, Callable[[], dict]]]:
+    """Name and work of every step of one model; what is made for one step serves the next ones."""
+    models = find_models(config, spec)
+    C = models.backbone.cols
+    held: dict[str, Any] = {}
+
+    def pipe(attention: str, quantize: str | None) -> Pipeline:
+        base = held.get("pipe")
+        if base is None or base.quantize != (quantize or ""):
+            held.clear()
+            base = held["pipe"] = load_random(models, quantize=quantize)
+        parts = base.origin, base.config, base.vq_config, base.params, base.dtype, base.heads, base.heads_params
+        return Pipeline(*parts, base.mesh, attention)
+
+    def windows(attention: str, quantize: str | None, widths: Sequence[int]) -> dict[str, Any]:
+        model = pipe(attention, quantize)
+        clock, job = Clock(model), job_for(models, "", None, 1, None, quantize)
+        sizes = sorted({min(width, clock.grid.size) for width in widths})
+        cache = device_bytes(job.cache()) * (1 - job.context / job.slots)  # all of it is read, not the filled part
+        read = {width: verify(job, width, width).read + cache for width in sizes}
+        chip = chip_of(jax.devices()[0].device_kind)
+        return {
+            f"W = {width}": {"ms": 1e3 * seconds, "GB/s": read[width] / seconds / 1e9}
+            | ({} if chip is None else {"of bandwidth": read[width] / seconds / chip.bandwidth})
+            for width, seconds in ((width, clock.seconds(Verify(width, width))) for width in sizes)
+        }
+
+    def pictures(attention: str, quantize: str | None, names: Sequence[str]) -> dict[str, Any]:
+        model, found = pipe(attention, quantize), {}
+        for name in names:
+            some = passes or (PASSES if name == "ar" else None)
+            timed = measure_speed(model, {name: PRESETS[name]}, ["a picture"], 1, 1, some, counts=False)[name]
+            found[name] = {
+                "passes": int(timed.passes[0]),
+                "s / image": float(np.median(timed.seconds)),
+                "ms": 1e3 * timed.seconds_per_pass,
+                "passes timed": timed.extrapolated or int(timed.passes[0]),
+            }
+        return found
+
+    label = Path(spec).stem.replace(".py", "")
+    label += f":{spec.partition(':')[2]}" if ":" in spec else ""
+    for attention, quantize, widths, names in (
+        ("plain", None, (1, 16, 64, C, 2 * C), DECODERS),
+        ("fused", None, (1, C, 2 * C), ("ssd",)),
+        ("plain", "int8", (1, C, 2 * C), ("ar", "ssd")),
+    ):
+        how = f"{label}, {quantize or 'bfloat16'}, {attention} attention"
+        yield f"{how}: passes", lambda a=attention, q=quantize, w=widths: windows(a, q, w)
+        yield f"{how}: pictures", lambda a=attention, q=quantize, n=names: pictures(a, q, n)
+    yield f"{label}: memory given back", lambda: held.clear() or {}
+
+
+def agreements() -> dict[str, Any]:
+    """Shares of tokens and pictures equal to those of `ar` alone, and of `ar` in the decoder's window."""
+    found = {}
+    for attention in ("plain", "fused"):
+        pipe = load("emoji", attention=attention)
+
+        def draw(decoder: Any, batch: int | None = 1, pipe: Pipeline = pipe) -> np.ndarray:
+            outs = [pipe.generate(PROMPTS, decoder=decoder, seed=s, max_batch=batch, pixels=False) for s in range(2)]
+            return np.concatenate([out.tokens for out in outs])
+
+        ar = draw(AR())
+        others = {"ar, all at once": draw(AR(), None), f"AR(window={WIDE})": (wide := draw(AR(window=WIDE)))}
+        for name, tokens in others.items():
+            found[f"{name}, {attention}"] = dict(
+                zip(("tokens as ar", "pictures as ar"), agreement(tokens, ar), strict=True)
+            )
+        for name in EXACT:
+            tokens = draw(PRESETS[name])
+            keys = ("tokens as ar", "pictures as ar", "tokens as in its window", "pictures as in its window")
+            shares = (*agreement(tokens, ar), *agreement(tokens, wide))
+            found[f"{name}, {attention}"] = dict(zip(keys, shares, strict=True))
+    return found
+
+
+def _write(out: Path, values: Mapping[str, Any], skipped: Sequence[str]) -> str:
+    lines = [f"{values['device']}, jax {values['jax']}; random weights but for the exact decoders", ""]
+    for name, rows in values["steps"].items():
+        if "failed" in rows:
+            lines += [f"{name}: failed, {rows['failed']}", ""]
+        elif rows:
+            keys = list(dict.fromkeys(key for row in rows.values() for key in row))
+            lines += [f"| {name} | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|"]
+            lines += [
+                f"| {row} | " + " | ".join(_cell(cells.get(key)) for key in keys) + " |" for row, cells in rows.items()
+            ]
+            lines.append("")
+    lines += [f"Left out, because the time was up: {', '.join(skipped)}."] if skipped else []
+    text = "\n".join(lines)
+    with replacing(out / "accelerator.md") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    with replacing(out / "accelerator.json") as temporary:
+        temporary.write_text(json.dumps({**values, "left out": list(skipped)}, indent=2) + "\n", encoding="utf-8")
+    return text
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.3f}"

@@ -1,0 +1,57 @@
+"""The bench's command line."""
+
+import argparse
+from pathlib import Path
+
+from ssd_jax.errors import UserError
+from ssd_jax.models.attention import ATTENTIONS
+
+METRICS = ("speed", "quality", "numerics")
+BASELINES = ("transformers",)
+
+
+def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
+    """Reads the command line; raises `UserError` for values that make no sense."""
+    parser = argparse.ArgumentParser(prog="python -m ssd_jax.bench", description=title, allow_abbrev=False)
+    add = parser.add_argument
+    add("--decoders", default="all", metavar="NAMES", help="comma-separated; default: all that the checkpoint can run")
+    add("--metrics", default="speed", metavar="NAMES", help="speed, quality, numerics (default speed)")
+    add("--config", metavar="FILE", help="which model (default: emoji; accelerator: all published)")
+    add("--weights", metavar="DIR", help="checkpoint, or random; default: the config's own")
+    add("--heads", metavar="DIR", help="draft heads; default: the checkpoint's own")
+    add("--dtype", choices=("float32", "bfloat16"), help="of parameters and cache; default: what is fast here")
+    add("--attention", choices=tuple(ATTENTIONS), default="plain", help="its implementation (default plain)")
+    add("--quantize", metavar="HOW", help="int8: matrices in half the memory")
+    add("--mesh", default="", metavar="M", help="spread the model over devices: data:1,model:8")
+    add("--baseline", metavar="NAME", help="speed: time transformers on the same sizes, too")
+    add("--passes", type=int, metavar="N", help="speed: time so many passes of every decoder and extrapolate")
+    add("--accelerator", action="store_true", help="the published sizes on this machine, all at once; see docs")
+    add("--minutes", type=float, default=8, metavar="N", help="accelerator: begin nothing after so long (default 8)")
+    add("--prompt", action="append", metavar="TEXT", help="may be given several times")
+    add("--seeds", type=int, default=3, metavar="N", help="speed: seeds per prompt (default 3)")
+    add("--repeats", type=int, default=3, metavar="N", help="speed: timed runs of each picture (default 3)")
+    add("--images", type=int, default=128, metavar="N", help="quality: pictures per decoder (default 128)")
+    add("--batch", type=int, default=16, metavar="N", help="quality: pictures drawn at once (default 16)")
+    add("--data", type=Path, metavar="DIR", help="quality: reference pictures, which also give the prompts")
+    add("--out", type=Path, default=Path("outputs/bench"), metavar="DIR", help="default: outputs/bench")
+    args = parser.parse_args(arguments)
+    args.metrics = [name.strip() for name in args.metrics.split(",")]
+    for name in args.metrics:
+        if name not in METRICS:
+            raise UserError(f"Unknown metric {name!r}; choose from {', '.join(METRICS)}.")
+    for name in ("seeds", "repeats", "batch", "passes"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f"--{name} must be at least 1.")
+    if args.images < 3:
+        raise UserError("--images must be at least 3.")
+    if args.baseline is not None and args.baseline not in BASELINES:
+        raise UserError(f"Unknown baseline {args.baseline!r}; choose {', '.join(BASELINES)}.")
+    if "speed" not in args.metrics and (args.baseline or args.passes):
+        raise UserError("--baseline and --passes belong to the metric speed.")
+    if args.weights == "random" and args.metrics != ["speed"]:
+        raise UserError("With random weights there is no quality to measure, only speed.")
+    if "numerics" in args.metrics and (len(args.metrics) > 1 or args.dtype or args.quantize or args.decoders != "all"):
+        raise UserError("The metric numerics goes by itself: it draws with ar in float32, bfloat16 and int8.")
+    if args.accelerator and (args.weights or args.baseline or args.metrics != ["speed"] or args.decoders != "all"):
+        raise UserError("--accelerator goes with --config, --passes, --minutes and --out alone.")
+    return args

@@ -1,0 +1,120 @@
+"""Weights of eight bits: half the memory of bfloat16, and half of what a pass of few rows has to read.
+
+A weight is int8 with a scale for every output, w = scale * values. When it is multiplied, each row of the activations
+is rounded to int8 with a scale of its own; the integers are added up exactly, in whatever order, so that a row has the
+same bits beside any others and, as far as this product goes, on any mesh (LLM.int8(), arXiv 2208.07339, vector-wise
+quantisation, here without its outliers). In a tree of parameters the scale of `q` stands beside it as `q_scale`.
+
+The matrices of the blocks and of the draft heads are quantised. Embeddings, the output head, norms and the image
+tokenizer are not.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jax.typing import DTypeLike
+
+from ssd_jax.reductions import largest
+
+NAMES = {
+    "attention": ("q", "k", "v", "o"),
+    "mlp": ("gate", "up", "down"),
+    "": ("w0", "gate", "up", "down", "see", "use"),
+}
+"""The matrices that are quantised, by the module they are in; "" are draft heads."""
+
+INNER = {"o": 2}
+"""How many of a matrix's last axes are inputs; 1 for all others."""
+
+SUFFIX = "_scale"
+"""What is put behind a matrix's name for its scale."""
+
+LARGEST = 127
+
+
+class Int8(NamedTuple):
+    """A quantised weight.
+
+    Attributes:
+        values: int8 [out..., in...].
+        scale: float32 [out...].
+    """
+
+    values: jax.Array
+    scale: jax.Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight."""
+        return self.values.shape
+
+    def __getitem__(self, index: int) -> "Int8":  # type: ignore[override]
+        """Entry of a stack of weights along axis 0."""
+        return Int8(self.values[index], self.scale[index])
+
+
+def fetch(module: nn.Module, name: str, weight: jax.Array) -> "jax.Array | Int8":
+    """A module's parameter `name`, with its scale if it is quantised."""
+    if module.has_variable("params", name + SUFFIX):
+        return Int8(weight, module.get_variable("params", name + SUFFIX))
+    return weight
+
+
+@partial(jax.jit, static_argnames="inner")
+def quantised(weight: jax.Array, inner: int = 1) -> Int8:
+    """A float weight [out..., in...], the last `inner` axes being inputs, rounded to the nearest of 255 steps."""
+    axes = tuple(range(weight.ndim - inner, weight.ndim))
+    weight = weight.astype(jnp.float32)
+    scale = jnp.max(jnp.abs(weight), axis=axes) / LARGEST
+    return Int8(_steps(weight, jnp.expand_dims(scale, axes)), scale)
+
+
+def multiply(rows: jax.Array, weight: Int8) -> jax.Array:
+    """float32 [M, in] times a weight [out, in] -> float32 [M, out]."""
+    scale = largest(jnp.abs(rows)) / LARGEST
+    contracted = (((1,), (1,)), ((), ()))
+    sums = jax.lax.dot_general(_steps(rows, scale), weight.values, contracted, preferred_element_type=jnp.int32)
+    return sums.astype(jnp.float32) * scale * weight.scale
+
+
+def _steps(x: jax.Array, scale: jax.Array) -> jax.Array:
+    return jnp.round(x / jnp.maximum(scale, jnp.finfo(jnp.float32).tiny)).astype(jnp.int8)
+
+
+def quantised_boxes(boxed: Any) -> Any:
+    """Abstract parameters in flax's boxes as they are once quantised: matrices int8, and their scales."""
+    flat = {}
+    for path, box in traverse_util.flatten_dict(boxed).items():
+        flat[path] = box
+        if not is_quantised(path):
+            continue
+        outer = box.value.ndim - INNER.get(path[-1], 1)
+        flat[path] = box.replace_boxed(jax.ShapeDtypeStruct(box.value.shape, jnp.int8))
+        scale = jax.ShapeDtypeStruct(box.value.shape[:outer], jnp.float32)
+        flat[(*path[:-1], path[-1] + SUFFIX)] = nn.LogicallyPartitioned(scale, box.names[:outer])
+    return traverse_util.unflatten_dict(flat)
+
+
+def is_quantised(path: tuple[str, ...]) -> bool:
+    """Whether a parameter is one of those that are quantised, by its keys with the leading "params"."""
+    return path[-1] in NAMES.get(path[-2] if len(path) > 2 else "", ())
+
+
+def scales(leaves: Mapping[str, Any]) -> set[str]:
+    """Of flat names those of scales, which no file has."""
+    return {name for name in leaves if name.endswith(SUFFIX) and name.removesuffix(SUFFIX) in leaves}
+
+
+def with_dtype(like: Any, dtype: DTypeLike) -> Any:
+    """Abstract parameters with another dtype; what is int8 stays so, and scales stay float32."""
+
+    def cast(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
+        fixed = leaf.dtype == jnp.int8 or str(path[-1].key).endswith(SUFFIX)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if fixed else dtype, sharding=leaf.sharding)
+
+    return jax.tree.map_with_path(cast, like)

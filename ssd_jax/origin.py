@@ -1,0 +1,69 @@
+"""Where a pipeline comes from, and its parts that are read only when they are first needed."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq
+from ssd_jax.prompts import read_prompts
+from ssd_jax.weights.load import find_vq_weights, fingerprint, read_vq
+from ssd_jax.weights.store import find_weights
+
+
+class Origin(Protocol):
+    """What a `Pipeline` asks of the place that its weights come from.
+
+    Attributes:
+        folder: the checkpoint's folder; None if there is none.
+        name: for records.
+    """
+
+    folder: Path | None
+    name: str
+
+    def fingerprint(self) -> str:
+        """Identifies the backbone."""
+
+    def prompts(self, config: ModelConfig) -> Any:
+        """Text to ids, as `ssd_jax.prompts` describes."""
+
+    def tokenizer(self, config: ModelConfig, vq: AnyVQConfig) -> Any:
+        """The image tokenizer's parameters, float32, on one device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A folder with a backbone's weights.
+
+    Attributes:
+        folder: where it is.
+        vq_weights: the image tokenizer's file or folder; None: it lies in the checkpoint's folder.
+        tokens: ids of special tokens, by key, that go before those its files name; None is none.
+    """
+
+    folder: Path
+    vq_weights: Path | None = None
+    tokens: Mapping[str, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """The folder, for records."""
+        return str(self.folder)
+
+    def fingerprint(self) -> str:
+        """Identifies the backbone's file (see `weights.load.fingerprint`)."""
+        return fingerprint(find_weights(self.folder))
+
+    def prompts(self, config: ModelConfig) -> Any:
+        """Those of the folder's tokenizer."""
+        return read_prompts(self.folder, config, self.tokens)
+
+    def vq_path(self, config: ModelConfig) -> Path:
+        """The file or index with the image tokenizer's parameters."""
+        return find_vq_weights(self.vq_weights or self.folder, config.architecture)
+
+    def tokenizer(self, config: ModelConfig, vq: AnyVQConfig) -> Any:
+        """Read from their file; raises `UserError` if they cannot be."""
+        return read_vq(self.vq_path(config), config.architecture, abstract_vq(vq))

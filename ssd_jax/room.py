@@ -1,0 +1,58 @@
+"""Whether a model fits in memory, asked before any of it is there."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ssd_jax.errors import UserError
+from ssd_jax.sharding import device_bytes
+
+
+def require_room(arrays: Mapping[str, Any], devices: int = 1) -> None:
+    """Raises `UserError` if arrays will not fit.
+
+    Args:
+        arrays: what they are -> pytree of shapes, with shardings where they are split.
+        devices: of the mesh, over which they are spread. The devices of a CPU share its memory.
+    """
+    parts = devices if jax.default_backend() == "cpu" else 1
+    needed = {what: parts * device_bytes(tree) for what, tree in arrays.items() if tree is not None}
+    free = free_bytes()
+    if free is None or sum(needed.values()) <= free:
+        return
+    listed = ", ".join(f"{what} {_gigabytes(size)}" for what, size in needed.items() if size)
+    raise UserError(
+        f"The model does not fit in memory: it needs {_gigabytes(sum(needed.values()))} ({listed}), and "
+        f"{_gigabytes(free)} are free."
+    )
+
+
+def free_bytes() -> int | None:
+    """Memory that arrays may still take on the default device; None where nothing tells."""
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    return free if (limit := _container_bytes()) is None else min(free, limit)
+
+
+def _container_bytes() -> int | None:
+    """What a container (cgroup v2) leaves this process, beside what the kernel could drop; None outside of one."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+        stats = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return max(limit - used + int(stats.get("inactive_file", 0)), 0)
+    except (OSError, ValueError):  # no such files, or "max"
+        return None
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
