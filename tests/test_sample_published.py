@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 import sample
 import ssd_jax
+from ssd_jax import entry
 from ssd_jax.models.config import HeadsConfig, ModelConfig, from_dict
 from ssd_jax.models.heads import abstract_heads
 from ssd_jax.models.transformer import abstract_backbone
@@ -31,7 +32,7 @@ ROOT = Path(sample.__file__).parent
 
 
 def config_of(name: str) -> ModelConfig:
-    return from_dict(ModelConfig, sample.read_config(f"configs/{name}").model.to_dict(), name)
+    return from_dict(ModelConfig, entry.read_config(f"configs/{name}").model.to_dict(), name)
 
 
 @pytest.fixture(scope="module")

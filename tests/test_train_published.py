@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 
 import sample
 import ssd_jax
-from ssd_jax import train_heads
+from ssd_jax import entry, train_heads
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig, from_dict
@@ -46,7 +46,7 @@ PER_PROMPT, PER_FILE = 2, 4
 
 def tiny(name: str, folder: Path, **changes):
     """The `:tiny` configuration with everything it writes in `folder`; keys of changes may have dots."""
-    config = sample.read_config(f"configs/{name}.py:tiny")
+    config = entry.read_config(f"configs/{name}.py:tiny")
     places = dict(data=str(folder / "data"), workdir=str(folder / "runs"))
     config.update_from_flattened_dict({**places, **changes})
     return config
@@ -284,7 +284,7 @@ def test_batches_go_through_all_pictures_and_never_through_those_held_out():
 
 def test_a_training_step_of_emu3_takes_the_memory_that_its_config_says():
     """Compiled from shapes alone, for a CPU: no weights are there, and nothing runs."""
-    config = sample.read_config("configs/emu3.py")
+    config = entry.read_config("configs/emu3.py")
     model = from_dict(ModelConfig, config.model.to_dict(), "model")
     heads = from_dict(HeadsConfig, config.heads_model.to_dict(), "heads_model")
     stage, grid = config.heads, Grid(model.rows, model.cols)
