@@ -56,7 +56,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--weights", metavar="DIR", help="checkpoint folder, or random; default: the config's own")
     parser.add_argument("--vq_weights", metavar="DIR", help="image tokenizer, where the checkpoint folder lacks it")
     parser.add_argument("--heads", metavar="DIR", help="draft heads; default: the checkpoint's own")
-    parser.add_argument("--quantize", metavar="HOW", help="int8: half the memory, nearly the same pictures")
+    parser.add_argument("--quantize", metavar="HOW", help="int8: about half the memory, other pictures")
     parser.add_argument("--mesh", default="", metavar="M", help="spread the model over devices: data:1,model:8")
     parser.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of several processes; or auto")
     parser.add_argument("--num_processes", type=int, metavar="N", help="how many there are")

@@ -13,16 +13,15 @@ from ssd_jax.cache import AXES, shape_of
 from ssd_jax.errors import UserError, require_one_of
 from ssd_jax.layout import Grid, Layout
 from ssd_jax.models.attention import ATTENTIONS
-from ssd_jax.models.config import NONE, HeadsConfig, ModelConfig
+from ssd_jax.models.config import NONE, ModelConfig
 from ssd_jax.models.heads import boxed_heads
-from ssd_jax.models.int8 import quantised_boxes, with_dtype
 from ssd_jax.models.products import fast_dtype
 from ssd_jax.models.transformer import boxed_backbone
 from ssd_jax.origin import Checkpoint
 from ssd_jax.pipeline import Pipeline
 from ssd_jax.room import require_room
 from ssd_jax.shapes import bucket
-from ssd_jax.sharding import DATA, check_divides, make_mesh, place, sharding_of
+from ssd_jax.sharding import DATA, abstract, check_divides, make_mesh, sharding_of
 from ssd_jax.weights.hub import download, find_local, is_hub_id
 from ssd_jax.weights.load import HEADS_NAME, read_backbone, read_config, read_heads_config, read_tensors
 from ssd_jax.weights.store import find_weights
@@ -73,12 +72,14 @@ def load(
     config, vq_config = read_config(folder, tokens)
     mesh = mesh_for(config, mesh, attention)
     weights = find_weights(folder)
-    backbone, drafters = abstract_backbone(config, dtype, mesh, quantize), None
+    backbone, drafters = abstract(boxed_backbone(config), mesh, dtype, quantize), None
     path = folder if heads is None else find_local(heads)
     path = path / HEADS_NAME if path.is_dir() else path
     if heads is not None or path.exists():
         drafters = read_heads_config(path, weights)
-    like_heads = None if drafters is None else abstract_heads(drafters, config.width, dtype, mesh, quantize)
+    like_heads = None
+    if drafters is not None:
+        like_heads = abstract(boxed_heads(drafters, config.width), mesh, dtype, quantize)
     require_model_fits(config, backbone, like_heads, dtype, mesh)
     params = read_backbone(weights, config, backbone, dtype)
     heads_params = None if drafters is None else read_tensors(path, like_heads, dtype)
@@ -102,20 +103,6 @@ def mesh_for(config: ModelConfig, mesh: Mesh | str | None, attention: str) -> Me
         if attention == "fused":
             raise UserError("The fused attention runs on one device; leave the mesh out, or take the plain one.")
     return mesh
-
-
-def abstract_backbone(config: ModelConfig, dtype: Any, mesh: Mesh | None, quantize: str | None) -> Any:
-    """A backbone's parameters as shapes with their dtypes, and with shardings on a mesh."""
-    return _abstract(boxed_backbone(config), dtype, mesh, quantize)
-
-
-def abstract_heads(config: HeadsConfig, width: int, dtype: Any, mesh: Mesh | None, quantize: str | None) -> Any:
-    """Likewise those of draft heads for a backbone of this width."""
-    return _abstract(boxed_heads(config, width), dtype, mesh, quantize)
-
-
-def _abstract(boxed: Any, dtype: Any, mesh: Mesh | None, quantize: str | None) -> Any:
-    return with_dtype(place(quantised_boxes(boxed) if quantize else boxed, mesh), dtype)
 
 
 def require_model_fits(config: ModelConfig, backbone: Any, heads: Any, dtype: Any, mesh: Mesh | None) -> None:

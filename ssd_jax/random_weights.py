@@ -20,13 +20,16 @@ import numpy as np
 from jax.sharding import Mesh, Sharding
 
 from ssd_jax.config_models import Models
-from ssd_jax.loading import abstract_backbone, abstract_heads, mesh_for, require_model_fits, require_options
+from ssd_jax.loading import mesh_for, require_model_fits, require_options
 from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.heads import boxed_heads
 from ssd_jax.models.int8 import INNER, SUFFIX, quantised, scales
 from ssd_jax.models.products import fast_dtype
+from ssd_jax.models.transformer import boxed_backbone
 from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq
 from ssd_jax.pipeline import Pipeline
 from ssd_jax.prompts.stand_in import StandIn
+from ssd_jax.sharding import abstract
 from ssd_jax.weights.load import HEADS_NAME, read_tensors
 from ssd_jax.weights.mapping import flatten, unflatten
 
@@ -96,15 +99,15 @@ def load_random(
     require_options(attention, quantize)
     dtype = fast_dtype() if dtype is None else dtype
     mesh = mesh_for(config, mesh, attention)
-    backbone = abstract_backbone(config, dtype, mesh, quantize)
-    like_heads = abstract_heads(drafters, config.width, dtype, mesh, quantize)
+    backbone = abstract(boxed_backbone(config), mesh, dtype, quantize)
+    like_heads = abstract(boxed_heads(drafters, config.width), mesh, dtype, quantize)
     require_model_fits(config, backbone, like_heads, dtype, mesh)
-    params = draw(backbone, seed, gains(config))
     if heads is None:
         heads_params = draw(like_heads, seed + 1)
     else:
         path = Path(heads)
         heads_params = read_tensors(path / HEADS_NAME if path.is_dir() else path, like_heads, dtype)
+    params = draw(backbone, seed, gains(config))
     return Pipeline(Random(seed), config, vq, params, dtype, drafters, heads_params, mesh, attention)
 
 
@@ -130,6 +133,7 @@ def draw(like: Any, seed: int, gains: Mapping[str, float] | None = None) -> Any:
         elif name + SUFFIX in leaves:
             numbers = _uniform(tuple(leaf.shape), jnp.bfloat16, leaf.sharding)(key, width * 3**0.5)
             flat[name], flat[name + SUFFIX] = quantised(numbers, INNER.get(name.split(".")[-1], 1))
+            flat[name].block_until_ready()  # before the next one takes memory
         else:
             flat[name] = _uniform(tuple(leaf.shape), leaf.dtype, leaf.sharding)(key, width * 3**0.5)
     return unflatten(flat)

@@ -2,7 +2,8 @@
 
 Tensor parallelism over `model`, batch rows over `data`: every weight matrix is split over heads, mlp width or codes,
 the cache over rows and key/value heads, while activations are whole in every group of `model` devices. A block then
-costs two all-reduces of its window, and no weight ever travels (Megatron-LM, arXiv 1909.08053, section 3).
+costs two all-reduces of its window, and no weight ever travels (Megatron-LM, arXiv 1909.08053, section 3). With int8
+weights there are two more, of the largest number of every row.
 
 What belongs to images and not to model rows (tokens, keys, logits behind the output head) is whole on every device, so
 all of them take the same decisions.
@@ -18,9 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.int8 import quantised_boxes, with_dtype
 
 DATA, MODEL = "data", "model"
 
@@ -145,6 +148,12 @@ def place(boxed: Any, mesh: Mesh | None) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding_of(box.names, leaf.shape, mesh))
 
     return jax.tree.map(placed, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+
+
+def abstract(boxed: Any, mesh: Mesh | None, dtype: DTypeLike, quantize: str | None = None) -> Any:
+    """Boxed abstract parameters as `place` gives them, with the dtypes of a model that is loaded with `dtype`; with
+    "int8" their matrices are quantised (see `models.int8`)."""
+    return with_dtype(place(quantised_boxes(boxed) if quantize else boxed, mesh), dtype)
 
 
 def device_shape(leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:

@@ -104,8 +104,9 @@ def test_split_weights_pieces_by_how_often_they_run(headed):
         (SSD(rounds=2), 1, Part(1 + 2 * 5, 3, 80)),  # behind row 0, whole rounds: two and a commit pass
         (SSD(rounds=2), 4, Part(11, 6, 80)),
         (Wave(), 8, Part(1, 8, 48)),
+        (SSD(rounds="auto"), 8, Part(1 + 5 + 23, 8, None)),  # behind the most that row 0 can take
         (PRESETS["sjd"], 8, Part(1, 8, None)),  # how many there are depends on the picture
-        (Raster(window=64, drafter="above"), 100, Part(1, 9, None)),  # no more than are made for certain
+        (Raster(window=64, drafter="above"), 100, Part(1, 100, None)),
     ],
 )
 def test_which_passes_are_timed(decoder, passes, part):
@@ -140,7 +141,10 @@ def test_seconds_of_a_picture_from_some_of_its_passes(headed):
     assert some["ar"].passes.tolist() == [16] and some["ar"].seconds_per_pass == pytest.approx(2.5 / 16)
     adaptive = some["jacobi-above"]
     assert (adaptive.seconds, adaptive.passes, adaptive.tokens) == (None, None, None)
-    assert adaptive.seconds_per_pass == pytest.approx(0.1)
+    assert adaptive.seconds_per_pass == pytest.approx(0.1) and adaptive.extrapolated == 4
+    # A picture that is finished first: as many as were made.
+    more = measure_speed(Stopwatch(headed), decoders, ["dog"], 1, 1, passes=99)["jacobi-above"]
+    assert more.seconds_per_pass == pytest.approx(0.1) and more.extrapolated == 8
     # Random weights: what has a known number of passes is drawn whole.
     noise = measure_speed(Stopwatch(headed), decoders, ["dog"], 1, 1, counts=False)
     assert noise["ar"].seconds.tolist() == [[pytest.approx(2.5)]] and not noise["ar"].extrapolated
@@ -302,7 +306,8 @@ def test_reckoned_seconds_have_a_mark():
         (["--weights=random", "--metrics=quality"], "no quality to measure"),
         (["--quantize=int4"], "Unknown quantize 'int4'; choose one of int8"),
         (["--metrics=numerics", "--dtype=float32"], "numerics goes by itself"),
-        (["--accelerator", "--weights=random"], "--accelerator goes with"),
+        (["--accelerator", "--weights=random"], "--accelerator goes with .* alone, not with --weights"),
+        (["--accelerator", "--mesh=model:2"], "alone, not with --mesh"),
         (["--config=configs/emu3.py"], "comes without weights; .* or try its sizes with --weights=random"),
         (["--config=configs/nothing.py"], "Unknown config 'configs/nothing.py'; choose one of configs/emoji.py"),
     ],

@@ -119,7 +119,8 @@ MEMORY = """
 import json, sys
 import jax
 from pathlib import Path
-from ssd_jax import loading
+from ssd_jax.models.transformer import boxed_backbone
+from ssd_jax.sharding import abstract
 from ssd_jax.weights.load import read_backbone, read_config
 from ssd_jax.weights.store import find_weights
 
@@ -129,7 +130,7 @@ def resident(what):
 
 folder = Path(sys.argv[1])
 config, _ = read_config(folder)
-like = loading.abstract_backbone(config, "bfloat16", None, "int8")
+like = abstract(boxed_backbone(config), None, "bfloat16", "int8")
 load = lambda: jax.tree.leaves(read_backbone(find_weights(folder), config, like, "bfloat16"))
 load()  # compiles
 Path("/proc/self/clear_refs").write_text("5")

@@ -212,7 +212,14 @@ def test_an_8b_model_in_int8_fits_a_chip_of_16_gb():
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA A100-SXM4-80GB", "A100-80"), ("TPU v5 lite", "v5e"), ("cpu", None)],
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA A100-SXM4-80GB", "A100-80"),
+        ("TPU v5 lite", "v5e"),
+        ("TPU v5", "v5p"),
+        ("NVIDIA H100 PCIe", None),
+        ("cpu", None),
+    ],
 )
 def test_a_device_is_known_by_its_kind(kind, name):
     assert chip_of(kind) == CHIP.get(name)

@@ -8,11 +8,12 @@ import importlib.util
 import itertools
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from ssd_jax import entry
 from ssd_jax.bench import accelerator, plots, report
@@ -25,15 +26,19 @@ from ssd_jax.bench.speed import Runs, agreement, measure_speed
 from ssd_jax.config_models import find_models
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.names import parse_decoders
-from ssd_jax.decode.presets import PRESETS, Decoder
+from ssd_jax.decode.presets import PRESETS, Decoder, require_heads
 from ssd_jax.decode.stretches import widest
+from ssd_jax.errors import UserError
 from ssd_jax.eval.features import available
 from ssd_jax.files import require_writable
-from ssd_jax.opening import RANDOM_NOTE, is_random, open_model
+from ssd_jax.loading import find_folder_here, require_options
+from ssd_jax.opening import RANDOM, RANDOM_NOTE, is_random, open_model
 from ssd_jax.pipeline import Pipeline
 from ssd_jax.shapes import bucket
 
-PROMPTS = ["green heart, noto", "santa claus, noto"]
+BUNDLED = ConfigDict(dict(weights="emoji", model={}, sample_prompts=("green heart, noto", "santa claus, noto")))
+"""What an installed package, which has no configs, knows of the model that comes with it."""
+
 EXTRA = 'pip install "ssd_jax[eval]"'
 
 
@@ -45,15 +50,17 @@ def main() -> None:
         print(accelerator.run(entry.read_config, specs, args.passes, args.minutes, args.out))
         return
     args.config = args.config or "configs/emoji.py"
-    config = entry.read_config(args.config)
+    config = BUNDLED if args.config == "configs/emoji.py" and not entry.CONFIGS.is_dir() else None
+    config = config or entry.read_config(args.config)
     parsed = None if args.decoders == "all" else parse_decoders(args.decoders)
     require_writable(args.out)
     rows: dict[str, dict[str, Any]] = {}
     curve: dict[int, float] = {}
     notes: list[str] = []
     entry.use_devices(args.mesh)
+    require_options(args.attention, args.quantize)
     if args.baseline:  # first, and alone: there may be room for one model only
-        rows["transformers"], said = baseline(config, args)
+        rows["transformers"], said = baseline(config, parsed or {}, args)
         notes.append(said)
 
     def load(**options: Any) -> Pipeline:
@@ -61,7 +68,7 @@ def main() -> None:
         return open_model(config, args.config, args.weights, **common, **options)
 
     if args.metrics == ["numerics"]:
-        pipe, rows, notes = quality(load, None, {}, args)
+        pipe, rows, notes = quality(load, None, {}, config.sample_prompts, args)
     else:
         pipe = load(dtype=None if args.dtype is None else np.dtype(args.dtype), quantize=args.quantize)
         decoders = {"ar": AR()} | (parsed or {name: PRESETS[name] for name in pipe.decoders()})
@@ -71,12 +78,12 @@ def main() -> None:
     if is_random(pipe):
         notes.append(RANDOM_NOTE)
     if "speed" in args.metrics:
-        prompts = args.prompt or list(config.sample_prompts[:1] if is_random(pipe) else PROMPTS)
+        prompts = args.prompt or list(config.sample_prompts[: 1 if is_random(pipe) else 2])
         found, curve, said = speed(pipe, decoders, prompts, args)
         rows = beside({name: row | found.get(name, {}) for name, row in rows.items()})
         notes += said
     if "quality" in args.metrics:
-        _, found, said = quality(load, pipe, decoders, args)
+        _, found, said = quality(load, pipe, decoders, config.sample_prompts, args)
         for name, row in found.items():
             # The passes of the speed part, if there was one: they are what the seconds were spent on.
             rows[name] = {"passes": row["passes"], **rows[name], **{k: v for k, v in row.items() if k != "passes"}}
@@ -91,25 +98,32 @@ def main() -> None:
         "grid": f"{pipe.config.rows} x {pipe.config.cols}",
         "model": pipe.fingerprint()[:12],
     }
-    if importlib.util.find_spec("matplotlib") is None:
+    plotting = importlib.util.find_spec("matplotlib") is not None
+    if not plotting:
         notes.append(f"No plots, because matplotlib is not installed ({EXTRA}).")
-    else:
-        if curve:
-            plots.pass_against_window(curve, args.out / "window.png")
-        if "quality" in args.metrics:
-            plots.quality_against_passes(rows, args.out / "quality.png")
     report.write(args.out, setup, rows, curve, notes)
+    if plotting and curve:
+        plots.pass_against_window(curve, args.out / "window.png")
+    if plotting and "quality" in args.metrics:
+        plots.quality_against_passes(rows, args.out / "quality.png")
     print(report.table(rows))
     for note in notes:
         print(note)
     print(f"{args.out / 'bench.md'} has this table, {args.out / 'bench.json'} all numbers.")
 
 
-def baseline(config: Mapping[str, Any], args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """The row of transformers for the sizes of a config, and what was timed."""
-    backbone = find_models(config, args.config, config["weights"]).backbone
+def baseline(
+    config: Mapping[str, Any], decoders: dict[str, Decoder], args: argparse.Namespace
+) -> tuple[dict[str, Any], str]:
+    """The row of transformers for the sizes of our model, and what was timed; what would stop us is said before."""
+    weights = config["weights"] if args.weights in (None, RANDOM) else args.weights
+    if weights and find_folder_here(weights) is None:
+        raise UserError(f"--baseline needs --weights=random or a folder that is here, not {weights!r}.")
+    backbone, heads, _ = find_models(config, args.config, weights, args.heads)
+    for decoder in decoders.values() if args.weights == RANDOM else ():
+        require_heads(decoder, heads.horizontal, heads.vertical)
     guidance, prompt = backbone.cfg_scale, bucket(1)
-    row = measure_baseline(backbone, prompt, guidance, backbone.top_k, args.repeats, args.passes)
+    row = measure_baseline(backbone, prompt, guidance, backbone.top_k, args.repeats, args.passes, args.dtype)
     return row, f"transformers: {row['loop']} Fastest setting: {row['setting']} ({row['versions']})."
 
 
@@ -161,17 +175,23 @@ def speed_row(runs: Runs, baseline: Runs, clock: Clock, decoder: Decoder) -> dic
             "seconds range": (float(runs.seconds.min()), float(runs.seconds.max())),
             "speedup": float(np.median(baseline.seconds)) / seconds,
         }
-    row |= {"seconds per pass": runs.seconds_per_pass, **parts, "rest": runs.seconds_per_pass - sum(parts.values())}
+    if runs.seconds_per_pass is not None:
+        rest = runs.seconds_per_pass - sum(parts.values())
+        row |= {"seconds per pass": runs.seconds_per_pass, **parts, "rest": rest}
     if runs.tokens is not None and baseline.tokens is not None:
         row["equal tokens"], row["equal pictures"] = agreement(runs.tokens, baseline.tokens)
     return row
 
 
 def quality(
-    load: Callable[..., Pipeline], pipe: Pipeline | None, decoders: dict[str, Decoder], args: argparse.Namespace
+    load: Callable[..., Pipeline],
+    pipe: Pipeline | None,
+    decoders: dict[str, Decoder],
+    usual: Sequence[str],
+    args: argparse.Namespace,
 ) -> tuple[Pipeline, dict, list[str]]:
     """The quality columns of decoders, or, without a model, of numerics; without the extra packages or the reference
-    pictures a note says what is left out."""
+    pictures a note says what is left out. `usual` are prompts where neither the command line nor the data has any."""
     notes = []
     gallery = None
     if args.data is None:
@@ -179,7 +199,7 @@ def quality(
     else:
         gallery = Gallery.read(args.data)
     if args.prompt or gallery is None:
-        prompts = list(itertools.islice(itertools.cycle(args.prompt or PROMPTS), args.images))
+        prompts = list(itertools.islice(itertools.cycle(args.prompt or usual), args.images))
     else:
         prompts = gallery.prompts(args.images)
     if not available():

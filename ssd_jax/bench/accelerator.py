@@ -6,13 +6,17 @@ attention, int8; and how far the bundled model's exact decoders draw `ar`'s toke
 step, so that a run that is stopped leaves what it has.
 """
 
+import dataclasses
+import gc
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -20,11 +24,12 @@ from ssd_jax.bench.pieces import Clock, Verify
 from ssd_jax.bench.speed import agreement, measure_speed
 from ssd_jax.config_models import find_models
 from ssd_jax.decode.ar import AR
-from ssd_jax.decode.presets import PRESETS
+from ssd_jax.decode.presets import PRESETS, on_accelerator
 from ssd_jax.decode.raster import WIDE
 from ssd_jax.errors import UserError
 from ssd_jax.files import replacing
 from ssd_jax.loading import load
+from ssd_jax.models.attention import ATTENTIONS
 from ssd_jax.pipeline import Pipeline
 from ssd_jax.plan.chips import chip_of
 from ssd_jax.plan.job import job_for
@@ -54,7 +59,8 @@ def run(read_config: Callable[[str], Any], specs: Sequence[str], passes: int | N
     begun, skipped = time.monotonic(), []
     values: dict[str, Any] = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "steps": {}}
     steps = [(name, step) for spec in specs for name, step in _steps(read_config(spec), spec, passes)]
-    steps.append(("exact decoders, the bundled model", agreements))
+    for attention in ATTENTIONS:
+        steps.append((f"exact decoders, the bundled model, {attention} attention", partial(agreements, attention)))
     bar = tqdm(steps, desc="accelerator", unit="step", dynamic_ncols=True)
     for name, step in bar:
         bar.set_postfix_str(name)
@@ -63,8 +69,8 @@ def run(read_config: Callable[[str], Any], specs: Sequence[str], passes: int | N
             continue
         try:
             values["steps"][name] = step()
-        except (UserError, jax.errors.JaxRuntimeError) as error:  # of memory, or an attention that is not there
-            values["steps"][name] = {"failed": str(error).splitlines()[0]}
+        except (UserError, RuntimeError) as error:  # no memory, or no such attention here
+            values["steps"][name] = {"failed": (str(error) or type(error).__name__).splitlines()[0]}
         _write(out, values, skipped)
     return _write(out, values, skipped)
 
@@ -75,17 +81,25 @@ def _steps(config: Any, spec: str, passes: int | None) -> Iterator[tuple[str, Ca
     C = models.backbone.cols
     held: dict[str, Any] = {}
 
+    def forget() -> dict:
+        held.clear()
+        gc.collect()
+        return {}
+
     def pipe(attention: str, quantize: str | None) -> Pipeline:
-        base = held.get("pipe")
-        if base is None or base.quantize != (quantize or ""):
-            held.clear()
-            base = held["pipe"] = load_random(models, quantize=quantize)
+        if "pipe" not in held or held["pipe"].quantize != (quantize or ""):
+            forget()
+            held["pipe"] = load_random(models, quantize=quantize)
+        base = held["pipe"]
         parts = base.origin, base.config, base.vq_config, base.params, base.dtype, base.heads, base.heads_params
         return Pipeline(*parts, base.mesh, attention)
 
     def windows(attention: str, quantize: str | None, widths: Sequence[int]) -> dict[str, Any]:
         model = pipe(attention, quantize)
-        clock, job = Clock(model), job_for(models, "", None, 1, None, quantize)
+        clock = Clock(model)
+        job = dataclasses.replace(
+            job_for(models, "", None, 1, None, quantize), prompt=clock.prompt, dtype=jnp.dtype(model.dtype)
+        )
         sizes = sorted({min(width, clock.grid.size) for width in widths})
         cache = device_bytes(job.cache()) * (1 - job.context / job.slots)  # all of it is read, not the filled part
         read = {width: verify(job, width, width).read + cache for width in sizes}
@@ -119,30 +133,24 @@ def _steps(config: Any, spec: str, passes: int | None) -> Iterator[tuple[str, Ca
         how = f"{label}, {quantize or 'bfloat16'}, {attention} attention"
         yield f"{how}: passes", lambda a=attention, q=quantize, w=widths: windows(a, q, w)
         yield f"{how}: pictures", lambda a=attention, q=quantize, n=names: pictures(a, q, n)
-    yield f"{label}: memory given back", lambda: held.clear() or {}
+    yield f"{label}: memory given back", forget
 
 
-def agreements() -> dict[str, Any]:
+def agreements(attention: str) -> dict[str, Any]:
     """Shares of tokens and pictures equal to those of `ar` alone, and of `ar` in the decoder's window."""
-    found = {}
-    for attention in ("plain", "fused"):
-        pipe = load("emoji", attention=attention)
+    pipe, found = load("emoji", attention=attention), {}
 
-        def draw(decoder: Any, batch: int | None = 1, pipe: Pipeline = pipe) -> np.ndarray:
-            outs = [pipe.generate(PROMPTS, decoder=decoder, seed=s, max_batch=batch, pixels=False) for s in range(2)]
-            return np.concatenate([out.tokens for out in outs])
+    def draw(decoder: Any, batch: int | None = 1) -> np.ndarray:
+        outs = [pipe.generate(PROMPTS, decoder=decoder, seed=s, max_batch=batch, pixels=False) for s in range(2)]
+        return np.concatenate([out.tokens for out in outs])
 
-        ar = draw(AR())
-        others = {"ar, all at once": draw(AR(), None), f"AR(window={WIDE})": (wide := draw(AR(window=WIDE)))}
-        for name, tokens in others.items():
-            found[f"{name}, {attention}"] = dict(
-                zip(("tokens as ar", "pictures as ar"), agreement(tokens, ar), strict=True)
-            )
-        for name in EXACT:
-            tokens = draw(PRESETS[name])
-            keys = ("tokens as ar", "pictures as ar", "tokens as in its window", "pictures as in its window")
-            shares = (*agreement(tokens, ar), *agreement(tokens, wide))
-            found[f"{name}, {attention}"] = dict(zip(keys, shares, strict=True))
+    ar, wide = draw(AR()), draw(AR(window=WIDE))
+    for name, tokens in {"ar, all at once": draw(AR(), None), f"AR(window={WIDE})": wide}.items():
+        found[name] = dict(zip(("tokens as ar", "pictures as ar"), agreement(tokens, ar), strict=True))
+    for name in EXACT:
+        tokens = draw(on_accelerator(PRESETS[name]))
+        keys = ("tokens as ar", "pictures as ar", "tokens as in its window", "pictures as in its window")
+        found[name] = dict(zip(keys, (*agreement(tokens, ar), *agreement(tokens, wide)), strict=True))
     return found
 
 

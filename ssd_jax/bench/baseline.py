@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from ssd_jax.errors import UserError, require_whole
 from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.products import cpu_multiplies_bfloat16
 
 MODULE = "ssd_jax.bench.transformers_process"
 PACKAGES = ("torch", "transformers")
@@ -26,7 +27,13 @@ INSTALL = 'pip install "ssd_jax[baseline]"'
 
 
 def measure_baseline(
-    config: ModelConfig, prompt: int, cfg_scale: float, top_k: int, repeats: int, passes: int | None
+    config: ModelConfig,
+    prompt: int,
+    cfg_scale: float,
+    top_k: int,
+    repeats: int,
+    passes: int | None,
+    dtype: str | None = None,
 ) -> dict[str, Any]:
     """Times transformers on pictures of `config.rows` x `config.cols` codes at batch 1, on its own GPU or all cores.
 
@@ -37,6 +44,7 @@ def measure_baseline(
         top_k: of the sampler; 0 keeps all codes.
         repeats: timed runs; one more comes first.
         passes: time so many passes in the middle of a picture instead of whole pictures, and extrapolate.
+        dtype: "bfloat16" or "float32"; None is bfloat16 where there are instructions for it, otherwise float32.
 
     Returns:
         "passes": tokens of a whole picture, a pass each: R*C codes, and R row ends where the family has them (the
@@ -56,7 +64,10 @@ def measure_baseline(
     for package in PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise UserError(f"The baseline needs {package}, which is not installed; {INSTALL} brings it.")
-    sizes = dict(prompt=prompt, cfg_scale=cfg_scale, top_k=top_k, repeats=repeats, passes=passes)
+    cpu = "bfloat16" if cpu_multiplies_bfloat16() else "float32"
+    sizes = dict(
+        dtype=dtype, cpu_dtype=cpu, prompt=prompt, cfg_scale=cfg_scale, top_k=top_k, repeats=repeats, passes=passes
+    )
     out = _run(json.dumps(dict(model=dataclasses.asdict(config), **sizes)))
     return out | {"seconds range": tuple(out["seconds range"])}
 

@@ -8,6 +8,8 @@ from ssd_jax.models.attention import ATTENTIONS
 
 METRICS = ("speed", "quality", "numerics")
 BASELINES = ("transformers",)
+RUNBOOK = ("config", "passes", "minutes", "out")
+"""The flags that go with --accelerator."""
 
 
 def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
@@ -21,7 +23,7 @@ def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
     add("--heads", metavar="DIR", help="draft heads; default: the checkpoint's own")
     add("--dtype", choices=("float32", "bfloat16"), help="of parameters and cache; default: what is fast here")
     add("--attention", choices=tuple(ATTENTIONS), default="plain", help="its implementation (default plain)")
-    add("--quantize", metavar="HOW", help="int8: matrices in half the memory")
+    add("--quantize", metavar="HOW", help="int8: about half the memory, other pictures")
     add("--mesh", default="", metavar="M", help="spread the model over devices: data:1,model:8")
     add("--baseline", metavar="NAME", help="speed: time transformers on the same sizes, too")
     add("--passes", type=int, metavar="N", help="speed: time so many passes of every decoder and extrapolate")
@@ -35,6 +37,10 @@ def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
     add("--data", type=Path, metavar="DIR", help="quality: reference pictures, which also give the prompts")
     add("--out", type=Path, default=Path("outputs/bench"), metavar="DIR", help="default: outputs/bench")
     args = parser.parse_args(arguments)
+    if args.accelerator:
+        given = [name for name, value in vars(args).items() if value != parser.get_default(name)]
+        if other := set(given) - {"accelerator", *RUNBOOK}:
+            raise UserError(f"--accelerator goes with --{', --'.join(RUNBOOK)} alone, not with --{min(other)}.")
     args.metrics = [name.strip() for name in args.metrics.split(",")]
     for name in args.metrics:
         if name not in METRICS:
@@ -52,6 +58,4 @@ def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
         raise UserError("With random weights there is no quality to measure, only speed.")
     if "numerics" in args.metrics and (len(args.metrics) > 1 or args.dtype or args.quantize or args.decoders != "all"):
         raise UserError("The metric numerics goes by itself: it draws with ar in float32, bfloat16 and int8.")
-    if args.accelerator and (args.weights or args.baseline or args.metrics != ["speed"] or args.decoders != "all"):
-        raise UserError("--accelerator goes with --config, --passes, --minutes and --out alone.")
     return args

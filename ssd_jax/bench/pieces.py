@@ -9,7 +9,6 @@ slightly below zero where it is close to nothing.
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import cache as memoize
 from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
@@ -71,16 +70,25 @@ class Clock:
         self._pipe, self._repeats = pipe, repeats
         self._guided = config.cfg_scale != 1.0
         self._batch = pipe.whole_rows(1, self._guided)
-        self.seconds = memoize(self._seconds)
+        self._known: dict[Verify | Draft, float] = {}
 
     def split(self, decoder: Decoder, passes: float | None = None) -> dict[str, float]:
-        """Mean seconds per pass that go into verifying (prefill included) and into drafting; None are the fewest."""
+        """Mean seconds per pass that go into verifying (prefill included) and into drafting. None: of passes behind
+        the prefill, in the mixture of the fewest that make a picture."""
         stretches = decoder.stretches(self.grid, self.horizontal, passes)
-        passes = total(stretches) if passes is None else passes
+        if passes is None:
+            stretches = tuple(stretch for stretch in stretches if stretch.window)
+            passes = total(stretches)
         out = {"verify": 0.0, "draft": 0.0}
         for piece, times in composition(stretches, min(self.prompt, self.grid.size)).items():
             out["verify" if isinstance(piece, Verify) else "draft"] += times * self.seconds(piece) / passes
         return out
+
+    def seconds(self, piece: Verify | Draft) -> float:
+        """Median seconds of one run of a piece, measured once."""
+        if piece not in self._known:
+            self._known[piece] = self._measured(piece)
+        return self._known[piece]
 
     def curve(self) -> dict[int, float]:
         """Seconds per pass against the window: 1, 2, 4, ... up to 256 or the grid."""
@@ -88,8 +96,7 @@ class Clock:
         bar = tqdm(windows, desc="pass against window", unit="window", dynamic_ncols=True)
         return {window: self.seconds(Verify(window, window)) for window in bar}
 
-    def _seconds(self, piece: Verify | Draft) -> float:
-        """Median seconds of one run of a piece."""
+    def _measured(self, piece: Verify | Draft) -> float:
         pipe, config = self._pipe, self._pipe.config
         rows = self._batch * (1 + self._guided)
         sampler = sampler_of(config, config.cfg_scale, temperature=1.0, top_k=None, top_p=None)

@@ -40,7 +40,7 @@ def _panel(axes: Any, rows: dict[str, dict[str, Any]], key: str, label: str, fac
     points = {}
     for kind, colour in COLOURS.items():
         axes.plot([], [], "o", color=colour, label=kind)
-    for name, row in rows.items():
+    for name, row in ((name, row) for name, row in rows.items() if key in row):  # not all that was timed draws here
         estimate: Estimate = row[key]
         y, low, high = (factor * value for value in (estimate.value, estimate.low, estimate.high))
         # An interval of NaN draws no bar.

@@ -24,8 +24,9 @@ class Part(NamedTuple):
     """The passes of a decoder that are timed where whole pictures are not.
 
     Attributes:
-        before: passes made first: the prefill, and a row loop's first row, which has other windows than the rest.
-        timed: passes behind those; whole rounds of a schedule that repeats.
+        before: passes made first: the prefill, and a row loop's first row, which has other windows than the rest; the
+            most that it can take where that depends on the picture.
+        timed: passes behind those, fewer if the picture is finished first; whole rounds of a schedule that repeats.
         whole: passes of a picture; None where it depends on the picture.
     """
 
@@ -42,25 +43,27 @@ class Runs:
         tokens: int32 [J, R, C]; None where pictures were not drawn whole.
         passes: int32 [J], prefill included; None where they depend on the picture and it was not drawn whole.
         seconds: float64 [repeats, J], of whole pictures, compilation and VQ decoder excluded; None likewise.
-        seconds_per_pass: median over all runs.
+        seconds_per_pass: median over all runs; None where a picture had no pass to be timed.
         extrapolated: from how many passes the seconds are extrapolated; 0 where pictures were drawn whole.
     """
 
     tokens: np.ndarray | None
     passes: np.ndarray | None
     seconds: np.ndarray | None
-    seconds_per_pass: float
+    seconds_per_pass: float | None
     extrapolated: int = 0
 
 
 def part_of(decoder: Decoder, grid: Grid, horizontal: int, passes: int) -> Part:
     """Which passes to time: at least `passes` of the widest window, if there are so many."""
-    stretches = decoder.stretches(grid, horizontal)
+    stretches = [stretch for stretch in decoder.stretches(grid, horizontal) if stretch.passes]
     width = widest(stretches)
     main = [stretch.passes for stretch in stretches if stretch.window == width]
     before, count = total(stretches) - sum(main), sum(main)
     if decoder.adaptive:
-        return Part(before, min(passes, count), None)
+        # A block of row 0 that is corrected until nothing changes settles a token a pass, and has one pass more.
+        most = before + grid.cols - 1 if before > 1 else before
+        return Part(most, passes, None)
     cycle = count // math.gcd(*main)
     return Part(before, min(-(-passes // cycle) * cycle, count), before + count)
 
@@ -90,9 +93,13 @@ def measure_speed(
         some = passes or (PASSES if not counts and decoder.adaptive else None)
         parts[name] = part_of(decoder, grid, horizontal, some) if some else None
 
+    def pilot_of(name: str) -> Part:
+        return part_of(decoders[name], grid, horizontal, PILOT)
+
     def draw(name: str, text: str, seed: int, part: Part | None) -> tuple:
         """One whole picture, or the passes before the timed ones, and with them."""
-        whole = (None if counts and not passes else grid.size + 1,)  # one program is enough where passes are counted
+        # One program is enough where passes are counted.
+        whole = (None if counts and not passes else max(grid.size, pilot_of(name).whole or 0) + 1,)
         limits = whole if part is None else (part.before, part.before + part.timed)
         options = dict(decoder=decoders[name], seed=seed, pixels=False)
         return tuple(pipe.generate([text], max_passes=limit, **options) for limit in limits)
@@ -101,7 +108,7 @@ def measure_speed(
     for name in tqdm(decoders, desc="compiling", unit="decoder", dynamic_ncols=True):
         part = parts[name]
         # Small models are warmed up with whole pictures; random weights may be of large ones.
-        pilot = part if counts and not passes else part_of(decoders[name], grid, horizontal, PILOT)
+        pilot = part if counts and not passes else pilot_of(name)
         for _ in range(2):  # the first run after compiling is not typical
             seconds = [out.seconds for out in draw(name, prompts[0], 0, pilot)]
         expected[name] = sum(seconds)
@@ -133,9 +140,12 @@ def _collect(outs: list[tuple], jobs: int, part: Part | None) -> Runs:
         seconds = seconds.reshape(-1, jobs)
         tokens = np.concatenate([out.tokens for (out,) in outs[:jobs]])
         return Runs(tokens, passes, seconds, float(np.median(seconds / passes)))
-    each = (seconds[:, 1] - seconds[:, 0]) / part.timed
-    if part.whole is None:
-        return Runs(None, None, None, float(np.median(each)), part.timed)
+    # Of passes that were made: a picture may have been finished before.
+    made = np.array([int(after.passes[0] - before.passes[0]) for before, after in outs])
+    each = (seconds[:, 1] - seconds[:, 0])[made > 0] / made[made > 0]
+    if part.whole is None or not each.size:
+        per_pass = float(np.median(each)) if each.size else None
+        return Runs(None, None, None, per_pass, int(made.max()))
     # The first passes as they were, the others as the timed ones.
     whole = (seconds[:, 0] + each * (part.whole - part.before)).reshape(-1, jobs)
-    return Runs(None, np.full(jobs, part.whole), whole, float(np.median(whole)) / part.whole, part.timed)
+    return Runs(None, np.full(jobs, part.whole), whole, float(np.median(whole)) / part.whole, int(made.max()))

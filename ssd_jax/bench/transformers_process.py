@@ -2,13 +2,12 @@
 the last line of stdout (python -m ssd_jax.bench.transformers_process < job.json). `ssd_jax.bench.baseline` starts it.
 
 Parts that draw no picture (vision tower, VQ model) are as small as their classes allow; the vocabulary is whole. Both
-attention implementations are tried with both caches, and the fastest pair is timed. torch.compile is not: on a CPU it
-needs a C++ compiler, took 12 to 22 s for 6 layers, and was no faster there: a pass waits for weights and cache.
+attention implementations are tried with both caches, and the fastest pair is timed. torch.compile is not tried: on a
+CPU it needs a C++ compiler, took 12 to 22 s for 6 layers, and was no faster; on a GPU it may be.
 """
 
 import inspect
 import json
-import math
 import os
 import statistics
 import sys
@@ -19,6 +18,8 @@ from typing import Any
 import torch
 import transformers
 from tqdm import tqdm
+
+from ssd_jax.bench.transformers_models import build
 
 SETTINGS = tuple((attention, cache) for attention in ("sdpa", "eager") for cache in ("dynamic", "static"))
 """Attention implementations and key-value caches: all that the three classes run everywhere."""
@@ -37,7 +38,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Builds the model of a job, finds its fastest setting and times it.
 
     Args:
-        job: "model": the fields of `ModelConfig`; "prompt": its tokens; "cfg_scale", where 1 is no guidance; "top_k",
+        job: "model": the fields of `ModelConfig`; "dtype": "bfloat16", "float32", or null for the fastest, which on a
+            CPU is "cpu_dtype"; "prompt": its tokens; "cfg_scale", where 1 is no guidance; "top_k",
             where 0 keeps all; "repeats": timed runs; "passes": null to time whole pictures, or that many passes in the
             middle of one, where the cache has its mean length.
 
@@ -48,8 +50,10 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         ArithmeticError: the random weights gave logits that are not finite.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fast = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
-    dtype = torch.bfloat16 if fast else torch.float16
+    fast = job["cpu_dtype"]
+    if device.type == "cuda":
+        fast = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    dtype = getattr(torch, job["dtype"] or fast)
     torch.manual_seed(0)
     drawing = Drawing(build(job["model"], device, dtype), job)
     whole, repeats = drawing.tokens, job["repeats"]
@@ -77,68 +81,9 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         "seconds per pass": statistics.median(steps),
         "extrapolated": bool(passes),
         "loop": drawing.describe(passes),
-        "setting": f"{best[0]} attention, {best[1]} cache, {str(dtype).removeprefix('torch.')}, {where}",
+        "setting": f"{best[0]} attention, {best[1]} cache, no torch.compile, {str(dtype)[6:]}, {where}",
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
     }
-
-
-def build(sizes: dict[str, Any], device: torch.device, dtype: torch.dtype) -> transformers.PreTrainedModel:
-    """The family's class with random weights, in no more memory than weights of type `dtype` take."""
-    with torch.device("meta"):
-        model = FAMILIES[sizes["architecture"]](sizes).to(dtype)
-    model.to_empty(device=device)
-    noise = torch.empty(1_000_003, device=device).uniform_(-1, 1)  # repeated: to draw billions takes minutes
-    with torch.no_grad():
-        for name, tensor in model.named_parameters():
-            if tensor.ndim == 1 or "norm" in name:
-                tensor.fill_(name.endswith("weight"))
-                continue
-            scaled = (noise * math.sqrt(3 / tensor[0].numel())).to(dtype)  # keeps activations near 1
-            for part in tensor.view(-1).split(len(noise)):
-                part.copy_(scaled[: len(part)])
-    for module in model.modules():  # the rotary frequencies are computed on creation, and "meta" computes nothing
-        if hasattr(module, "inv_freq"):
-            module.inv_freq = type(module)(module.config).inv_freq.to(device)  # float32
-    return model.eval()
-
-
-def _emu3(sizes: dict[str, Any]) -> transformers.PreTrainedModel:
-    vq = SMALL_VQ | dict(codebook_size=8, attn_resolutions=[0], hidden_size=32)
-    config = transformers.Emu3Config(text_config=_text(sizes), vq_config=vq, vocabulary_map={"<image>": 0})
-    return transformers.Emu3ForConditionalGeneration(config)
-
-
-def _chameleon(sizes: dict[str, Any]) -> transformers.PreTrainedModel:
-    # Its forward gives the ids whose names begin with IMGIMG no probability; without names it draws pictures.
-    vq = SMALL_VQ | dict(num_embeddings=8, embed_dim=8, latent_channels=32, attn_resolutions=[], resolution=32)
-    config = transformers.ChameleonConfig(**_text(sizes), vq_config=vq, vocabulary_map={"<image>": 0})
-    return transformers.ChameleonForConditionalGeneration(config)
-
-
-def _janus(sizes: dict[str, Any]) -> transformers.PreTrainedModel:
-    vision = SMALL_TOWER | dict(projection_dim=sizes["width"], num_image_tokens=sizes["rows"] * sizes["cols"])
-    vq = SMALL_VQ | dict(num_embeddings=sizes["visual_size"], embed_dim=sizes["code_width"], latent_channels=32)
-    vq |= dict(projection_dim=sizes["head_width"], image_token_embed_dim=sizes["width"])
-    sections = dict(text_config=_text(sizes) | dict(model_type="llama"), vision_config=vision, vq_config=vq)
-    config = transformers.JanusConfig(**sections, image_token_id=0, tie_word_embeddings=False)
-    model = transformers.JanusForConditionalGeneration(config)
-    model.generation_config.generation_kwargs = {"boi_token_id": max(sizes["boi_id"], 0)}
-    return model
-
-
-def _text(sizes: dict[str, Any]) -> dict[str, Any]:
-    return dict(
-        hidden_size=sizes["width"], intermediate_size=sizes["mlp_width"], num_hidden_layers=sizes["layers"],
-        num_attention_heads=sizes["heads"], num_key_value_heads=sizes["kv_heads"], vocab_size=sizes["vocab_size"],
-        rms_norm_eps=sizes["norm_eps"], rope_parameters=dict(rope_type="default", rope_theta=sizes["rope_theta"]),
-        max_position_embeddings=16384, pad_token_id=max(sizes["pad_id"], 0), bos_token_id=max(sizes["bos_id"], 0),
-        eos_token_id=None, head_dim=sizes["head_dim"],
-    )  # fmt: skip
-
-
-SMALL_TOWER = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=1, image_size=32, patch_size=32)
-SMALL_VQ = dict(base_channels=32, channel_multiplier=[1], num_res_blocks=1)
-FAMILIES = {"emu3": _emu3, "chameleon": _chameleon, "janus": _janus}
 
 
 class Drawing:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from ssd_jax import cache
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.models.int8 import Int8
 from ssd_jax.models.layers import QK_NORMS, parameter, rotate
 from ssd_jax.models.products import Products
 from ssd_jax.reductions import softmax
@@ -65,8 +65,10 @@ class Attention(nn.Module):
         slots: jax.Array | None,
         layer: LayerCache | None,
         attention: str = "plain",
+        kept: DTypeLike = jnp.float32,
     ) -> tuple[jax.Array, LayerCache | None]:
-        """x [B, W, D], mask bool [B, W, T] -> ([B, W, D], the layer's cache with the window written in)."""
+        """x [B, W, D], mask bool [B, W, T] -> ([B, W, D], the layer's cache with the window written in); `kept` is the
+        dtype that a cache would have, where there is none."""
         c, linear = self.config, self.products.linear
         D, N, K, H = c.width, c.heads, c.kv_heads, c.head_dim
         scale = D**-0.5
@@ -79,7 +81,6 @@ class Attention(nn.Module):
         q, k = normalise(c, "heads", "q_norm")(q), normalise(c, "kv_heads", "k_norm")(k)
         q, k = rotate(q, angles), rotate(k, angles)
         if layer is None:
-            kept = jnp.float32 if isinstance(wk, Int8) else wk.dtype  # int8 says nothing of a cache
             keys, values = (new.swapaxes(1, 2).astype(kept) for new in (k, v))  # as a cache would keep them
         else:
             written = (cache.write(old, new, slots, attention) for old, new in zip(layer, (k, v), strict=True))

@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from ssd_jax.models.attention import Attention
 from ssd_jax.models.config import ModelConfig
@@ -32,11 +33,11 @@ class Block(nn.Module):
     products: Products = Products()
 
     @nn.compact
-    def __call__(self, x, angles, mask, slots, layer, attention="plain"):
+    def __call__(self, x, angles, mask, slots, layer, attention="plain", kept=jnp.float32):
         c = self.config
         with jax.named_scope("attention"):
             y, layer = Attention(c, self.products, name="attention")(
-                RMSNorm(c.norm_eps, name="attention_norm")(x), angles, mask, slots, layer, attention
+                RMSNorm(c.norm_eps, name="attention_norm")(x), angles, mask, slots, layer, attention, kept
             )
             x = nn.with_logical_constraint(x + y, ACTIVATION)
         with jax.named_scope("mlp"):

@@ -76,10 +76,10 @@ class Transformer(nn.Module):
         """
         angles = rotary_angles(positions, mask.shape[-1], self.config.head_dim, self.config.rope_theta)
         x = nn.with_logical_constraint(x, ACTIVATION)
-        keys, values = [], []
+        keys, values, attention = [], [], "plain" if cache is None else cache.attention
         for index, block in enumerate(self.blocks):
             layer = None if cache is None else (cache.keys[index], cache.values[index])
-            x, layer = block(x, angles, mask, slots, layer, "plain" if cache is None else cache.attention)
+            x, layer = block(x, angles, mask, slots, layer, attention, self.embedding.dtype)
             if layer is not None:
                 keys.append(layer[0])
                 values.append(layer[1])

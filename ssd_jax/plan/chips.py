@@ -11,6 +11,7 @@ What programs reach lies below these rates.
 """
 
 import dataclasses
+import re
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +42,18 @@ CHIPS = (
     Chip("v6e", 32e9, 1.64e12, 918e12, 224e9),
 )
 
-KINDS = {"H100": "H100", "H200": "H200", "A100": "A100-80", "v5 lite": "v5e", "v5p": "v5p", "v6 lite": "v6e"}
-"""What stands in the name that jax has for a device -> the chip."""
+KINDS = {
+    r"NVIDIA H100 80GB HBM3": "H100",
+    r"NVIDIA H200": "H200",
+    r"NVIDIA A100-SXM4-80GB": "A100-80",
+    r"TPU v5 lite|TPU v5e": "v5e",
+    r"TPU v5|TPU v5p": "v5p",
+    r"TPU v6 lite|TPU v6e": "v6e",
+}
+"""The whole names that jax has for these chips; others of their families have other rates."""
 
 
 def chip_of(kind: str) -> Chip | None:
     """The chip of a `jax.Device.device_kind`; None if it is none of `CHIPS`."""
-    names = {name for part, name in KINDS.items() if part in kind}
+    names = {name for pattern, name in KINDS.items() if re.fullmatch(pattern, kind)}
     return next((chip for chip in CHIPS if chip.name in names), None)

@@ -14,12 +14,12 @@ from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.heads import boxed_heads
-from ssd_jax.models.int8 import quantised_boxes, scales, with_dtype
+from ssd_jax.models.int8 import scales
 from ssd_jax.models.transformer import boxed_backbone, layout_of
 from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq
 from ssd_jax.prompts import grid_of
 from ssd_jax.request import whole_batch
-from ssd_jax.sharding import DATA, MODEL, check_divides, parse_mesh, place, sharding_of
+from ssd_jax.sharding import DATA, MODEL, abstract, check_divides, parse_mesh, sharding_of
 from ssd_jax.weights.mapping import flatten
 
 PROMPT = 128
@@ -113,7 +113,7 @@ class Job:
         return KVCache((leaf,) * c.layers, (leaf,) * c.layers)
 
     def _abstract(self, boxed: Any, mesh: Any) -> Any:
-        return with_dtype(place(quantised_boxes(boxed) if self.quantize else boxed, mesh or self.mesh), self.dtype)
+        return abstract(boxed, mesh or self.mesh, self.dtype, self.quantize)
 
 
 def count(tree: Any) -> int:

@@ -15,6 +15,9 @@ from ssd_jax.plan.speed import picture, verify
 from ssd_jax.sharding import device_bytes
 
 UNITS = {"s": 1.0, "ms": 1e3}
+REDUCES = {None: 2, "int8": 4}
+"""All-reduces of a layer: two sums; of int8 also the largest number of each row, before it is rounded."""
+
 ASSUMED = 3
 """What is charged for a decoder whose passes depend on the picture: those of `ar`, divided by this. An assumption."""
 
@@ -118,7 +121,7 @@ def _pictures(job: Job, table: list[Row]) -> str:
     for row in table:
         cells = (f"{_range(*(_digits(value * UNITS[unit]) for value in pair)):>13}" for pair in row.seconds)
         lines.append(f"  {row.name:12}{_range(*map(str, row.passes)):>11}{''.join(cells)}")
-    reduces = 2 * job.config.layers
+    reduces = REDUCES[job.quantize] * job.config.layers
     latency = LATENCY.format(reduces=reduces, added=reduces / 1e3) if job.model > 1 else ""
     unfilled = _bytes(device_bytes(job.cache()) * (1 - job.context / job.slots))
     lines.append(LEGEND.format(latency=latency, unfilled=unfilled, assumed=ASSUMED))
