@@ -1,5 +1,6 @@
 """The bench: decoders by text, what a picture's passes are made of, its tables, and one small run of everything."""
 
+import importlib.util
 import json
 import re
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from ssd_jax import AR, PRESETS, SSD, Group, Raster, UserError, Wave, entry
 from ssd_jax.bench import __main__ as bench
 from ssd_jax.bench import accelerator
 from ssd_jax.bench.pieces import Clock, Draft, Verify, composition
+from ssd_jax.bench.plots import quality_against_passes
 from ssd_jax.bench.report import table
 from ssd_jax.bench.speed import Part, agreement, measure_speed, part_of
 from ssd_jax.decode.names import parse_decoder, parse_decoders
@@ -308,6 +310,7 @@ def test_reckoned_seconds_have_a_mark():
         (["--metrics=numerics", "--dtype=float32"], "numerics goes by itself"),
         (["--accelerator", "--weights=random"], "--accelerator goes with .* alone, not with --weights"),
         (["--accelerator", "--mesh=model:2"], "alone, not with --mesh"),
+        (["--baseline=transformers", "--weights=someone/model"], "needs --weights=random or a folder that is here"),
         (["--config=configs/emu3.py"], "comes without weights; .* or try its sizes with --weights=random"),
         (["--config=configs/nothing.py"], "Unknown config 'configs/nothing.py'; choose one of configs/emoji.py"),
     ],
@@ -316,6 +319,20 @@ def test_flags_that_make_no_sense_are_one_sentence(monkeypatch, tmp_path, flags,
     with pytest.raises(UserError, match=message) as caught:
         run(monkeypatch, *flags, f"--out={tmp_path / 'new'}")
     assert "\n" not in str(caught.value) and not (tmp_path / "new").exists()
+
+
+def test_an_installed_package_needs_no_configs_for_the_bundled_model(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(entry, "CONFIGS", tmp_path / "configs")
+    with pytest.raises(UserError, match="/nowhere does not exist"):
+        run(monkeypatch, "--heads=/nowhere")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="plots need matplotlib")
+def test_what_draws_nothing_here_is_in_no_plot_of_quality(tmp_path):
+    row = {"passes": 4.0, "nll difference": Estimate(0.1, 0.0, 0.2), "equal pictures": 0.0, "lossless": False}
+    quality_against_passes({"ssd": row, "transformers": {"seconds": 1.0, "passes": 16}}, tmp_path / "quality.png")
+    assert (tmp_path / "quality.png").is_file()
 
 
 def test_numerics_of_one_model(headed_folder, tmp_path, monkeypatch):

@@ -13,8 +13,10 @@ from test_load_memory import folder, needs_clear_refs  # noqa: F401 - a fixture
 
 import ssd_jax
 from ssd_jax import UserError
+from ssd_jax.cache import empty, shape_of
 from ssd_jax.models.int8 import LARGEST, SUFFIX, Int8, multiply, quantised, scales
 from ssd_jax.models.products import FEWEST, Products
+from ssd_jax.models.transformer import Transformer
 from ssd_jax.weights.mapping import flatten
 
 RNG = np.random.default_rng(0)
@@ -101,6 +103,23 @@ def test_teacher_forced_logits_are_near(int8, headed):
     ids = np.array([[2, 5, 3]] * 2)
     close, exact = (np.asarray(pipe.visual_logits(ids, codes)) for pipe in (int8, headed))
     assert 0 < np.abs(close - exact).max() < 0.1 * np.abs(exact).max()
+
+
+def test_without_a_cache_keys_are_kept_as_a_cache_would_keep_them(headed_folder):
+    """What teacher forcing says is what decoding sees: bfloat16 keys and values beside int8 weights."""
+    pipe = ssd_jax.load(headed_folder, dtype=jnp.bfloat16, quantize="int8")
+    model, W = Transformer(pipe.config), 6
+    positions, mask = jnp.arange(W, dtype=jnp.int32)[None], jnp.tri(W, dtype=bool)[None]
+    x = model.apply(pipe.params, positions + 20, method="embed")
+    c = pipe.config
+    cache = empty(c.layers, shape_of(1, c.kv_heads, W, c.head_dim), pipe.dtype)
+    alone, _ = model.apply(pipe.params, x, positions, mask, method="hidden")
+    cached, _ = model.apply(pipe.params, x, positions, mask, positions, cache, method="hidden")
+    assert float(jnp.abs(alone - cached).max()) < 1e-5
+    # A control: a float32 cache gives other states.
+    wide = empty(c.layers, shape_of(1, c.kv_heads, W, c.head_dim), jnp.float32)
+    exact, _ = model.apply(pipe.params, x, positions, mask, positions, wide, method="hidden")
+    assert float(jnp.abs(alone - exact).max()) > 1e-4
 
 
 def test_another_way_to_quantise_is_one_sentence(headed_folder, command_line):

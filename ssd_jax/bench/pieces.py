@@ -125,7 +125,7 @@ def _timed(run: Callable, prepare: Callable[[], tuple], repeats: int) -> float:
         return (time.perf_counter() - start) / loops
 
     once(1)  # the first one is not typical
-    loops = int(min(max(BUDGET / once(1), 2), LOOPS))
+    loops = int(min(max(BUDGET / once(1), 1), LOOPS))
     return median(once(loops) for _ in range(repeats))
 
 
