@@ -15,6 +15,8 @@ from ssd_jax.pipeline import Pipeline
 
 FLOAT32 = "float32"
 
+NOTE = "NLL is under the float32 model, that of float32's pictures under each model itself; differences are to float32."
+
 
 def numerics(fast: str) -> dict[str, dict[str, Any]]:
     """Name -> what to load a model with; `fast` is the dtype of the matrices that int8 leaves as they are."""
@@ -45,4 +47,4 @@ def measure_numerics(
             "cross nll": Estimate.mean(read[name]),
             "cross nll difference": Estimate.mean(read[name] - read[FLOAT32]),
         }
-    return exact, rows, [*notes, "NLL is under the float32 model; that of float32's pictures under each model itself."]
+    return exact, rows, [*notes, NOTE]
