@@ -65,7 +65,7 @@ def test_entropy_is_near_the_bundled_models(spec):
 
 
 def test_the_command_line_draws_noise_and_says_so(command_line, tmp_path):
-    flags = "--config=emoji", "--weights=random", "--prompt=a", "--decoder=ssd"
+    flags = "--config=emoji", "--weights=random", "--prompt=a"
     code, out, err = command_line(*flags, f"--out={tmp_path}")
     assert code == 0, err
     assert out.startswith("The weights are random: seconds are real, pictures are noise.")
