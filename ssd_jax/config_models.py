@@ -9,7 +9,7 @@ from ssd_jax.loading import find_folder_here
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict
 from ssd_jax.models.vq_config import DEFAULTS
 from ssd_jax.models.vq_models import AnyVQConfig
-from ssd_jax.weights.load import HEADS_NAME, describe_heads, read_config
+from ssd_jax.weights.load import describe_heads, heads_file, read_config
 
 
 class Models(NamedTuple):
@@ -43,7 +43,7 @@ def find_models(config: Mapping, where: str, weights: str = "", heads: str | Non
         if tokenizer is None:
             tokenizer = from_dict(VQConfig, dict(config["vq"]), f"{where}: vq")
     path = Path(heads) if heads is not None else folder
-    path = path / HEADS_NAME if path is not None and path.is_dir() else path
+    path = None if path is None else heads_file(path)
     if heads is not None or path is not None and path.exists():
         return Models(backbone, describe_heads(path)[0], tokenizer)
     planned = from_dict(HeadsConfig, dict(config.get("heads_model", {})), f"{where}: heads_model")

@@ -23,7 +23,7 @@ from ssd_jax.room import require_room
 from ssd_jax.shapes import bucket
 from ssd_jax.sharding import DATA, abstract, check_divides, make_mesh, sharding_of
 from ssd_jax.weights.hub import download, find_local, is_hub_id
-from ssd_jax.weights.load import HEADS_NAME, read_backbone, read_config, read_heads_config, read_tensors
+from ssd_jax.weights.load import heads_file, read_backbone, read_config, read_heads_config, read_tensors
 from ssd_jax.weights.store import find_weights
 
 QUANTIZE = ("int8",)
@@ -73,8 +73,7 @@ def load(
     mesh = mesh_for(config, mesh, attention)
     weights = find_weights(folder)
     backbone, drafters = abstract(boxed_backbone(config), mesh, dtype, quantize), None
-    path = folder if heads is None else find_local(heads)
-    path = path / HEADS_NAME if path.is_dir() else path
+    path = heads_file(folder if heads is None else find_local(heads))
     if heads is not None or path.exists():
         drafters = read_heads_config(path, weights)
     like_heads = None
@@ -114,7 +113,6 @@ def require_model_fits(config: ModelConfig, backbone: Any, heads: Any, dtype: An
         dtype: of the cache.
         mesh: None is one device.
     """
-
     length = bucket(1) + Layout(Grid(config.rows, config.cols), config.row_end_id != NONE).length
     rows = 2 if mesh is None else math.lcm(2, mesh.shape[DATA])  # as many pictures as fill the mesh
     shape = shape_of(rows, config.kv_heads, length, config.head_dim)

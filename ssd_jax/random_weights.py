@@ -23,14 +23,14 @@ from ssd_jax.config_models import Models
 from ssd_jax.loading import mesh_for, require_model_fits, require_options
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.heads import boxed_heads
-from ssd_jax.models.int8 import INNER, SUFFIX, quantised, scales
+from ssd_jax.models.int8 import SUFFIX, quantised_leaf, scales
 from ssd_jax.models.products import fast_dtype
 from ssd_jax.models.transformer import boxed_backbone
 from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq
 from ssd_jax.pipeline import Pipeline
 from ssd_jax.prompts.stand_in import StandIn
 from ssd_jax.sharding import abstract
-from ssd_jax.weights.load import HEADS_NAME, read_tensors
+from ssd_jax.weights.load import heads_file, read_tensors
 from ssd_jax.weights.mapping import flatten, unflatten
 
 NAME = "random"
@@ -105,8 +105,7 @@ def load_random(
     if heads is None:
         heads_params = draw(like_heads, seed + 1)
     else:
-        path = Path(heads)
-        heads_params = read_tensors(path / HEADS_NAME if path.is_dir() else path, like_heads, dtype)
+        heads_params = read_tensors(heads_file(Path(heads)), like_heads, dtype)
     params = draw(backbone, seed, gains(config))
     return Pipeline(Random(seed), config, vq, params, dtype, drafters, heads_params, mesh, attention)
 
@@ -132,7 +131,7 @@ def draw(like: Any, seed: int, gains: Mapping[str, float] | None = None) -> Any:
             flat[name] = jnp.full(leaf.shape, value, leaf.dtype, device=leaf.sharding)
         elif name + SUFFIX in leaves:
             numbers = _uniform(tuple(leaf.shape), jnp.bfloat16, leaf.sharding)(key, width * 3**0.5)
-            flat[name], flat[name + SUFFIX] = quantised(numbers, INNER.get(name.split(".")[-1], 1))
+            flat[name], flat[name + SUFFIX] = quantised_leaf(name, numbers)
             flat[name].block_until_ready()  # before the next one takes memory
         else:
             flat[name] = _uniform(tuple(leaf.shape), leaf.dtype, leaf.sharding)(key, width * 3**0.5)

@@ -123,7 +123,7 @@ def _steps(config: Any, spec: str, passes: int | None) -> Iterator[tuple[str, Ca
             }
         return found
 
-    label = Path(spec).stem.replace(".py", "")
+    label = Path(spec).stem
     label += f":{spec.partition(':')[2]}" if ":" in spec else ""
     for attention, quantize, widths, names in (
         ("plain", None, (1, 16, 64, C, 2 * C), DECODERS),

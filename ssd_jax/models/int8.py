@@ -74,6 +74,11 @@ def quantised(weight: jax.Array, inner: int = 1) -> Int8:
     return Int8(_steps(weight, jnp.expand_dims(scale, axes)), scale)
 
 
+def quantised_leaf(name: str, weight: jax.Array) -> Int8:
+    """The weight of a flat name, quantised over the axes that are its inputs."""
+    return quantised(weight, INNER.get(name.split(".")[-1], 1))
+
+
 def multiply(rows: jax.Array, weight: Int8) -> jax.Array:
     """float32 [M, in] times a weight [out, in] -> float32 [M, out]."""
     scale = largest(jnp.abs(rows)) / LARGEST

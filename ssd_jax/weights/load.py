@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict, read_json
-from ssd_jax.models.int8 import INNER, SUFFIX, quantised, scales
+from ssd_jax.models.int8 import SUFFIX, quantised_leaf, scales
 from ssd_jax.models.published import from_hf, with_tokens
 from ssd_jax.models.vq_config import MoVQConfig, VQGANConfig, vq_from_hf
 from ssd_jax.weights.mapping import COLLECTION, Source, flatten, unflatten
@@ -71,7 +71,7 @@ def read_tensors(
     for name in sorted(leaves, key=lambda name: order[sources[name].name]):
         if name + SUFFIX in scaled:
             whole = _read(store, _floating(leaves[name]), sources[name], None)
-            flat[name], flat[name + SUFFIX] = quantised(whole, INNER.get(name.split(".")[-1], 1))
+            flat[name], flat[name + SUFFIX] = quantised_leaf(name, whole)
             flat[name].block_until_ready()
             del whole
         else:
@@ -199,6 +199,11 @@ def fingerprint(path: Path) -> str:
         if len(tensor.shape) == 1:
             digest.update(tensor.read())
     return digest.hexdigest()
+
+
+def heads_file(path: Path) -> Path:
+    """The file of draft heads: the path itself, or the one in that folder, which need not be there."""
+    return path / HEADS_NAME if path.is_dir() else path
 
 
 def read_heads_config(path: Path, backbone_path: Path) -> HeadsConfig:
