@@ -12,14 +12,15 @@ from PIL import Image
 from ssd_jax import AR, PRESETS, SSD, Group, Raster, UserError, Wave, entry
 from ssd_jax.bench import __main__ as bench
 from ssd_jax.bench import accelerator
+from ssd_jax.bench.gallery import Gallery
 from ssd_jax.bench.pieces import Clock, Draft, Verify, composition
 from ssd_jax.bench.plots import quality_against_passes
 from ssd_jax.bench.report import table
 from ssd_jax.bench.speed import Part, agreement, measure_speed, part_of
 from ssd_jax.decode.names import parse_decoder, parse_decoders
 from ssd_jax.decode.stretches import total
+from ssd_jax.eval.estimates import Estimate
 from ssd_jax.eval.features import available
-from ssd_jax.eval.metrics import Estimate
 from ssd_jax.layout import Grid
 
 # -- decoders as text
@@ -199,6 +200,8 @@ def run(monkeypatch, *flags):
 
 
 def test_small_run_of_everything(headed_folder, data, tmp_path, monkeypatch, capsys):
+    """On six prompts of the reference pictures, the last five of which pass for fresh ones."""
+    monkeypatch.setattr(bench, "TUNED", 1)
     out = tmp_path / "out"
     flags = [
         f"--weights={headed_folder}",
@@ -210,7 +213,6 @@ def test_small_run_of_everything(headed_folder, data, tmp_path, monkeypatch, cap
     run(
         monkeypatch,
         *flags,
-        "--prompt=red apple",
         "--metrics=speed,quality",
         "--images=6",
         "--batch=4",
@@ -230,8 +232,9 @@ def test_small_run_of_everything(headed_folder, data, tmp_path, monkeypatch, cap
     assert rows["jacobi-above"]["nll difference"]["value"] == 0
     assert rows["ssd-wave"]["nll difference"]["value"] != 0
     assert list(values["seconds per pass by window"]) == ["1", "2", "4", "8", "16"]
+    assert rows["ssd-wave"]["fresh nll difference"] != rows["ssd-wave"]["nll difference"]
     if available():
-        assert rows["jacobi-above"]["kid"] == rows["ar"]["kid"]
+        assert rows["jacobi-above"]["kid"] == rows["ar"]["kid"] != rows["ssd-wave"]["kid"]
         assert all(0 <= row["r@1"]["value"] <= row["r@5"]["value"] <= 1 for row in rows.values())
     for name in ("window.png", "quality.png"):
         with Image.open(out / name) as image:
@@ -239,6 +242,19 @@ def test_small_run_of_everything(headed_folder, data, tmp_path, monkeypatch, cap
     printed = capsys.readouterr().out
     assert re.search(r"^\| ssd-wave \|", printed, re.MULTILINE)
     assert table_of((out / "bench.md").read_text()) == table_of(printed)
+
+
+def test_other_heads_and_paired_differences(headed_folder, tmp_path, monkeypatch, capsys):
+    """The same heads under another name draw the same pictures; with one prompt there are no distances."""
+    flags = [f"--weights={headed_folder}", f"--other_heads=twin={headed_folder}", "--metrics=quality", "--images=4"]
+    flags += ["--prompt=dog", "--batch=4", "--against=ssd", f"--out={tmp_path}"]
+    run(monkeypatch, *flags, "--decoders=ssd,ssd@twin,SSD(rounds=0)")
+    rows = json.loads((tmp_path / "bench.json").read_text())["decoders"]
+    assert rows["ssd@twin"] == rows["ssd"] and rows["ssd"]["nll against"]["value"] == 0
+    plain, ssd, ar = rows["SSD(rounds=0)"], rows["ssd"], rows["ar"]
+    assert plain["nll against"]["value"] == pytest.approx(plain["nll"]["value"] - ssd["nll"]["value"])
+    assert ar["passes against"]["value"] == ar["passes"] - ssd["passes"]
+    assert "kid" not in ssd and "which need 4 prompts at least" in capsys.readouterr().out
 
 
 def table_of(text: str) -> list[str]:
@@ -307,6 +323,10 @@ def test_reckoned_seconds_have_a_mark():
         (["--baseline=transformers", "--metrics=quality"], "belong to the metric speed"),
         (["--weights=random", "--metrics=quality"], "no quality to measure"),
         (["--quantize=int4"], "Unknown quantize 'int4'; choose one of int8"),
+        (["--other_heads=x=/nowhere"], "belong to the metric quality alone"),
+        (["--other_heads=nowhere", "--metrics=quality"], "must be LABEL=DIR"),
+        (["--decoders=ssd@x", "--metrics=quality"], "the draft heads 'x', which --other_heads does not name"),
+        (["--against=ssd", "--decoders=ar", "--metrics=quality"], "--against=ssd is none of --decoders"),
         (["--metrics=numerics", "--dtype=float32"], "numerics goes by itself"),
         (["--accelerator", "--weights=random"], "--accelerator goes with .* alone, not with --weights"),
         (["--accelerator", "--mesh=model:2"], "alone, not with --mesh"),
@@ -375,4 +395,4 @@ def test_a_step_of_the_runbook(tmp_path, monkeypatch):
 
 def test_data_that_is_none(headed_folder, tmp_path):
     with pytest.raises(UserError, match="reference pictures cannot be read"):
-        bench.Gallery.read(tmp_path)
+        Gallery.read(tmp_path)

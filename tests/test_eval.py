@@ -1,4 +1,4 @@
-"""Distances between known distributions, retrieval, the pinned reader, the feature network, likelihood."""
+"""Retrieval, means, the pinned reader, the feature network, likelihood."""
 
 import hashlib
 import pickle
@@ -10,75 +10,13 @@ import pytest
 
 from ssd_jax.errors import UserError
 from ssd_jax.eval import features as network
+from ssd_jax.eval.estimates import Estimate
 from ssd_jax.eval.likelihood import token_nll
-from ssd_jax.eval.metrics import Estimate, frechet_distance, kernel_distance, principal_axes, retrieval
+from ssd_jax.eval.retrieval import retrieval
 from ssd_jax.eval.unpickle import read_checkpoint
 from ssd_jax.prompts import pad_left
 
-
-def normal(seed: int, count: int, dims: int = 8, shift: float = 0.0, scale: float = 1.0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(shift, scale, (count, dims))
-
-
-# -- distances
-
-
-def test_kernel_distance_is_zero_in_expectation_between_equal_laws():
-    found = [kernel_distance(normal(2 * seed, 60), normal(2 * seed + 1, 50)) for seed in range(100)]
-    values = np.array([estimate.value for estimate in found])
-    assert abs(values.mean()) < 4 * values.std() / np.sqrt(len(values))
-    assert (values < 0).any()  # unbiased, so not clipped
-    covered = np.mean([estimate.low <= 0.0 <= estimate.high for estimate in found])
-    assert covered >= 0.93
-
-
-def test_kernel_distance_equals_its_definition():
-    x, y = normal(0, 5), normal(1, 4, shift=1.0)
-
-    def kernel(a, b):
-        return (a @ b / 8 + 1.0) ** 3
-
-    within_x = np.mean([kernel(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j])
-    within_y = np.mean([kernel(a, b) for i, a in enumerate(y) for j, b in enumerate(y) if i != j])
-    across = np.mean([kernel(a, b) for a in x for b in y])
-    assert kernel_distance(x, y).value == pytest.approx(within_x + within_y - 2 * across)
-
-
-def test_kernel_distance_interval_is_the_leave_one_out_jackknife():
-    x, y = normal(0, 6), normal(1, 5, shift=0.5)
-    without_x = np.array([kernel_distance(np.delete(x, i, 0), y).value for i in range(6)])
-    without_y = np.array([kernel_distance(x, np.delete(y, i, 0)).value for i in range(5)])
-    variance = sum((len(w) - 1) * w.var() for w in (without_x, without_y))
-    found = kernel_distance(x, y)
-    assert found.high - found.value == pytest.approx(1.96 * np.sqrt(variance))
-
-
-@pytest.mark.parametrize("distance", [kernel_distance, frechet_distance])
-def test_distances_grow_with_the_shift(distance):
-    found = [distance(normal(0, 200), normal(1, 200, shift=shift)) for shift in (0.0, 0.5, 1.0, 2.0)]
-    values = [estimate.value for estimate in found]
-    assert values == sorted(values)
-    assert found[2].low > found[0].high
-
-
-def test_frechet_distance_of_known_gaussians():
-    # |shift|^2 + dims (1 - 2)^2
-    found = frechet_distance(normal(0, 40_000, 3), normal(1, 40_000, 3, shift=0.5, scale=2.0))
-    assert found.value == pytest.approx(3 * 0.25 + 3, rel=0.03)
-    assert found.low < 3.75 < found.high
-    x = normal(2, 50)
-    assert frechet_distance(x, x).value == pytest.approx(0.0, abs=1e-9)
-
-
-def test_principal_axes_find_the_directions_that_vary():
-    x = normal(0, 200, 6) * np.array([5.0, 3.0, 1e-3, 1e-3, 1e-3, 1e-3])
-    mean, axes = principal_axes(x, dims=2)
-    np.testing.assert_allclose(mean, x.mean(0))
-    assert axes.shape == (6, 2)
-    assert np.abs(axes[:2]).max(0) == pytest.approx([1.0, 1.0], abs=0.05)
-    assert principal_axes(x[:7], dims=64)[1].shape == (6, 3)  # half of the pictures
-    far = frechet_distance(x, x + np.array([0, 0, 9.0, 0, 0, 0]), (mean, axes))
-    assert far.value == pytest.approx(0.0, abs=1e-5)  # outside the subspace
+# -- retrieval, means
 
 
 def test_retrieval_counts_hits():
@@ -97,17 +35,17 @@ def test_estimate_of_a_mean():
     assert np.isnan(Estimate.mean(np.array([1.0])).low)
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: kernel_distance(normal(0, 2), normal(1, 9)),
-        lambda: frechet_distance(normal(0, 9, 3), normal(1, 9, 4)),
-        lambda: retrieval(np.zeros((0, 3)), [], np.eye(3), ["a", "b", "c"]),
-    ],
-)
-def test_bad_sets_are_refused(call):
+def test_a_mean_counts_prompts_not_pictures():
+    once, more = (
+        Estimate.mean(np.array([1.0, 2.0, 3.0])),
+        Estimate.mean(np.array([1.0, 2, 2, 3]), np.array([4, 7, 7, 9])),
+    )
+    assert more == once
+
+
+def test_retrieval_of_nothing_is_refused():
     with pytest.raises(UserError):
-        call()
+        retrieval(np.zeros((0, 3)), [], np.eye(3), ["a", "b", "c"])
 
 
 # -- the reader of the one pickle

@@ -18,17 +18,18 @@ from ml_collections import ConfigDict
 from ssd_jax import entry
 from ssd_jax.bench import accelerator, plots, report
 from ssd_jax.bench.baseline import measure_baseline
+from ssd_jax.bench.gallery import TUNED, Gallery
 from ssd_jax.bench.numerics import measure_numerics
 from ssd_jax.bench.options import parse
 from ssd_jax.bench.pieces import Clock
-from ssd_jax.bench.quality import Gallery, measure_quality
+from ssd_jax.bench.quality import Painter, Task, measure_quality
 from ssd_jax.bench.speed import Runs, agreement, measure_speed
 from ssd_jax.config_models import find_models
 from ssd_jax.decode.ar import AR
-from ssd_jax.decode.names import parse_decoders
 from ssd_jax.decode.presets import PRESETS, Decoder, require_heads
 from ssd_jax.decode.stretches import widest
 from ssd_jax.errors import UserError
+from ssd_jax.eval.distances import LEAST
 from ssd_jax.eval.features import available
 from ssd_jax.files import require_writable
 from ssd_jax.loading import find_folder_here, require_options
@@ -52,7 +53,6 @@ def main() -> None:
     args.config = args.config or "configs/emoji.py"
     config = BUNDLED if args.config == "configs/emoji.py" and not entry.CONFIGS.is_dir() else None
     config = config or entry.read_config(args.config)
-    parsed = None if args.decoders == "all" else parse_decoders(args.decoders)
     require_writable(args.out)
     rows: dict[str, dict[str, Any]] = {}
     curve: dict[int, float] = {}
@@ -60,21 +60,20 @@ def main() -> None:
     entry.use_devices(args.mesh)
     require_options(args.attention, args.quantize)
     if args.baseline:  # first, and alone: there may be room for one model only
-        rows["transformers"], said = baseline(config, parsed or {}, args)
+        rows["transformers"], said = baseline(config, args)
         notes.append(said)
 
     def load(**options: Any) -> Pipeline:
         common = dict(mesh=args.mesh or None, heads=args.heads, attention=args.attention)
-        return open_model(config, args.config, args.weights, **common, **options)
+        return open_model(config, args.config, args.weights, **common | options)
 
     if args.metrics == ["numerics"]:
         pipe, rows, notes = quality(load, None, {}, config.sample_prompts, args)
     else:
         pipe = load(dtype=None if args.dtype is None else np.dtype(args.dtype), quantize=args.quantize)
-        decoders = {"ar": AR()} | (parsed or {name: PRESETS[name] for name in pipe.decoders()})
-        for decoder in decoders.values():
-            pipe.require(decoder)
-        rows = {name: {} for name in decoders} | rows
+        painters = {"ar": (pipe, AR())} | chosen(load, pipe, args)
+        decoders = {name: decoder for name, (_, decoder) in painters.items()}
+        rows = {name: {} for name in painters} | rows
     if is_random(pipe):
         notes.append(RANDOM_NOTE)
     if "speed" in args.metrics:
@@ -83,7 +82,7 @@ def main() -> None:
         rows = beside({name: row | found.get(name, {}) for name, row in rows.items()})
         notes += said
     if "quality" in args.metrics:
-        _, found, said = quality(load, pipe, decoders, config.sample_prompts, args)
+        _, found, said = quality(load, pipe, painters, config.sample_prompts, args)
         for name, row in found.items():
             # The passes of the speed part, if there was one: they are what the seconds were spent on.
             rows[name] = {"passes": row["passes"], **rows[name], **{k: v for k, v in row.items() if k != "passes"}}
@@ -112,15 +111,23 @@ def main() -> None:
     print(f"{args.out / 'bench.md'} has this table, {args.out / 'bench.json'} all numbers.")
 
 
-def baseline(
-    config: Mapping[str, Any], decoders: dict[str, Decoder], args: argparse.Namespace
-) -> tuple[dict[str, Any], str]:
+def chosen(load: Callable[..., Pipeline], pipe: Pipeline, args: argparse.Namespace) -> dict[str, Painter]:
+    """Who draws: the decoders of the command line, or all that the checkpoint can run, each with its draft heads."""
+    same = dict(dtype=pipe.dtype, quantize=args.quantize)
+    pipes = {None: pipe} | {label: load(heads=folder, **same) for label, folder in args.other_heads.items()}
+    given = args.painters or {name: (PRESETS[name], None) for name in pipe.decoders()}
+    for decoder, label in given.values():
+        pipes[label].require(decoder)
+    return {name: (pipes[label], decoder) for name, (decoder, label) in given.items()}
+
+
+def baseline(config: Mapping[str, Any], args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """The row of transformers for the sizes of our model, and what was timed; what would stop us is said before."""
     weights = config["weights"] if args.weights in (None, RANDOM) else args.weights
     if weights and find_folder_here(weights) is None:
         raise UserError(f"--baseline needs --weights=random or a folder that is here, not {weights!r}.")
     backbone, heads, _ = find_models(config, args.config, weights, args.heads)
-    for decoder in decoders.values() if args.weights == RANDOM else ():
+    for decoder, _ in args.painters.values() if args.weights == RANDOM else ():
         require_heads(decoder, heads.horizontal, heads.vertical)
     guidance, prompt = backbone.cfg_scale, bucket(1)
     row = measure_baseline(backbone, prompt, guidance, backbone.top_k, args.repeats, args.passes, args.dtype)
@@ -186,14 +193,14 @@ def speed_row(runs: Runs, baseline: Runs, clock: Clock, decoder: Decoder) -> dic
 def quality(
     load: Callable[..., Pipeline],
     pipe: Pipeline | None,
-    decoders: dict[str, Decoder],
+    painters: dict[str, Painter],
     usual: Sequence[str],
     args: argparse.Namespace,
 ) -> tuple[Pipeline, dict, list[str]]:
-    """The quality columns of decoders, or, without a model, of numerics; without the extra packages or the reference
+    """The quality columns of painters, or, without a model, of numerics; without the extra packages or the reference
     pictures a note says what is left out. `usual` are prompts where neither the command line nor the data has any."""
     notes = []
-    gallery = None
+    gallery = fresh = None
     if args.data is None:
         notes.append("No retrieval, because --data names no reference pictures.")
     else:
@@ -202,15 +209,21 @@ def quality(
         prompts = list(itertools.islice(itertools.cycle(args.prompt or usual), args.images))
     else:
         prompts = gallery.prompts(args.images)
+        fresh = np.arange(args.images) >= TUNED if args.images > TUNED + LEAST else None
+    different = len(set(prompts))
     if not available():
         notes.append(f"No KID, FD and retrieval, because the image features are not installed ({EXTRA}).")
-    how = prompts, args.batch, gallery, available()
+    elif different < LEAST:
+        notes.append(f"No KID, FD and retrieval, which need {LEAST} prompts at least.")
+    task = Task(prompts, args.batch, fresh, gallery, available() and different >= LEAST)
     if pipe is None:
-        pipe, found, more = measure_numerics(load, *how)
+        pipe, found, more = measure_numerics(load, task)
     else:
-        baseline = next(name for name, decoder in decoders.items() if decoder == AR())
-        found, more = measure_quality(pipe, {name: (pipe, decoders[name]) for name in decoders}, baseline, *how)
-    notes.append(f"Quality: {args.images} pictures per row, {len(set(prompts))} prompts; 95 % intervals in brackets.")
+        baseline = next(name for name, (_, decoder) in painters.items() if decoder == AR())
+        found, more = measure_quality(pipe, painters, baseline, task, args.against)
+    notes.append(
+        f"Quality: {args.images} pictures per row, {different} prompts; 95 % intervals, over prompts, in brackets."
+    )
     return pipe, found, notes + more
 
 

@@ -1,15 +1,15 @@
 """What other numerics than float32 cost: the same model drawing with `ar` in each, and reading the same pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.bench.quality import Gallery, draw, measure_quality
+from ssd_jax.bench.quality import Task, draw, measure_quality
 from ssd_jax.decode.ar import AR
+from ssd_jax.eval.estimates import Estimate
 from ssd_jax.eval.likelihood import token_nll
-from ssd_jax.eval.metrics import Estimate
 from ssd_jax.models.products import fast_dtype
 from ssd_jax.pipeline import Pipeline
 
@@ -26,25 +26,25 @@ def numerics(fast: str) -> dict[str, dict[str, Any]]:
 
 
 def measure_numerics(
-    load: Callable[..., Pipeline], prompts: Sequence[str], batch: int, gallery: Gallery | None, distances: bool
+    load: Callable[..., Pipeline], task: Task
 ) -> tuple[Pipeline, dict[str, dict[str, Any]], list[str]]:
     """The float32 model, one dict of numbers for each of `numerics`, and notes in words.
 
     Args:
         load: makes the model of options.
-        prompts, batch, gallery, distances: as for `measure_quality`.
+        task: what each draws.
     """
     pipes = {name: load(**options) for name, options in numerics(jnp.dtype(fast_dtype()).name).items()}
     exact = pipes[FLOAT32]
     painters = {name: (pipe, AR()) for name, pipe in pipes.items()}
-    rows, notes = measure_quality(exact, painters, FLOAT32, prompts, batch, gallery, distances)
-    tokens, _ = draw(exact, AR(), prompts, 0, batch)
-    read = {name: token_nll(pipe, prompts, tokens, batch=batch).mean(1) for name, pipe in pipes.items()}
+    rows, notes = measure_quality(exact, painters, FLOAT32, task)
+    tokens, _ = draw(exact, AR(), task, 0)
+    read = {name: token_nll(pipe, task.prompts, tokens, batch=task.batch).mean(1) for name, pipe in pipes.items()}
     for name, pipe in pipes.items():
         rows[name] = {
             "bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(pipe.params)),
             **rows[name],
-            "cross nll": Estimate.mean(read[name]),
-            "cross nll difference": Estimate.mean(read[name] - read[FLOAT32]),
+            "cross nll": Estimate.mean(read[name], task.numbers),
+            "cross nll difference": Estimate.mean(read[name] - read[FLOAT32], task.numbers),
         }
     return exact, rows, [*notes, NOTE]

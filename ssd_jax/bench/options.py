@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ssd_jax.bench.painters import parse_other_heads, parse_painters
 from ssd_jax.errors import UserError
 from ssd_jax.models.attention import ATTENTIONS
 
@@ -21,6 +22,7 @@ def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
     add("--config", metavar="FILE", help="which model (default: emoji; accelerator: all published)")
     add("--weights", metavar="DIR", help="checkpoint, or random; default: the config's own")
     add("--heads", metavar="DIR", help="draft heads; default: the checkpoint's own")
+    add("--other_heads", action="append", default=[], metavar="LABEL=DIR", help="quality: for decoders DECODER@LABEL")
     add("--dtype", choices=("float32", "bfloat16"), help="of parameters and cache; default: what is fast here")
     add("--attention", choices=tuple(ATTENTIONS), default="plain", help="its implementation (default plain)")
     add("--quantize", metavar="HOW", help="int8: about half the memory, other pictures")
@@ -34,6 +36,7 @@ def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
     add("--repeats", type=int, default=3, metavar="N", help="speed: timed runs of each picture (default 3)")
     add("--images", type=int, default=128, metavar="N", help="quality: pictures per decoder (default 128)")
     add("--batch", type=int, default=16, metavar="N", help="quality: pictures drawn at once (default 16)")
+    add("--against", metavar="DECODER", help="quality: print paired differences to this one, too")
     add("--data", type=Path, metavar="DIR", help="quality: reference pictures, which also give the prompts")
     add("--out", type=Path, default=Path("outputs/bench"), metavar="DIR", help="default: outputs/bench")
     args = parser.parse_args(arguments)
@@ -50,6 +53,12 @@ def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
             raise UserError(f"--{name} must be at least 1.")
     if args.images < 3:
         raise UserError("--images must be at least 3.")
+    args.other_heads = parse_other_heads(args.other_heads)
+    args.painters = {} if args.decoders == "all" else parse_painters(args.decoders, args.other_heads)
+    if (args.other_heads or args.against) and args.metrics != ["quality"]:
+        raise UserError("--other_heads and --against belong to the metric quality alone.")
+    if args.against and args.against not in args.painters:
+        raise UserError(f"--against={args.against} is none of --decoders.")
     if args.baseline is not None and args.baseline not in BASELINES:
         raise UserError(f"Unknown baseline {args.baseline!r}; choose {', '.join(BASELINES)}.")
     if "speed" not in args.metrics and (args.baseline or args.passes):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_jax.bench.labels import label_points
-from ssd_jax.eval.metrics import Estimate
+from ssd_jax.eval.estimates import Estimate
 from ssd_jax.files import replacing
 
 MEASURES = (("nll difference", "NLL per token, difference to ar (nats)", 1.0), ("kid", "KID x 1000 to ar", 1e3))

@@ -1,164 +1,162 @@
 """What decoders' pictures are worth: likelihood under the verifier, distance to ancestral samples, retrieval.
 
-Every decoder draws the same N (prompt, seed) pairs. Differences in likelihood are paired with `ar`'s pictures of the
-same pairs. Distances go from a decoder's pictures to `ar` pictures of the same prompts and *other* seeds; so the row of
-`ar` itself is the floor, and a decoder that gives `ar`'s pictures has exactly its numbers.
+Every decoder draws the same N (prompt, seed) pairs. Differences are paired with the pictures that another decoder drew
+of the same pairs. Distances go from a decoder's pictures to `ar` pictures of the same prompts and *other* seeds; so the
+row of `ar` itself is 0 but for noise, and a decoder that gives `ar`'s pictures has exactly its numbers. Intervals are
+over prompts: they say what other prompts might have given.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from ssd_jax.bench.gallery import Gallery
 from ssd_jax.bench.speed import agreement
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.presets import Decoder, is_lossless
-from ssd_jax.errors import UserError
+from ssd_jax.eval.distances import frechet_distance, kernel_distance, principal_axes
+from ssd_jax.eval.estimates import Estimate
 from ssd_jax.eval.features import features, load_network
 from ssd_jax.eval.likelihood import token_nll
-from ssd_jax.eval.metrics import Estimate, frechet_distance, kernel_distance, principal_axes, retrieval
 from ssd_jax.pipeline import Pipeline
-from ssd_jax.training import emoji
 
-REFERENCE_SEED = 1_000_000
-"""Seeds of the reference pictures start here."""
+REFERENCE_SEED, AXES_SEED = 1_000_000, 2_000_000
+"""Seeds of the reference pictures, and of those that give the axes of the Fréchet distance, start here."""
+
+Painter = tuple[Pipeline, Decoder]
+"""A model and a decoder that draw; models may differ in their numerics and draft heads."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Gallery:
-    """Reference pictures to find identities among: those without skin tones.
+class Task:
+    """What every painter is asked for.
 
     Attributes:
-        images: uint8 [M, H, W, 3], a view of the file.
-        picked: int64 [M'], rows of `images` that belong to the gallery.
-        captions, identities: of the picked rows.
-        known: which of them are of identities that the model was trained on, bool [M'].
+        prompts: N texts, one for every picture.
+        batch: pictures at once.
+        fresh: bool [N], prompts on which no option of a decoder was ever chosen; None: not known.
+        gallery: reference pictures for retrieval, or None.
+        distances: whether to compute features, which need the extra [eval].
     """
 
-    images: np.ndarray
-    picked: np.ndarray
-    captions: list[str]
-    identities: list[str]
-    known: np.ndarray
+    prompts: Sequence[str]
+    batch: int
+    fresh: np.ndarray | None = None
+    gallery: Gallery | None = None
+    distances: bool = True
 
-    @classmethod
-    def read(cls, folder: Path) -> "Gallery":
-        """From a data folder that `ssd_jax.training.emoji.build` wrote; raises `UserError` if it is none."""
-        try:
-            data = emoji.load(folder)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"The reference pictures cannot be read: {error}.") from None
-        picked = np.array([index for index, tone in enumerate(data.tones) if not tone])
-        captions, identities = ([column[i] for i in picked] for column in (data.captions, data.identities))
-        return cls(data.images, picked, captions, identities, data.splits[picked] != "identity")
+    @property
+    def numbers(self) -> np.ndarray:
+        """The prompt of every picture as a number, int64 [N]; equal texts have one."""
+        return np.unique(list(self.prompts), return_inverse=True)[1]
 
-    def prompts(self, count: int) -> list[str]:
-        """Captions of known identities in a fixed random order; repeated if there are not enough."""
-        order = np.random.default_rng(0).permutation(np.flatnonzero(self.known))
-        return [self.captions[i] for i in np.resize(order, count)]
 
-    def pictures(self, rows: Sequence[int]) -> np.ndarray:
-        """Pictures of rows of `picked`, uint8."""
-        return np.stack([self.images[self.picked[row]] for row in rows])
+class Drawn(NamedTuple):
+    """What a painter drew: codes int32 [N, R, C], passes int32 [N], and the mean NLL of every picture, [N]."""
+
+    tokens: np.ndarray
+    passes: np.ndarray
+    nll: np.ndarray
 
 
 def measure_quality(
-    pipe: Pipeline,
-    painters: dict[str, tuple[Pipeline, Decoder]],
-    baseline: str,
-    prompts: Sequence[str],
-    batch: int,
-    gallery: Gallery | None = None,
-    distances: bool = True,
+    pipe: Pipeline, painters: dict[str, Painter], baseline: str, task: Task, against: str | None = None
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """One dict of numbers per painter, and notes in words.
 
     Args:
         pipe: the model whose law counts; its own guidance, temperature 1.
-        painters: name -> model and decoder that draw; models may differ in their numerics.
+        painters: by name.
         baseline: which of them the others are compared with.
-        prompts: N texts, one for every picture of a painter.
-        batch: pictures at once.
-        gallery: reference pictures for retrieval, or None.
-        distances: whether to compute features, which need the extra [eval].
+        task: what they draw.
+        against: another one to be compared with.
     """
-    bar = tqdm(total=len(prompts) * (len(painters) + distances), desc="quality", unit="picture", dynamic_ncols=True)
+    bar = tqdm(
+        total=len(task.prompts) * (len(painters) + 2 * task.distances),
+        desc="quality",
+        unit="picture",
+        dynamic_ncols=True,
+    )
     with bar:
-        drawn = {name: draw(*painter, prompts, 0, batch, bar) for name, painter in painters.items()}
-        if distances:
-            reference = draw(pipe, AR(), prompts, REFERENCE_SEED, batch, bar)[0]
-    nll = {name: token_nll(pipe, prompts, tokens, batch=batch).mean(1) for name, (tokens, _) in drawn.items()}
-    rows: dict[str, dict[str, Any]] = {}
-    for name, (tokens, passes) in drawn.items():
-        same_tokens, same_pictures = agreement(tokens, drawn[baseline][0])
-        rows[name] = {
-            "passes": float(passes.mean()),
-            "equal tokens": same_tokens,
-            "equal pictures": same_pictures,
-            "lossless": is_lossless(painters[name][1]),
-            "nll": Estimate.mean(nll[name]),
-            "nll difference": Estimate.mean(nll[name] - nll[baseline]),
-        }
-    if not distances:
-        return rows, []
-    network = load_network()
-    seen = {
-        name: features(network, pipe.decode(tokens))
-        for name, tokens in [*((name, tokens) for name, (tokens, _) in drawn.items()), ("", reference)]
+        drawn = {name: draw(*painter, task, 0, bar) for name, painter in painters.items()}
+        if task.distances:
+            others = [draw(pipe, AR(), task, seed, bar)[0] for seed in (REFERENCE_SEED, AXES_SEED)]
+    found = {
+        name: Drawn(*both, token_nll(pipe, task.prompts, both[0], batch=task.batch).mean(1))
+        for name, both in drawn.items()
     }
-    to = seen.pop("")
-    axes = principal_axes(to)
-    for name, found in seen.items():
-        rows[name] |= {"kid": kernel_distance(found, to), "fd": frechet_distance(found, to, axes)}
-    notes = [f"KID and FD ({axes[1].shape[1]} principal axes) to {len(to)} `{baseline}` pictures of other seeds."]
-    if gallery is not None:
-        notes += _retrieve(pipe, network, prompts, seen, gallery, rows)
+    rows = {name: _row(task, one, found[baseline]) for name, one in found.items()}
+    for name, row in rows.items():
+        row["lossless"] = is_lossless(painters[name][1])
+        if against is not None:
+            row["nll against"] = Estimate.mean(found[name].nll - found[against].nll, task.numbers)
+            row["passes against"] = Estimate.mean(found[name].passes - found[against].passes, task.numbers)
+    notes = []
+    if against is not None:
+        notes.append(f"The columns against are paired differences to {against}.")
+    if task.fresh is not None:
+        notes.append(f"Fresh: the {task.fresh.sum()} pictures of prompts on which no option of a decoder was chosen.")
+    if task.distances:
+        notes += _distances(pipe, task, rows, found, *others)
     return rows, notes
 
 
-def draw(
-    pipe: Pipeline, decoder: Decoder, prompts: Sequence[str], first_seed: int, batch: int, bar: Any = None
-) -> tuple[np.ndarray, np.ndarray]:
+def draw(pipe: Pipeline, decoder: Decoder, task: Task, first_seed: int, bar: Any = None) -> tuple[np.ndarray, ...]:
     """Codes int32 [N, R, C] and passes [N]; picture i has seed first_seed + i."""
-    outs = []
-    for start in range(0, len(prompts), batch):
+    outs, count = [], len(task.prompts)
+    for start in range(0, count, task.batch):
         # A short last batch is filled up, so that it compiles nothing.
-        rows = np.resize(np.arange(start, min(start + batch, len(prompts))), batch)
+        rows = np.resize(np.arange(start, min(start + task.batch, count)), task.batch)
         seeds = [first_seed + int(row) for row in rows]
-        outs.append(pipe.generate([prompts[row] for row in rows], decoder=decoder, seed=seeds))
+        outs.append(pipe.generate([task.prompts[row] for row in rows], decoder=decoder, seed=seeds, pixels=False))
         if bar is not None:
-            bar.update(min(batch, len(prompts) - start))
-    tokens, passes = (np.concatenate([getattr(out, name) for out in outs]) for name in ("tokens", "passes"))
-    return tokens[: len(prompts)], passes[: len(prompts)]
+            bar.update(min(task.batch, count - start))
+    return tuple(np.concatenate([getattr(out, name) for out in outs])[:count] for name in ("tokens", "passes"))
 
 
-def _retrieve(
-    pipe: Pipeline, network: Any, prompts: Sequence[str], seen: dict[str, np.ndarray], gallery: Gallery, rows: dict
+def _row(task: Task, one: Drawn, baseline: Drawn) -> dict[str, Any]:
+    numbers, difference = task.numbers, one.nll - baseline.nll
+    row = dict(zip(("equal tokens", "equal pictures"), agreement(one.tokens, baseline.tokens), strict=True)) | {
+        "passes": float(one.passes.mean()),
+        "mean passes": Estimate.mean(one.passes, numbers),
+        "nll": Estimate.mean(one.nll, numbers),
+        "nll difference": Estimate.mean(difference, numbers),
+    }
+    if task.fresh is not None:
+        row["fresh passes"] = Estimate.mean(one.passes[task.fresh], numbers[task.fresh])
+        row["fresh nll difference"] = Estimate.mean(difference[task.fresh], numbers[task.fresh])
+    return row
+
+
+def _distances(
+    pipe: Pipeline,
+    task: Task,
+    rows: dict[str, dict[str, Any]],
+    drawn: dict[str, Drawn],
+    reference: np.ndarray,
+    others: np.ndarray,
 ) -> list[str]:
-    """Adds R@1 and R@5 of every decoder to `rows`; returns what there is to say about them."""
-    row_of = {caption: row for row, caption in enumerate(gallery.captions)}
-    asked = [index for index, text in enumerate(prompts) if text in row_of]
-    if not asked:
-        return ["No prompt is the caption of a reference picture, so there is no retrieval."]
-    wanted = [gallery.identities[row_of[prompts[index]]] for index in asked]
-    everything = tqdm(np.array_split(np.arange(len(gallery.picked)), -(-len(gallery.picked) // 256)), desc="gallery")
-    shelf = np.concatenate([features(network, gallery.pictures(part)) for part in everything])
+    """Adds KID, FD and retrieval to the rows; returns what there is to say about them."""
+    network = load_network()
 
-    def found(queries: np.ndarray) -> dict[int, Estimate]:
-        return retrieval(queries, wanted, shelf, gallery.identities)
+    def look(tokens: np.ndarray) -> np.ndarray:
+        parts = (tokens[start : start + task.batch] for start in range(0, len(tokens), task.batch))
+        return np.concatenate([features(network, pipe.decode(part)) for part in parts])
 
-    for name, values in seen.items():
-        shares = found(values[asked])
-        rows[name] |= {"r@1": shares[1], "r@5": shares[5]}
-    real = gallery.pictures([row_of[prompts[index]] for index in asked])
-    if real.shape[1] % pipe.vq_config.stride:
-        return [f"Retrieval: {len(asked)} pictures among {len(shelf)}."]
-    rebuilt = [pipe.decode(pipe.encode(real[start : start + 32])) for start in range(0, len(real), 32)]
-    best = found(features(network, np.concatenate(rebuilt)))
-    return [
-        f"Retrieval: {len(asked)} pictures among {len(shelf)}; the real pictures, through the VQ tokenizer and back, "
-        f"reach R@1 {best[1].value:.3f} and R@5 {best[5].value:.3f}."
+    seen = {name: look(one.tokens) for name, one in drawn.items()}
+    to, axes = look(reference), principal_axes(look(others))
+    for name, found in seen.items():
+        rows[name]["kid"] = kernel_distance(found, to, task.numbers)
+        rows[name]["fd"] = frechet_distance(found, to, task.numbers, axes)
+    notes = [
+        f"KID and FD ({axes[1].shape[1]} principal axes) to {len(to)} `ar` pictures of the same prompts, other seeds."
     ]
+    if task.gallery is not None:
+        shares, note = task.gallery.find(pipe, network, task.prompts, seen)
+        notes.append(note)
+        for name, share in shares.items():
+            rows[name] |= {"r@1": share[1], "r@5": share[5]}
+    return notes

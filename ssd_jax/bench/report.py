@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ssd_jax.eval.metrics import Estimate
+from ssd_jax.eval.estimates import Estimate
 from ssd_jax.files import replacing
 
 COLUMNS = (
@@ -26,8 +26,13 @@ COLUMNS = (
     ("sampling + accept", "rest", "{:.2f}", 1e3),
     ("equal tokens", "equal tokens", "{:.1f} %", 100),
     ("equal pictures", "equal pictures", "{:.1f} %", 100),
+    ("passes, mean", "mean passes", "{:.1f}", 1),
+    ("on fresh prompts", "fresh passes", "{:.1f}", 1),
+    ("against", "passes against", "{:+.1f}", 1),
     ("NLL / token", "nll", "{:.3f}", 1),
     ("NLL - ar", "nll difference", "{:+.3f}", 1),
+    ("on fresh prompts", "fresh nll difference", "{:+.3f}", 1),
+    ("against", "nll against", "{:+.3f}", 1),
     ("NLL of float32's", "cross nll", "{:.4f}", 1),
     ("more", "cross nll difference", "{:+.4f}", 1),
     ("KID x 1000", "kid", "{:.2f}", 1e3),

@@ -35,6 +35,11 @@ def parse_decoder(text: str) -> Decoder:
 
 def parse_decoders(text: str) -> dict[str, Decoder]:
     """Several decoders, separated by commas outside parentheses: name as written -> decoder, in order."""
+    return {name: parse_decoder(name) for name in split_names(text)}
+
+
+def split_names(text: str) -> list[str]:
+    """What stands between the commas outside parentheses; raises `UserError` if that is nothing."""
     names, depth = [""], 0
     for letter in text:
         depth += (letter == "(") - (letter == ")")
@@ -45,7 +50,7 @@ def parse_decoders(text: str) -> dict[str, Decoder]:
     names = [name.strip() for name in names if name.strip()]
     if not names:
         raise UserError(f"{text!r} names no decoder; choose some of {', '.join(PRESETS)}.")
-    return {name: parse_decoder(name) for name in names}
+    return names
 
 
 def _build(node: ast.expr) -> object:

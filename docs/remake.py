@@ -1,0 +1,230 @@
+"""Remakes the tables of README.md and docs/ from a finished model, with the commands that stand beside them.
+
+    python docs/remake.py                         # everything: hours on two cores
+    python docs/remake.py quality heads           # some of them
+    python docs/remake.py --keep quality          # tables from the numbers of the last run
+
+The commands are those in the block behind a line <!-- command: NAME -->; a table lies between the lines
+<!-- table: NAME --> and <!-- end -->. Numbers go to runs/tables/. Quality needs data/emoji, which `train.py` draws, and
+pip install -e ".[eval]"; seconds need an idle machine, and pip install -e ".[baseline]".
+"""
+
+import argparse
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+RUNS = ROOT / "runs" / "tables"
+
+Bench = dict[str, Any]
+"""What a bench.json holds."""
+
+
+def number(row: dict, key: str, form: str = "{:.1f}", factor: float = 1.0) -> str:
+    """A number with its interval, if it has one; empty if it was not measured."""
+    value = row.get(key)
+    if isinstance(value, dict):
+        ends = (form.format(value[end] * factor) for end in ("low", "high") if value[end] is not None)
+        inside = ", ".join(ends)
+        shown = form.format(value["value"] * factor)
+        return shown if value["low"] == value["high"] or not inside else f"{shown} [{inside}]"
+    if isinstance(value, list):
+        return "..".join(form.format(item * factor) for item in value)
+    mark = "~" if row.get("extrapolated") and key in ("seconds", "of transformers") else ""
+    return "" if value is None else mark + form.format(value * factor)
+
+
+def yes(row: dict) -> str:
+    """Whether all pictures are `ar`'s."""
+    return "" if "equal pictures" not in row else "yes" if row["equal pictures"] == 1 else "no"
+
+
+def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    cells = [headings, ["---"] * len(headings), *lines]
+    return (
+        "\n".join("| " + " | ".join(line) + " |" for line in cells).replace("| --- ", "|---").replace("--- |", "---|")
+    )
+
+
+def columns(rows: dict[str, dict], spec: Sequence[tuple]) -> str:
+    """A line per decoder; the spec is (heading, key, form, factor) or (heading, function)."""
+    cells = [
+        [f"`{name}`", *(how[0](row) if callable(how[0]) else number(row, *how) for _, *how in spec)]
+        for name, row in rows.items()
+    ]
+    return markdown(["decoder", *(heading for heading, *_ in spec)], cells)
+
+
+def windows(benches: Sequence[Bench], names: Sequence[str]) -> str:
+    """Milliseconds of a pass by window, a line per bench."""
+    curves = [bench["seconds per pass by window"] for bench in benches]
+    form = "{:.2f}" if min(curves[0].values()) < 0.01 else "{:.0f}"
+    lines = [
+        [name, *(form.format(1e3 * value) for value in curve.values())]
+        for name, curve in zip(names, curves, strict=True)
+    ]
+    return markdown(["window", *curves[0]], lines)
+
+
+QUALITY = (
+    ("passes", "mean passes", "{:.1f}"),
+    ("`ar`'s pictures", yes),
+    ("NLL - `ar`", "nll difference", "{:+.3f}"),
+    ("on fresh prompts", "fresh nll difference", "{:+.3f}"),
+    ("NLL - `ssd-wave`", "nll against", "{:+.3f}"),
+    ("KID x 1000", "kid", "{:.0f}", 1e3),
+    ("FD", "fd", "{:.1f}"),
+    ("R@5", "r@5", "{:.2f}"),
+)
+SECONDS = (
+    ("W", "window", "{}"),
+    ("passes", "passes", "{:.1f}"),
+    ("min..max", "passes range", "{}"),
+    ("seconds", "seconds", "{:.3f}"),
+    ("min..max", "seconds range", "{:.3f}"),
+    ("faster", "speedup", "{:.2f}x"),
+    ("ms per pass", "seconds per pass", "{:.2f}", 1e3),
+    ("verify", "verify", "{:.2f}", 1e3),
+    ("draft", "draft", "{:.2f}", 1e3),
+    ("sampling + accept", "rest", "{:.2f}", 1e3),
+    ("`ar`'s pictures", yes),
+)
+HEADS = {
+    "published_l1": "published, Smooth L1",
+    "published": "published, then overlap",
+    "context_l1": "context 2, Smooth L1",
+}
+
+
+def quality(benches: Sequence[Bench]) -> dict[str, str]:
+    """All decoders."""
+    return {"quality": columns(benches[0]["decoders"], QUALITY)}
+
+
+def seconds(benches: Sequence[Bench]) -> dict[str, str]:
+    """All decoders on the bundled model, and its passes by window."""
+    return {"seconds": columns(benches[0]["decoders"], SECONDS), "window": windows(benches[:1], ["ms per pass"])}
+
+
+def sizes(benches: Sequence[Bench]) -> dict[str, str]:
+    """Janus-Pro-1B in bfloat16 and int8, beside transformers."""
+    both = [bench["decoders"] for bench in benches]
+    names = ["transformers", *(name for name in both[0] if name != "transformers")]
+    spec = (("seconds", "{:.1f}", 1), ("seconds per pass", "{:.0f}", 1e3), ("of transformers", "{:.2f}", 1))
+    lines = [
+        [
+            "transformers, bfloat16" if name == "transformers" else f"`{name}`",
+            number(both[0][name], "window", "{}"),
+            number(both[0][name], "passes", "{:.0f}") or "depends on the picture",
+            *(number(rows[name], *how) for rows in both for how in spec),
+        ]
+        for name in names
+    ]
+    headings = ["", "W", "passes"]
+    for kind in ("bfloat16", "int8"):
+        headings += [f"{kind}: seconds", "ms per pass", "share"]
+    curves = windows(benches, ["ms per pass, bfloat16", "ms per pass, int8"])
+    short = [[line[0], line[3], line[5], line[6], line[8]] for line in lines if line[3]]
+    readme = markdown(["", "bfloat16", "share of transformers' seconds", "int8 (`--quantize=int8`)", "share"], short)
+    return {"sizes": markdown(headings, lines), "sizes-window": curves, "sizes-short": readme}
+
+
+def int8(benches: Sequence[Bench]) -> dict[str, str]:
+    """The bundled model in three numerics."""
+    spec = (
+        ("weights, MB", "bytes", "{:.1f}", 1e-6),
+        ("tokens as in float32", "equal tokens", "{:.1f} %", 100),
+        ("pictures", "equal pictures", "{:.1f} %", 100),
+        ("NLL of float32's pictures: more", "cross nll difference", "{:+.4f}"),
+        ("NLL of its own, under float32: more", "nll difference", "{:+.3f}"),
+        ("KID x 1000", "kid", "{:.0f}", 1e3),
+        ("FD", "fd", "{:.1f}"),
+    )
+    return {"int8": columns(benches[0]["decoders"], spec).replace("| decoder |", "| numerics |")}
+
+
+def heads(benches: Sequence[Bench]) -> dict[str, str]:
+    """Four sets of draft heads under the same decoders."""
+    rows = benches[0]["decoders"]
+    decoders = [name for name in rows if "@" not in name and name != "ar"]
+
+    def table(*how: Any) -> str:
+        lines = [
+            [label, *(number(rows[f"{name}@{key}" if key else name], *how) for name in decoders)]
+            for key, label in {**HEADS, "": "context 2, then overlap (bundled)"}.items()
+        ]
+        return markdown(["vertical heads, all trained on", *(f"`{name}`" for name in decoders)], lines)
+
+    return {
+        "heads-passes": table("mean passes", "{:.1f}"),
+        "heads-nll": table("nll difference", "{:+.3f}"),
+        "heads-kid": table("kid", "{:.0f}", 1e3),
+    }
+
+
+GROUPS: dict[str, tuple[Callable[[Sequence[Bench]], dict[str, str]], dict[str, str]]] = {
+    "quality": (quality, {"quality.png": "quality.png"}),
+    "seconds": (seconds, {"window.png": "window.png"}),
+    "sizes": (sizes, {}),
+    "int8": (int8, {}),
+    "heads": (heads, {}),
+}
+"""Name -> what makes its tables, and the pictures that go to docs/images."""
+
+
+def commands(name: str) -> list[list[str]]:
+    """The bench's command lines in the block that is marked with a name, without `python`."""
+    pattern = re.compile(rf"<!-- command: {re.escape(name)} -->\n+```bash\n(.*?)\n```", re.DOTALL)
+    blocks = [found for path in DOCUMENTS for found in pattern.findall(path.read_text(encoding="utf-8"))]
+    if len(blocks) != 1:
+        raise SystemExit(f"error: {len(blocks)} blocks are marked <!-- command: {name} -->; there must be one.")
+    lines = blocks[0].replace("\\\n", "").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[1:] for line in words if line[:3] == ["python", "-m", "ssd_jax.bench"]]
+
+
+def put(tables: dict[str, str]) -> None:
+    """Writes tables between their marks; every one must have exactly one place."""
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+        for name in list(tables):
+            pattern = re.compile(rf"(<!-- table: {re.escape(name)} -->\n\n).*?(\n\n<!-- end -->)", re.DOTALL)
+            new, count = pattern.subn(lambda found, name=name: found[1] + tables[name] + found[2], text)
+            if count == 1:
+                text = new
+                del tables[name]
+        path.write_text(text, encoding="utf-8")
+    if tables:
+        raise SystemExit(f"error: no one place for the tables {', '.join(tables)}.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(GROUPS)}; default: all")
+    parser.add_argument("--keep", action="store_true", help="run nothing, write what was measured last")
+    args = parser.parse_args()
+    if unknown := set(args.names) - GROUPS.keys():
+        parser.error(f"there is no {min(unknown)!r}; choose some of {', '.join(GROUPS)}")
+    for name in args.names or GROUPS:
+        make, pictures = GROUPS[name]
+        folders = []
+        for place, words in enumerate(commands(name)):
+            folders.append(RUNS / f"{name}-{place}")
+            if not args.keep:
+                subprocess.run([sys.executable, *words, f"--out={folders[-1]}"], cwd=ROOT, check=True)
+        put(make([json.loads((folder / "bench.json").read_text(encoding="utf-8")) for folder in folders]))
+        for source, target in pictures.items():
+            shutil.copyfile(folders[0] / source, ROOT / "docs" / "images" / target)
+
+
+if __name__ == "__main__":
+    main()

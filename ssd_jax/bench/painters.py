@@ -1,0 +1,33 @@
+"""Decoders as the bench is told of them: "ssd", or "ssd@published", with other draft heads than the checkpoint's."""
+
+from collections.abc import Mapping, Sequence
+
+from ssd_jax.decode.names import parse_decoder, split_names
+from ssd_jax.decode.presets import Decoder
+from ssd_jax.errors import UserError
+
+MARK = "@"
+
+
+def parse_other_heads(flags: Sequence[str]) -> dict[str, str]:
+    """Label -> folder, from texts "LABEL=DIR"; raises `UserError` for others."""
+    found = dict(flag.split("=", 1) if "=" in flag else (flag, "") for flag in flags)
+    for label, folder in found.items():
+        if not label.isidentifier() or not folder:
+            raise UserError(f"--other_heads must be LABEL=DIR, for example published=runs/published/export: {label!r}.")
+    return found
+
+
+def parse_painters(text: str, labels: Mapping[str, str]) -> dict[str, tuple[Decoder, str | None]]:
+    """Name as written -> decoder and the label of its heads, None for the checkpoint's own.
+
+    Raises:
+        UserError: no decoder, or a label that --other_heads does not name.
+    """
+    found: dict[str, tuple[Decoder, str | None]] = {}
+    for name in split_names(text):
+        decoder, mark, label = name.partition(MARK)
+        if mark and label not in labels:
+            raise UserError(f"{name!r} asks for the draft heads {label!r}, which --other_heads does not name.")
+        found[name] = parse_decoder(decoder), label or None
+    return found
