@@ -4,8 +4,7 @@ Without arguments it draws a few prompts with the model that comes with the pack
 """
 
 import argparse
-import json
-import os
+import contextlib
 import re
 import sys
 import warnings
@@ -22,14 +21,17 @@ from ssd_jax.config_models import find_models
 from ssd_jax.decode.names import parse_decoder, parse_decoders
 from ssd_jax.decode.stretches import widest
 from ssd_jax.distributed import is_first, together
-from ssd_jax.files import replacing, require_writable
+from ssd_jax.errors import require_text, require_whole
 from ssd_jax.layout import Grid
 from ssd_jax.loading import require_options
+from ssd_jax.lock import locked
 from ssd_jax.opening import RANDOM, RANDOM_NOTE, is_random, open_model
 from ssd_jax.plan.job import job_for
 from ssd_jax.plan.memory import scratch
 from ssd_jax.plan.report import render
 from ssd_jax.prompts.lines import read_lines
+from ssd_jax.request import guidance_of
+from ssd_jax.results import Results, replacing_results
 from ssd_jax.viz import columns_for, comparison, frames, grid, heat_map, write_gif
 
 
@@ -71,11 +73,19 @@ def main() -> None:
     args = parse(sys.argv[1:])
     config = entry.read_config(args.config)
     prompts = read_prompts(args, list(config.sample_prompts))
+    require_text("negative_prompt", args.negative_prompt or "")
     decoders = parse_decoders(args.compare) if args.compare is not None else {args.decoder: parse_decoder(args.decoder)}
     if args.plan:
         print(plan(args, config, decoders))
         return
     entry.use_devices(args.mesh, args.coordinator, args.num_processes, args.process_id)
+    with contextlib.ExitStack() as held:
+        together("folder of pictures", lambda: held.enter_context(locked(args.out)))  # held by one of the processes
+        draw(args, config, prompts, decoders)
+
+
+def draw(args: argparse.Namespace, config, prompts: list[str], decoders: dict) -> None:
+    """Loads the model and draws the prompts."""
     options = dict(mesh=args.mesh or None, heads=args.heads, vq_weights=args.vq_weights, quantize=args.quantize)
     pipe = open_model(config, args.config, args.weights, **options)
     if is_random(pipe) and is_first():
@@ -98,14 +108,10 @@ def main() -> None:
         size=args.size,
         max_batch=config.max_batch if args.max_batch is None else args.max_batch,
     )
-    together("folder of pictures", lambda: require_writable(args.out))
     if args.compare is None:
         out = pipe.generate(prompts, decoder=decoders[args.decoder], **options)
-        if not is_first():
-            return
-        save(args, {"decoder": args.decoder, **options}, decoders[args.decoder], pipe, out)
-        if args.trace:
-            save_traces(args.out, "", out)
+        if is_first():
+            save(args, {"decoder": args.decoder, **options}, decoders[args.decoder], pipe, out)
     else:
         compare(args, decoders, options, pipe, prompts)
 
@@ -115,7 +121,9 @@ def plan(args: argparse.Namespace, config, decoders: dict) -> str:
     weights = config.weights if args.weights in (None, RANDOM) else args.weights
     models = find_models(config, args.config, weights, args.heads)
     require_options(quantize=args.quantize)
-    job = job_for(models, args.mesh, args.size, args.max_batch or 1, args.cfg_scale, args.quantize)
+    images = require_whole("max_batch", 1 if args.max_batch is None else args.max_batch, 1)
+    scale = guidance_of(models.backbone, args.cfg_scale)
+    job = job_for(models, args.mesh, args.size, images, scale, args.quantize)
     entry.use_simulated_devices(args.mesh)
     name, decoder = next(iter(decoders.items()))
     print(f"compiling {name} for {job.devices} simulated device{'s' * (job.devices > 1)} ...", file=sys.stderr)
@@ -127,13 +135,14 @@ def read_prompts(args: argparse.Namespace, default: list[str]) -> list[str]:
     prompts = [text.strip() for text in args.prompt or []]
     if args.prompts_file is not None:
         prompts += read_lines(args.prompts_file)
-    return prompts or default
+    return [require_text("A prompt", text) for text in prompts or default]
 
 
 def compare(
     args: argparse.Namespace, decoders: dict, options: dict, pipe: ssd_jax.Pipeline, prompts: list[str]
 ) -> None:
     """Draws every picture with every decoder, one at a time, and writes them side by side."""
+    require_whole("max_batch", 1 if options["max_batch"] is None else options["max_batch"], 1)
     options |= dict(max_batch=1)
     outs = {name: [] for name in decoders}
     for decoder in decoders.values():
@@ -153,31 +162,32 @@ def compare(
                 seconds = outs[name][index].seconds / args.num_images
                 captions[-1].append(f"{name}: {passes} passes, {seconds:.2f} s")
                 records.append({"prompt": text, "decoder": name, "number": image, "passes": passes, "seconds": seconds})
-    with replacing(args.out / "compare.png") as temporary:
-        Image.fromarray(comparison(rows, captions)).save(temporary)
-    with replacing(args.out / "compare.json") as temporary:
-        sidecar = {"options": options, **made_with(pipe), "images": records}
-        temporary.write_text(json.dumps(sidecar, indent=2) + os.linesep, encoding="utf-8")
-    for name in decoders:
-        found = [record for record in records if record["decoder"] == name]
-        passes, seconds = (np.mean([record[key] for record in found]) for key in ("passes", "seconds"))
-        print(f"{name:12}  {passes:6.1f} passes  {seconds:7.3f} s")
-        if args.trace:
-            for index, out in enumerate(outs[name]):
-                save_traces(args.out, f"{re.sub('[^a-z0-9=]+', '-', name.lower()).strip('-')}-", out, index)
+    lines = []
+    with replacing_results(args.out, "compare.json") as results:
+        Image.fromarray(comparison(rows, captions)).save(results.add("compare.png"))
+        for name in decoders:
+            found = [record for record in records if record["decoder"] == name]
+            passes, seconds = (np.mean([record[key] for record in found]) for key in ("passes", "seconds"))
+            lines.append(f"{name:12}  {passes:6.1f} passes  {seconds:7.3f} s")
+            for index, out in enumerate(outs[name] if args.trace else ()):
+                prefix = f"{re.sub('[^a-z0-9=]+', '-', name.lower()).strip('-')}-"
+                lines += add_traces(results, args.out, prefix, out, index)
+        results.record = {"options": options, **made_with(pipe), "images": records}
+    tell(args.out, results, lines)
     print(f"{args.out / 'compare.png'} has a line per picture and a column per decoder.")
 
 
-def save_traces(folder: Path, prefix: str, out: ssd_jax.Output, prompt: int = 0) -> None:
-    """Writes, per picture, a map of the pass that fixed each token, and an animation of how they appeared."""
+def add_traces(results: Results, folder: Path, prefix: str, out: ssd_jax.Output, prompt: int = 0) -> list[str]:
+    """Adds, per picture, a map of the pass that fixed each token, and an animation of how they appeared; returns what
+    there is to say of them."""
+    lines = []
     for index, image in enumerate(out.images, start=prompt * len(out.images)):
         trace = out.trace[index - prompt * len(out.images)]
         name = f"{prefix}{index:03d}"
-        with replacing(folder / f"{name}-trace.png") as temporary:
-            Image.fromarray(heat_map(trace)).save(temporary)
-        with replacing(folder / f"{name}.gif") as temporary:
-            write_gif(temporary, frames(np.asarray(image), trace)[0])
-        print(f"{folder / name}-trace.png and {name}.gif show in which pass its tokens became final.")
+        Image.fromarray(heat_map(trace)).save(results.add(f"{name}-trace.png"))
+        write_gif(results.add(f"{name}.gif"), frames(np.asarray(image), trace)[0])
+        lines.append(f"{folder / name}-trace.png and {name}.gif show in which pass its tokens became final.")
+    return lines
 
 
 def made_with(pipe: ssd_jax.Pipeline) -> dict:
@@ -191,38 +201,47 @@ def made_with(pipe: ssd_jax.Pipeline) -> dict:
 
 def save(args: argparse.Namespace, options: dict, decoder, pipe: ssd_jax.Pipeline, out: ssd_jax.Output) -> None:
     """Writes the pictures, the grid and what is needed to make them again; prints a line for each."""
-    records = []
-    for index, image in enumerate(out.images):
-        name = f"{index:03d}.png"
-        with replacing(args.out / name) as temporary:
-            image.save(temporary)
-        records.append(
-            {
-                "file": name,
-                "prompt": out.prompts[index],
-                "seed": out.seeds[index],
-                "number": out.numbers[index],
-                "passes": int(out.passes[index]),
-            }
-        )
-        print(
-            f"{args.out / name}  {out.passes[index]} passes  {out.seconds / len(out.images):.2f} s  "
-            f"(compiled in {out.compile_seconds:.1f} s)  {out.prompts[index]}"
-        )
-    with replacing(args.out / "grid.png") as temporary:
+    records, lines = [], []
+    with replacing_results(args.out, "images.json") as results:
+        for index, image in enumerate(out.images):
+            name = f"{index:03d}.png"
+            image.save(results.add(name))
+            records.append(
+                {
+                    "file": name,
+                    "prompt": out.prompts[index],
+                    "seed": out.seeds[index],
+                    "number": out.numbers[index],
+                    "passes": int(out.passes[index]),
+                }
+            )
+            lines.append(
+                f"{args.out / name}  {out.passes[index]} passes  {out.seconds / len(out.images):.2f} s  "
+                f"(compiled in {out.compile_seconds:.1f} s)  {out.prompts[index]}"
+            )
         pixels = [np.asarray(image) for image in out.images]
-        Image.fromarray(grid(pixels, columns_for(len(pixels)), out.prompts)).save(temporary)
-    sidecar = {
-        "options": options,
-        "window": widest(decoder.stretches(Grid(*out.tokens.shape[1:]), pipe.head_counts[0])),
-        **made_with(pipe),
-        "seconds": out.seconds,
-        "compile_seconds": out.compile_seconds,
-        "images": records,
-    }
-    with replacing(args.out / "images.json") as temporary:
-        temporary.write_text(json.dumps(sidecar, indent=2) + os.linesep, encoding="utf-8")
-    print(f"{args.out / 'grid.png'} shows all of them; {args.out / 'images.json'} tells how they were made.")
+        Image.fromarray(grid(pixels, columns_for(len(pixels)), out.prompts)).save(results.add("grid.png"))
+        lines.append(f"{args.out / 'grid.png'} shows all of them; {args.out / 'images.json'} tells how they were made.")
+        if args.trace:
+            lines += add_traces(results, args.out, "", out)
+        results.record = {
+            "options": options,
+            "window": widest(decoder.stretches(Grid(*out.tokens.shape[1:]), pipe.head_counts[0])),
+            **made_with(pipe),
+            "seconds": out.seconds,
+            "compile_seconds": out.compile_seconds,
+            "images": records,
+        }
+    tell(args.out, results, lines)
+
+
+def tell(folder: Path, results: Results, lines: list[str]) -> None:
+    """Says what became of an earlier run's files, then the lines about the new ones."""
+    for path in results.unread:
+        print(f"warning: {path} was no list of an earlier run's files; none was removed for it", file=sys.stderr)
+    if results.removed:
+        print(f"Removed {results.removed} file{'s' * (results.removed > 1)} of an earlier run from {folder}.")
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ draft heads for it are trained: python train.py --config=configs/emu3.py --confi
 Started again, a run goes on where it was.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from ssd_jax import entry
-from ssd_jax.distributed import is_first
+from ssd_jax.distributed import is_first, together
 from ssd_jax.errors import UserError
+from ssd_jax.lock import locked
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/emoji.py", "file.py[:variant]", lock_config=True)
 COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of several processes that train heads; or auto")
@@ -40,18 +42,22 @@ def main() -> None:
     if extra:
         raise UserError(f"The command line cannot be used: unexpected {extra[0]!r}; options start with --config.")
     config = CONFIG.value
+    workdir = Path(config.workdir)
     if "stage" in config:
         if COORDINATOR.value or NUM_PROCESSES.value is not None or PROCESS_ID.value is not None:
             raise UserError("Several processes train draft heads of published backbones alone, not this config.")
         from ssd_jax.training import stages  # after the flags, so that --help is quick
 
-        export = stages.run(config)
+        with locked(workdir):
+            export = stages.run(config)
         print(f"The model is in {export}; draw with it: python sample.py --weights={export}")
         return
     entry.use_devices(config.mesh, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     from ssd_jax import train_heads
 
-    export = train_heads.run(config)
+    with contextlib.ExitStack() as held:
+        together("workdir", lambda: held.enter_context(locked(workdir)))  # one run, of however many processes
+        export = train_heads.run(config)
     if is_first():
         print((export.parent / train_heads.REPORT).read_text(encoding="utf-8"))
         print(

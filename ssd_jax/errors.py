@@ -1,5 +1,6 @@
 """What can be the user's fault."""
 
+import numbers
 from collections.abc import Sequence
 
 
@@ -7,15 +8,33 @@ class UserError(ValueError):
     """Input that cannot be used. The message is one sentence for the user; entry points print it and exit with 2."""
 
 
+def shown(value: object, width: int = 60) -> str:
+    """A value for a message: on one line, not longer than so many letters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
 def is_whole(value: object, least: int) -> bool:
-    """Whether an option is a whole number of at least so much; True is no number."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    """Whether an option is a whole number, also one of numpy's, of at least so much; True is no number."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
 
 
-def require_whole(name: str, value: object, least: int) -> None:
-    """Raises `UserError` unless an option is a whole number of at least so much."""
+def require_whole(name: str, value: object, least: int) -> int:
+    """The option as an int; raises `UserError` unless it is a whole number of at least so much."""
     if not is_whole(value, least):
-        raise UserError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+        raise UserError(f"{name} must be a whole number of at least {least}, not {shown(value)}.")
+    return int(value)
+
+
+def require_text(name: str, value: object) -> str:
+    """The option as a str; raises `UserError` unless it is a text that can be written as UTF-8."""
+    if not isinstance(value, str):
+        raise UserError(f"{name} must be a text, not {shown(value)}.")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair; a command line in another encoding has such
+        raise UserError(f"{name} must be Unicode text, which {shown(value)} is not.") from None
+    return str(value)
 
 
 def require_one_of(name: str, value: object, valid: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,13 +13,14 @@ from ssd_jax.errors import UserError
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path`, with the same suffix, that takes its place when the block ends and vanishes if it raises.
 
-    The folder is made if absent.
+    The folder is made if absent. The name is random, so that threads, processes and hosts that write the same file do
+    not meet: the last one to end wins, with the whole of its file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp{path.suffix}")
+    temporary.touch(exist_ok=False)  # with the permissions that the umask allows, which tempfile would not give
     try:
-        temporary.touch()
         yield temporary
         os.replace(temporary, path)
     finally:
@@ -34,15 +35,3 @@ def read_text(path: Path, name: str) -> str:
         raise UserError(f"{name} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 text, its byte {error.start} cannot be read.") from None
-
-
-def require_writable(folder: Path) -> None:
-    """Raises `UserError` before any work is done if files could not be written to a folder; makes nothing yet."""
-    nearest = folder.absolute()
-    while not nearest.exists() and nearest != nearest.parent:
-        nearest = nearest.parent
-    try:
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        raise UserError(f"The folder {folder} cannot be written to: {error.strerror}.") from None

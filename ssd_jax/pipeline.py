@@ -16,7 +16,7 @@ from PIL import Image
 from ssd_jax.compiling import compiled
 from ssd_jax.decode.engine import decode, make_cache
 from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder, has_heads, require_heads, require_window
-from ssd_jax.errors import UserError, require_whole
+from ssd_jax.errors import UserError, require_text, require_whole
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.products import describe
@@ -25,7 +25,7 @@ from ssd_jax.models.vq_models import AnyVQConfig
 from ssd_jax.origin import Origin
 from ssd_jax.pictures import Pictures
 from ssd_jax.prompts import grid_of, pad_left
-from ssd_jax.request import Output, images_of_call, sampler_of, whole_batch
+from ssd_jax.request import Output, guidance_of, images_of_call, sampler_of, whole_batch
 from ssd_jax.sampling import Sampler, image_keys
 from ssd_jax.sharding import DATA, replicate, using
 
@@ -92,10 +92,11 @@ class Pipeline:
             seed: one for all prompts, or one for each. The noise of (prompt, seed) does not depend on what else is in
                 the call, and where products have the same bits in every batch (bfloat16 on a CPU), neither does the
                 picture; equal prompts are numbered in order of appearance and differ.
-            cfg_scale: classifier-free guidance; None is the model's own default, 1 turns it off and halves the work.
-            temperature: 0 takes the most likely code everywhere.
+            cfg_scale: classifier-free guidance, from -1000 to 1000, so that what is reckoned with it stays finite; None
+                is the model's own default, 1 turns it off and halves the work.
+            temperature: 0 takes the most likely code everywhere; otherwise from 0.001 to 1000, what float32 can tell.
             top_k, top_p: keep the k most likely codes, or the most likely ones up to this mass; None is the model's
-                default (top_k) or off (top_p). top_k 0 is off.
+                default (top_k) or off (top_p). top_k 0 is off. The most likely code is always kept.
             negative_prompt: what the guidance leads away from; None is the model's own: Emu3's published text,
                 otherwise no prompt. Lumina-mGPT and Janus-Pro are published without negative prompts; here one takes
                 the frame of a prompt, which they were never trained to be led away from.
@@ -107,23 +108,24 @@ class Pipeline:
             max_passes: stop after so many passes, the prefill included, for timings: what is not final by then is a
                 draft or 0. None: when the pictures are finished.
         Raises:
-            UserError: a value out of range, an unknown decoder, a window larger than the picture, draft heads or a file
-                that is missing.
+            UserError: a value out of range or of another type, an unknown decoder, a window larger than the picture,
+                draft heads or a file that is missing.
         """
         texts, seeds, numbers = images_of_call(prompts, num_images, seed)
         decoder = find_decoder(decoder)
         self.require(decoder, size)
-        scale = self.config.cfg_scale if cfg_scale is None else float(cfg_scale)
+        scale = guidance_of(self.config, cfg_scale)
         sampler = sampler_of(self.config, scale, temperature, top_k, top_p)
         guided = scale != 1.0
-        if max_batch is not None and max_batch < 1:
-            raise UserError(f"max_batch must be at least 1, not {max_batch}.")
-        require_whole("max_passes", 1 if max_passes is None else max_passes, 1)
+        max_batch = require_whole("max_batch", len(texts) if max_batch is None else max_batch, 1)
+        if max_passes is not None:
+            max_passes = min(require_whole("max_passes", max_passes, 1), 2**31 - 1)  # an int32 in the program
+        require_text("negative_prompt", "" if negative_prompt is None else negative_prompt)
         grid = grid_of(self.config, size, self.vq_config.stride)
         frames, negatives = zip(*(self.prompts.pair(text, negative_prompt, grid) for text in texts), strict=True)
         if pixels:
             self.pictures.params  # noqa: B018 - a damaged file is reported before the work, not after it
-        batch = self.whole_rows(min(len(texts), max_batch or len(texts)), guided)
+        batch = self.whole_rows(min(len(texts), max_batch), guided)
         parts, seconds, compile_seconds = [], 0.0, 0.0
         for start in range(0, len(texts), batch):
             part = [min(index, len(texts) - 1) for index in range(start, start + batch)]  # a short last batch is filled

@@ -298,8 +298,6 @@ def test_options_must_be_finite(pipe, option, value):
 
 
 def test_extreme_options_still_draw(pipe):
-    greedy = pipe.generate(["red apple"], temperature=0.0).tokens
-    np.testing.assert_array_equal(pipe.generate(["red apple"], temperature=1e-38).tokens, greedy)
     everything = pipe.generate(["red apple"]).tokens
     np.testing.assert_array_equal(pipe.generate(["red apple"], top_k=10**12).tokens, everything)
     np.testing.assert_array_equal(pipe.generate(["red apple"], seed=np.int64(0)).tokens, everything)

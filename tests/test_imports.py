@@ -13,7 +13,19 @@ PACKAGE = Path(__file__).parents[1] / "ssd_jax"
 
 # Low to high. A module imports from its own group or a lower one. A new module belongs into one of these lines.
 LAYERS = [
-    {"shapes", "layout", "errors", "files", "threefry", "selection", "reductions", "compiling", "viz"},
+    {
+        "shapes",
+        "layout",
+        "errors",
+        "files",
+        "lock",
+        "results",
+        "threefry",
+        "selection",
+        "reductions",
+        "compiling",
+        "viz",
+    },
     {"masks", "cache", "sampling"},
     {"models"},
     {"decode", "training", "weights", "sharding", "room", "distributed", "prompts", "checkpoint", "request"},

@@ -20,6 +20,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import ssd_jax
+from ssd_jax.lock import locked
 from ssd_jax.models.config import VQConfig
 from ssd_jax.training import emoji, stages
 from ssd_jax.training.loop import Task, fit
@@ -272,6 +273,15 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(train, tmp_path, flag, words)
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert all(word in done.stderr for word in words), done.stderr
     assert os.listdir(tmp_path) == []  # nothing was begun
+
+
+def test_a_second_training_in_the_same_folder_is_refused(train, tmp_path):
+    flags = f"--config.workdir={tmp_path / 'runs'}", f"--config.data={tmp_path / 'data'}"
+    with locked(tmp_path / "runs"):
+        done = train(*flags)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: Another run is writing into the folder {tmp_path / 'runs'};")
+    assert done.stderr.count("\n") == 1 and os.listdir(tmp_path) == []
 
 
 def tiny_config(folder: Path, data: Path, **changes):

@@ -31,8 +31,8 @@ from ssd_jax.decode.stretches import widest
 from ssd_jax.errors import UserError
 from ssd_jax.eval.distances import LEAST
 from ssd_jax.eval.features import available
-from ssd_jax.files import require_writable
 from ssd_jax.loading import find_folder_here, require_options
+from ssd_jax.lock import locked
 from ssd_jax.opening import RANDOM, RANDOM_NOTE, is_random, open_model
 from ssd_jax.pipeline import Pipeline
 from ssd_jax.shapes import bucket
@@ -45,15 +45,19 @@ EXTRA = 'pip install "ssd_jax[eval]"'
 
 def main() -> None:
     args = parse(sys.argv[1:], __doc__.splitlines()[0])
+    with locked(args.out):
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Does what the command line asks for."""
     if args.accelerator:
-        require_writable(args.out)
         specs = [args.config] if args.config else accelerator.MODELS
         print(accelerator.run(entry.read_config, specs, args.passes, args.minutes, args.out))
         return
     args.config = args.config or "configs/emoji.py"
     config = BUNDLED if args.config == "configs/emoji.py" and not entry.CONFIGS.is_dir() else None
     config = config or entry.read_config(args.config)
-    require_writable(args.out)
     rows: dict[str, dict[str, Any]] = {}
     curve: dict[int, float] = {}
     notes: list[str] = []

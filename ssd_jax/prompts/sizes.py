@@ -1,8 +1,9 @@
 """What a user may say for the size of a picture."""
 
 import re
+from collections.abc import Iterable
 
-from ssd_jax.errors import UserError
+from ssd_jax.errors import UserError, is_whole, shown
 
 PIXELS = re.compile(r"(\d{1,5})x(\d{1,5})")
 RATIO = re.compile(r"(\d{1,5}):(\d{1,5})")
@@ -27,6 +28,7 @@ def parse_size(size: tuple[int, int] | str) -> tuple[int, int]:
                 f"A size is HEIGHTxWIDTH in pixels, such as 512x768, or a ratio such as 16:9, not {size!r}."
             )
         size = tuple(map(int, match))
-    if len(size) != 2 or any(isinstance(side, bool) or int(side) != side or side < 1 for side in size):
-        raise UserError(f"A size must be two whole numbers of at least 1, not {size!r}.")
-    return int(size[0]), int(size[1])
+    sides = tuple(size) if isinstance(size, Iterable) else ()
+    if len(sides) != 2 or not all(is_whole(side, 1) for side in sides):
+        raise UserError(f"A size must be two whole numbers of at least 1, not {shown(size)}.")
+    return int(sides[0]), int(sides[1])
