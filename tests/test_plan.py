@@ -318,8 +318,8 @@ def test_plan_and_bench_agree(name, fixtures):
 
 
 def test_rates_of_this_machine_are_measured():
-    """Both kinds of attention, all kinds of matrices: rates that a machine can have."""
-    for changes in ({}, {"attention": "fused"}, {"quantize": "int8"}, {"dtype": jnp.dtype(jnp.float32)}):
+    """Both kinds of attention, float32 and int8 matrices: rates that a machine can have."""
+    for changes in ({"attention": "fused", "dtype": jnp.dtype(jnp.float32)}, {"quantize": "int8"}):
         chip = this_machine.measure(small_job(**changes))
         assert all(1e3 < rate < 1e15 for rate in (chip.bandwidth, chip.attention))
         assert chip.flops > 1e3
@@ -357,8 +357,29 @@ def test_the_command_line_plans_without_weights(command_line, monkeypatch):
     assert "1 row, 128 slots" in out and "compiled for CPUs in float32" in out and "an assumption" in out
     for chip in CHIPS:
         assert any(line.startswith(f"{chip.name} ") and " fits in " in line for line in out.splitlines())
+    assert "by datasheet rates" in out and "plain: its scores are arrays, 12 bytes each" in out
+    code, _, err = command_line("--plan", "--config=configs/janus_pro.py:tiny", "--attention=fused", "--mesh=model:2")
+    assert code == 2 and "The fused attention runs on one device" in err
     code, _, err = command_line("--plan", "--config=configs/janus_pro.py:tiny", "--mesh=model:3")
     assert code == 2 and err.startswith("error: model:3 does not divide the 4 heads")
+
+
+def test_the_command_line_plans_for_this_machine(command_line):
+    """A measured column instead of the chips', with the windows that decoders have on this machine."""
+    flags = "--plan=here", "--config=configs/janus_pro.py:tiny", "--decoder=ar", "--attention=fused"
+    code, out, _ = command_line(*flags)
+    assert code == 0 and "by rates measured here" in out and "the sum of moving its bytes" in out.replace("\n", " ")
+    assert "fused: with cuDNN its scores stay on the chip" in out
+    assert [line.split()[0] for line in out.splitlines() if " fits in " in line] == ["here"]
+    assert not any(chip.name in out for chip in CHIPS)
+    code, _, err = command_line("--plan=here", "--config=configs/janus_pro.py:tiny", "--mesh=model:2")
+    assert code == 2 and "leave --mesh out" in err
+
+
+def test_windows_are_those_of_where_the_plan_is_for():
+    there, here = small_job(), small_job(here=True)
+    decoder = PRESETS["jacobi-above"]
+    assert there.as_run(decoder).window == 64 and here.as_run(decoder) is decoder
 
 
 SCRIPT = """

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
@@ -26,24 +27,31 @@ ASSUMED = 3
 ROWS = 4
 """Rows of the widest window for which a pass is listed."""
 
-LEGEND = """\
-At best, by {rates}: products, attention, output head, one after the other, each the longer of moving its bytes and of
-its arithmetic. Left out: what goes from product to product, sampling, gaps between kernels{latency}.
-Attention: {attention}; the whole cache is read, filled or not.
-Passes that depend on the picture: from all drafts accepted to 1/{assumed} of those of ar, which is an assumption."""
+LEGEND = (
+    "At best, by {rates}. Products, attention and output head follow one another; each takes {how} of moving its bytes "
+    "and of its arithmetic. Left out: what goes from product to product, sampling, gaps between kernels{latency}.",
+    "Attention is {attention}. It reads the whole cache, filled or not.",
+    "Passes that depend on the picture: from all drafts accepted to 1/{assumed} of those of ar, which is an "
+    "assumption.",
+)
 
 DATASHEETS = "datasheet rates"
 MEASURED = "rates measured here ({})"
 
+OVERLAPS = {True: "the longer", False: "the sum"}
+"""`Chip.overlaps`, in words."""
+
 ATTENTION = {
-    "plain": "plain. Its scores are arrays, {each} bytes each, {scores} in a pass over a row",
-    "fused": "fused. By cuDNN scores stay on the chip; elsewhere they are arrays, {each} bytes each, {scores} in a\n"
-    "pass over a row",
+    "plain": "plain: its scores are arrays, {each} bytes each, {scores} in a pass over a row of the grid",
+    "fused": "fused: with cuDNN its scores stay on the chip; elsewhere they are arrays, {each} bytes each, {scores} "
+    "in a pass over a row of the grid",
 }
 """What the numbers assume."""
 
-LATENCY = """, and the latency of all-reduces; every microsecond that one
-takes adds {added:.3f} ms to a pass, which has {reduces}"""
+LATENCY = (
+    ", and the latency of all-reduces; every microsecond that one takes adds {added:.3f} ms to a pass, which has "
+    "{reduces}"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +130,7 @@ def _passes(job: Job, chips: Sequence[Chip]) -> str:
         cells = (f"{_digits(seconds(verify(job, window, window), chip) * 1e3):>13}" for chip in chips)
         lines.append(f"  {label:23}{''.join(cells)}")
     widths = (twice(job, chip) or "none" for chip in chips)
-    lines.append(f"{'twice that of 1 from':25}{''.join(f'{width:>13}' for width in widths)}")
+    lines.append(f"{'twice as long from':25}{''.join(f'{width:>13}' for width in widths)}")
     return "\n".join(lines)
 
 
@@ -139,7 +147,8 @@ def _pictures(job: Job, table: list[Row], chips: Sequence[Chip]) -> str:
         rates = MEASURED.format("; ".join(f"{value:.1f} {name}" for name, value in record(chips[0]).items()))
     moved = _bytes(scores(job, job.fed(job.grid.cols)))
     attention = ATTENTION[job.attention].format(each=score_bytes(job), scores=moved)
-    lines.append(LEGEND.format(rates=rates, attention=attention, latency=latency, assumed=ASSUMED))
+    words = dict(rates=rates, how=OVERLAPS[chips[0].overlaps], attention=attention, latency=latency, assumed=ASSUMED)
+    lines += [textwrap.fill(text.format(**words), 118) for text in LEGEND]
     return "\n".join(lines)
 
 
