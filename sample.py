@@ -140,7 +140,8 @@ def plan(args: argparse.Namespace, config, decoders: dict) -> str:
     else:
         entry.use_simulated_devices(args.mesh)
     name, decoder = next(iter(decoders.items()))
-    print(f"compiling {name} for {job.devices} simulated device{'s' * (job.devices > 1)} ...", file=sys.stderr)
+    where = "this machine" if job.here else f"{job.devices} simulated device{'s' * (job.devices > 1)}"
+    print(f"compiling {name} for {where} ...", file=sys.stderr)
     return render(job, decoders, scratch(job, decoder), chips)
 
 

@@ -95,7 +95,8 @@ class Job:
         return decoder if self.here else on_accelerator(decoder)
 
     def fed(self, window: int) -> int:
-        """Slots of a pass over `window` visual tokens, those for row ends included; 0 is the prompt's pass."""
+        """Slots of a pass over `window` visual tokens, those for row ends included; 0 is the prompt's pass. A slanted
+        front has two slots more (6 instead of 4 of 331 for Emu3), which are not counted."""
         if not window:
             return self.prompt
         ends = min(-(-window // self.grid.cols), self.grid.rows - 1)

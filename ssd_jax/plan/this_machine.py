@@ -41,12 +41,13 @@ from ssd_jax.sharding import device_bytes
 NAME = "here"
 
 MOST = 10**9
-"""Bytes of the matrices."""
+"""Bytes of the matrices, and of the caches."""
 
 ROWS = 4
 """Rows of the grid in the wide product."""
 
 REPEATS = 5
+"""Runs of which the shortest counts."""
 
 RATES = "GB/s of weights, few rows", "GB/s of attention, one token", "GFLOP/s, many rows"
 """What files call bandwidth, attention and flops."""
@@ -62,10 +63,12 @@ def measure(job: Job) -> Chip:
     operations = 2 * sum(leaf.size * (INT8 if leaf.dtype == jnp.int8 else 1) for leaf in leaves if leaf.ndim > 1)
     few, many = (job.rows * job.fed(window) for window in (1, min(ROWS * job.grid.cols, job.grid.size)))
     narrow, wide = (products_seconds(pairs, rows) for rows in (few, many))
+    read = sum(leaf.nbytes for leaf in leaves)
+    del pairs, leaves  # beside the caches there may be no room for them
     chip = Chip(
         name=NAME,
         memory=math.inf if free is None else free,
-        bandwidth=sum(leaf.nbytes for leaf in leaves) / narrow,
+        bandwidth=read / narrow,
         flops=many * operations / wide,
         link=math.inf,
         cudnn=backend == "gpu",
@@ -106,7 +109,7 @@ def attention_seconds(job: Job, layers: int) -> float:
 
 
 def _shortest(function: Callable, *arguments: Any) -> float:
-    """Seconds of a run."""
+    """Seconds of the shortest of some runs."""
     run = compiled(jax.jit(function).lower(*arguments))
     taken = []
     for _ in range(REPEATS + 1):  # the first one is not typical
@@ -120,8 +123,12 @@ def _pairs(job: Job) -> Pairs:
     c, bytes_each = job.config, 1 if job.quantize else jnp.dtype(job.dtype).itemsize
     count = max(1, min(c.layers, MOST // (2 * c.width * c.mlp_width * bytes_each)))
     shapes = (c.mlp_width, c.width), (c.width, c.mlp_width)
-    pairs = tuple(tuple(_numbers(shape, job.dtype) for shape in shapes) for _ in range(count))
-    return jax.tree.map(quantised, pairs) if job.quantize else pairs
+
+    def matrix(shape: tuple[int, int]) -> jax.Array | Int8:
+        numbers = _numbers(shape, job.dtype)
+        return quantised(numbers) if job.quantize else numbers
+
+    return tuple(tuple(matrix(shape) for shape in shapes) for _ in range(count))
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
