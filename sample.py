@@ -5,12 +5,14 @@ Without arguments it draws a few prompts with the model that comes with the pack
 
 import argparse
 import contextlib
+import dataclasses
 import re
 import sys
 import warnings
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
@@ -21,14 +23,17 @@ from ssd_jax.config_models import find_models
 from ssd_jax.decode.names import parse_decoder, parse_decoders
 from ssd_jax.decode.stretches import widest
 from ssd_jax.distributed import is_first, together
-from ssd_jax.errors import require_text, require_whole
+from ssd_jax.errors import UserError, require_text, require_whole
 from ssd_jax.layout import Grid
-from ssd_jax.loading import require_options
 from ssd_jax.lock import locked
+from ssd_jax.models.attention import ATTENTIONS
+from ssd_jax.models.products import fast_dtype
 from ssd_jax.opening import RANDOM, RANDOM_NOTE, is_random, open_model
+from ssd_jax.plan.chips import CHIPS
 from ssd_jax.plan.job import job_for
 from ssd_jax.plan.memory import scratch
 from ssd_jax.plan.report import render
+from ssd_jax.plan.this_machine import measure
 from ssd_jax.prompts.lines import read_lines
 from ssd_jax.request import guidance_of
 from ssd_jax.results import Results, replacing_results
@@ -58,12 +63,21 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--weights", metavar="DIR", help="checkpoint folder, or random; default: the config's own")
     parser.add_argument("--vq_weights", metavar="DIR", help="image tokenizer, where the checkpoint folder lacks it")
     parser.add_argument("--heads", metavar="DIR", help="draft heads; default: the checkpoint's own")
+    parser.add_argument(
+        "--attention", choices=tuple(ATTENTIONS), default="plain", help="how it is done (default plain)"
+    )
     parser.add_argument("--quantize", metavar="HOW", help="int8: about half the memory, other pictures")
     parser.add_argument("--mesh", default="", metavar="M", help="spread the model over devices: data:1,model:8")
     parser.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of several processes; or auto")
     parser.add_argument("--num_processes", type=int, metavar="N", help="how many there are")
     parser.add_argument("--process_id", type=int, metavar="N", help="which this is, from 0")
-    parser.add_argument("--plan", action="store_true", help="draw nothing; print what it takes and how fast it can be")
+    parser.add_argument(
+        "--plan",
+        nargs="?",
+        const="chips",
+        choices=("chips", "here"),
+        help="draw nothing; print what it takes and how fast it can be on known chips, or, with =here, on this machine",
+    )
     args = parser.parse_args(arguments)
     args.decoder = args.decoder or ("ssd" if args.plan else "ar")
     return args
@@ -86,7 +100,8 @@ def main() -> None:
 
 def draw(args: argparse.Namespace, config, prompts: list[str], decoders: dict) -> None:
     """Loads the model and draws the prompts."""
-    options = dict(mesh=args.mesh or None, heads=args.heads, vq_weights=args.vq_weights, quantize=args.quantize)
+    options = dict(mesh=args.mesh or None, heads=args.heads, vq_weights=args.vq_weights)
+    options |= dict(attention=args.attention, quantize=args.quantize)
     pipe = open_model(config, args.config, args.weights, **options)
     if is_random(pipe) and is_first():
         print(RANDOM_NOTE)
@@ -120,14 +135,20 @@ def plan(args: argparse.Namespace, config, decoders: dict) -> str:
     """What the first of the decoders takes and how fast all of them can be, from shapes alone."""
     weights = config.weights if args.weights in (None, RANDOM) else args.weights
     models = find_models(config, args.config, weights, args.heads)
-    require_options(quantize=args.quantize)
+    if args.plan == "here" and args.mesh:
+        raise UserError("--plan=here is for the one device that is measured; leave --mesh out.")
     images = require_whole("max_batch", 1 if args.max_batch is None else args.max_batch, 1)
     scale = guidance_of(models.backbone, args.cfg_scale)
-    job = job_for(models, args.mesh, args.size, images, scale, args.quantize)
-    entry.use_simulated_devices(args.mesh)
+    job, chips = job_for(models, args.mesh, args.size, images, scale, args.quantize, args.attention), CHIPS
+    if args.plan == "here":
+        job = dataclasses.replace(job, dtype=jnp.dtype(fast_dtype()), here=True)
+        chips = (measure(job),)
+    else:
+        entry.use_simulated_devices(args.mesh)
     name, decoder = next(iter(decoders.items()))
-    print(f"compiling {name} for {job.devices} simulated device{'s' * (job.devices > 1)} ...", file=sys.stderr)
-    return render(job, decoders, scratch(job, decoder))
+    where = "this machine" if job.here else f"{job.devices} simulated device{'s' * (job.devices > 1)}"
+    print(f"compiling {name} for {where} ...", file=sys.stderr)
+    return render(job, decoders, scratch(job, decoder), chips)
 
 
 def read_prompts(args: argparse.Namespace, default: list[str]) -> list[str]:

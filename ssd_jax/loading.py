@@ -87,9 +87,11 @@ def load(
     return Pipeline(origin, config, vq_config, params, dtype, drafters, heads_params, mesh, attention)
 
 
-def require_options(attention: str = "plain", quantize: str | None = None) -> None:
-    """Raises `UserError` for names that are none."""
+def require_options(attention: str = "plain", quantize: str | None = None, spread: bool = False) -> None:
+    """Raises `UserError` for names that are none, and for what does not go with a model spread over devices."""
     require_one_of("attention", attention, tuple(ATTENTIONS))
+    if spread and attention == "fused":
+        raise UserError("The fused attention runs on one device; leave the mesh out, or take the plain one.")
     if quantize is not None:
         require_one_of("quantize", quantize, QUANTIZE)
 
@@ -99,8 +101,7 @@ def mesh_for(config: ModelConfig, mesh: Mesh | str | None, attention: str) -> Me
     mesh = make_mesh(mesh) if isinstance(mesh, str) else mesh
     if mesh is not None:
         check_divides(config, mesh)
-        if attention == "fused":
-            raise UserError("The fused attention runs on one device; leave the mesh out, or take the plain one.")
+        require_options(attention, spread=True)
     return mesh
 
 

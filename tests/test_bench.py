@@ -22,6 +22,7 @@ from ssd_jax.decode.stretches import total
 from ssd_jax.eval.estimates import Estimate
 from ssd_jax.eval.features import available
 from ssd_jax.layout import Grid
+from ssd_jax.plan.this_machine import RATES
 
 # -- decoders as text
 
@@ -302,7 +303,7 @@ def test_random_weights_beside_transformers(tmp_path, monkeypatch, capsys):
     # Of noise, passes that depend on the picture mean nothing.
     assert "seconds" not in rows["ssd-exact"] and "passes" not in rows["ssd-exact"]
     assert rows["ssd-exact"]["seconds per pass"] and rows["ssd-exact"]["extrapolated"] > 0
-    assert values["setup"]["model"] == "random-0"
+    assert values["setup"]["model"] == "random-0" and all(values["setup"][name] > 0 for name in RATES)
     printed = capsys.readouterr().out
     assert "The weights are random: seconds are real, pictures are noise." in printed
     assert re.search(r"depends on the picture, and of noise .* mean nothing: ssd-exact\.", printed)

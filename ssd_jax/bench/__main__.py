@@ -35,6 +35,8 @@ from ssd_jax.loading import find_folder_here, require_options
 from ssd_jax.lock import locked
 from ssd_jax.opening import RANDOM, RANDOM_NOTE, is_random, open_model
 from ssd_jax.pipeline import Pipeline
+from ssd_jax.plan.job import job_of
+from ssd_jax.plan.this_machine import measure, record
 from ssd_jax.shapes import bucket
 
 BUNDLED = ConfigDict(dict(weights="emoji", model={}, sample_prompts=("green heart, noto", "santa claus, noto")))
@@ -80,7 +82,9 @@ def measure(args: argparse.Namespace) -> None:
         rows = {name: {} for name in painters} | rows
     if is_random(pipe):
         notes.append(RANDOM_NOTE)
+    rates = {}
     if "speed" in args.metrics:
+        rates = {} if args.mesh else record(measure(job_of(pipe)))
         prompts = args.prompt or list(config.sample_prompts[: 1 if is_random(pipe) else 2])
         found, curve, said = speed(pipe, decoders, prompts, args)
         rows = beside({name: row | found.get(name, {}) for name, row in rows.items()})
@@ -100,6 +104,7 @@ def measure(args: argparse.Namespace) -> None:
         "guidance": pipe.config.cfg_scale,
         "grid": f"{pipe.config.rows} x {pipe.config.cols}",
         "model": pipe.fingerprint()[:12],
+        **rates,
     }
     plotting = importlib.util.find_spec("matplotlib") is not None
     if not plotting:

@@ -34,8 +34,8 @@ from ssd_jax.pipeline import Pipeline
 from ssd_jax.plan.chips import chip_of
 from ssd_jax.plan.job import job_for
 from ssd_jax.plan.speed import verify
+from ssd_jax.plan.work import together
 from ssd_jax.random_weights import load_random
-from ssd_jax.sharding import device_bytes
 
 MODELS = ("configs/emu3.py", "configs/lumina_mgpt.py", "configs/janus_pro.py")
 DECODERS = ("ar", "ssd", "ssd-wave")
@@ -98,15 +98,15 @@ def _steps(config: Any, spec: str, passes: int | None) -> Iterator[tuple[str, Ca
         model = pipe(attention, quantize)
         clock = Clock(model)
         job = dataclasses.replace(
-            job_for(models, "", None, 1, None, quantize), prompt=clock.prompt, dtype=jnp.dtype(model.dtype)
+            job_for(models, "", None, 1, None, quantize, attention), prompt=clock.prompt, dtype=jnp.dtype(model.dtype)
         )
         sizes = sorted({min(width, clock.grid.size) for width in widths})
-        cache = device_bytes(job.cache()) * (1 - job.context / job.slots)  # all of it is read, not the filled part
-        read = {width: verify(job, width, width).read + cache for width in sizes}
+        cudnn = jax.default_backend() == "gpu"
+        moved = {width: together(verify(job, width, width)).all_moved(cudnn) for width in sizes}
         chip = chip_of(jax.devices()[0].device_kind)
         return {
-            f"W = {width}": {"ms": 1e3 * seconds, "GB/s": read[width] / seconds / 1e9}
-            | ({} if chip is None else {"of bandwidth": read[width] / seconds / chip.bandwidth})
+            f"W = {width}": {"ms": 1e3 * seconds, "GB/s": moved[width] / seconds / 1e9}
+            | ({} if chip is None else {"of bandwidth": moved[width] / seconds / chip.bandwidth})
             for width, seconds in ((width, clock.seconds(Verify(width, width))) for width in sizes)
         }
 

@@ -24,6 +24,9 @@ class Chip:
         bandwidth: of the memory, bytes per second.
         flops: bfloat16 operations per second, a multiplication and an addition being two.
         link: bytes per second that it can send in a ring: NVLink, one direction; on a TPU two of its ports.
+        cudnn: whether fused attention of a 16-bit cache is cuDNN's: on NVIDIA GPUs.
+        attention: bytes per second that attention moves, where it was measured; None: as fast as the memory.
+        overlaps: whether memory is read while arithmetic goes on; not on a CPU (see `plan.work`).
     """
 
     name: str
@@ -31,12 +34,15 @@ class Chip:
     bandwidth: float
     flops: float
     link: float
+    cudnn: bool = False
+    attention: float | None = None
+    overlaps: bool = True
 
 
 CHIPS = (
-    Chip("H100", 80e9, 3.35e12, 989e12, 450e9),
-    Chip("H200", 141e9, 4.8e12, 989e12, 450e9),
-    Chip("A100-80", 80e9, 2.039e12, 312e12, 300e9),
+    Chip("H100", 80e9, 3.35e12, 989e12, 450e9, cudnn=True),
+    Chip("H200", 141e9, 4.8e12, 989e12, 450e9, cudnn=True),
+    Chip("A100-80", 80e9, 2.039e12, 312e12, 300e9, cudnn=True),
     Chip("v5e", 16e9, 0.819e12, 197e12, 100e9),
     Chip("v5p", 95e9, 2.765e12, 459e12, 200e9),
     Chip("v6e", 32e9, 1.64e12, 918e12, 224e9),

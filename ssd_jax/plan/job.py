@@ -8,15 +8,18 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
-from ssd_jax.cache import AXES, KVCache
+from ssd_jax.cache import AXES, KVCache, shape_of
 from ssd_jax.config_models import Models
+from ssd_jax.decode.presets import Decoder, on_accelerator
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
+from ssd_jax.loading import require_options
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.heads import boxed_heads
 from ssd_jax.models.int8 import scales
 from ssd_jax.models.transformer import boxed_backbone, layout_of
 from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq
+from ssd_jax.pipeline import Pipeline
 from ssd_jax.prompts import grid_of
 from ssd_jax.request import whole_batch
 from ssd_jax.sharding import DATA, MODEL, abstract, check_divides, parse_mesh, sharding_of
@@ -41,8 +44,10 @@ class Job:
         guided: whether every picture has an unconditional row.
         data, model: sizes of the mesh.
         dtype: of weights and cache; the image tokenizer is float32.
-        quantize: "int8" or None, as for `loading.load`.
+        quantize, attention: as for `loading.load`.
         prompt: S.
+        here: whether it is for the machine at hand, so that decoders have the windows that they have on it; otherwise
+            those that they have on accelerators.
     """
 
     config: ModelConfig
@@ -55,9 +60,12 @@ class Job:
     model: int = 1
     dtype: Any = jnp.bfloat16
     quantize: str | None = None
+    attention: str = "plain"
     prompt: int = PROMPT
+    here: bool = False
 
     def __post_init__(self):
+        require_options(self.attention, self.quantize, self.devices > 1)
         check_divides(self.config, self.mesh)
         if self.rows % self.data:
             raise UserError(f"data:{self.data} does not divide {self.rows} rows.")
@@ -82,16 +90,17 @@ class Job:
         """T, slots of the cache."""
         return self.prompt + layout_of(self.config, self.grid).length
 
-    @property
-    def context(self) -> float:
-        """Slots that are filled on average while a picture is drawn."""
-        return self.prompt + layout_of(self.config, self.grid).length / 2
+    def as_run(self, decoder: Decoder) -> Decoder:
+        """The decoder with its window."""
+        return decoder if self.here else on_accelerator(decoder)
 
     def fed(self, window: int) -> int:
-        """Slots of a pass over `window` visual tokens, those for row ends included; 0 is the prompt's pass."""
+        """Slots of a pass over `window` visual tokens, those for row ends included; 0 is the prompt's pass. A slanted
+        front has two slots more (6 instead of 4 of 331 for Emu3), which are not counted."""
         if not window:
             return self.prompt
-        return window + layout_of(self.config, self.grid).row_ends * -(-window // self.grid.cols)
+        ends = min(-(-window // self.grid.cols), self.grid.rows - 1)
+        return window + layout_of(self.config, self.grid).row_ends * ends
 
     def backbone(self, mesh: Any = None) -> Any:
         """The backbone's parameters as shapes with shardings over `mesh`; None is the abstract mesh."""
@@ -108,9 +117,10 @@ class Job:
     def cache(self, mesh: Any = None) -> KVCache:
         """The cache as shapes with shardings."""
         c = self.config
-        shape = (self.rows, c.kv_heads, self.slots, c.head_dim)
-        leaf = jax.ShapeDtypeStruct(shape, self.dtype, sharding=sharding_of(AXES["plain"], shape, mesh or self.mesh))
-        return KVCache((leaf,) * c.layers, (leaf,) * c.layers)
+        shape = shape_of(self.rows, c.kv_heads, self.slots, c.head_dim, self.attention)
+        sharding = sharding_of(AXES[self.attention], shape, mesh or self.mesh)
+        leaf = jax.ShapeDtypeStruct(shape, self.dtype, sharding=sharding)
+        return KVCache((leaf,) * c.layers, (leaf,) * c.layers, self.attention)
 
     def _abstract(self, boxed: Any, mesh: Any) -> Any:
         return abstract(boxed, mesh or self.mesh, self.dtype, self.quantize)
@@ -123,7 +133,13 @@ def count(tree: Any) -> int:
 
 
 def job_for(
-    models: Models, mesh: str, size: str | None, images: int, cfg_scale: float | None, quantize: str | None = None
+    models: Models,
+    mesh: str,
+    size: str | None,
+    images: int,
+    cfg_scale: float | None,
+    quantize: str | None = None,
+    attention: str = "plain",
 ) -> Job:
     """The job of a command line: `mesh` as --mesh has it ("" is one device), `size` as --size, `images` at once, which
     are made more until they fill the mesh; None is the backbone's own. Raises `UserError` for what cannot be."""
@@ -138,4 +154,21 @@ def job_for(
         data=sizes[DATA],
         model=sizes[MODEL],
         quantize=quantize,
+        attention=attention,
+    )
+
+
+def job_of(pipe: Pipeline) -> Job:
+    """One picture of a loaded model on one device."""
+    config = pipe.config
+    return Job(
+        config,
+        pipe.heads or HeadsConfig(0, 0),
+        pipe.vq_config,
+        Grid(config.rows, config.cols),
+        guided=config.cfg_scale != 1.0,
+        dtype=jnp.dtype(pipe.dtype),
+        quantize=pipe.quantize or None,
+        attention=pipe.attention,
+        here=True,
     )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ssd_jax.decode.engine import decode
-from ssd_jax.decode.presets import Decoder, on_accelerator, require_heads, require_window
+from ssd_jax.decode.presets import Decoder, require_heads, require_window
 from ssd_jax.errors import UserError
 from ssd_jax.pictures import to_pixels
 from ssd_jax.plan.chips import Chip
@@ -61,7 +61,7 @@ class Scratch(NamedTuple):
 
 def memory(job: Job, decoder: Decoder, scratch: Scratch) -> Memory:
     """The bytes of a job; for `scratch` see the function of that name."""
-    stretches = on_accelerator(decoder).stretches(job.grid, job.heads.horizontal)
+    stretches = job.as_run(decoder).stretches(job.grid, job.heads.horizontal)
     outputs = max(max(s.outputs, s.sources * (s.horizontal + s.vertical)) for s in stretches)
     return Memory(
         weights=device_bytes(job.backbone()),
@@ -86,7 +86,7 @@ def compiled(job: Job, decoder: Decoder, mesh: Mesh | None = None) -> jax.stages
     """
     require_heads(decoder, job.heads.horizontal, job.heads.vertical)
     require_window(decoder, job.grid)
-    decoder = on_accelerator(decoder)
+    decoder = job.as_run(decoder)
     whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
     def placed(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -2,17 +2,20 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 
-from ssd_jax.decode.presets import PRESETS, Decoder, has_heads, on_accelerator
+from ssd_jax.decode.presets import PRESETS, Decoder, has_heads
 from ssd_jax.decode.stretches import total
+from ssd_jax.plan.attention import score_bytes, scores
 from ssd_jax.plan.chips import CHIPS, Chip
 from ssd_jax.plan.job import Job, count
 from ssd_jax.plan.memory import Memory, Scratch, memory, smallest_mesh
-from ssd_jax.plan.speed import picture, verify
-from ssd_jax.sharding import device_bytes
+from ssd_jax.plan.speed import picture, twice, verify
+from ssd_jax.plan.this_machine import record
+from ssd_jax.plan.work import seconds
 
 UNITS = {"s": 1.0, "ms": 1e3}
 REDUCES = {None: 2, "int8": 4}
@@ -24,17 +27,31 @@ ASSUMED = 3
 ROWS = 4
 """Rows of the widest window for which a pass is listed."""
 
-LEGEND = """\
-At best, by datasheet rates: the longer of reading memory once and of the arithmetic, the cache filled to half the
-picture. Left out: sampling, gaps between kernels{latency}.
-Attention as it is written reads the whole cache, {unfilled} a pass more.
-Passes that depend on the picture: from all drafts accepted to 1/{assumed} of those of ar, which is an assumption."""
+LEGEND = (
+    "At best, by {rates}. Products, attention and output head follow one another; each takes {how} of moving its bytes "
+    "and of its arithmetic. Left out: what goes from product to product, sampling, gaps between kernels{latency}.",
+    "Attention is {attention}. It reads the whole cache, filled or not.",
+    "Passes that depend on the picture: from all drafts accepted to 1/{assumed} of those of ar, which is an "
+    "assumption.",
+)
 
-LATENCY = """, and the latency of all-reduces; every microsecond that one
-takes adds {added:.3f} ms to a pass, which has {reduces}"""
+DATASHEETS = "datasheet rates"
+MEASURED = "rates measured here ({})"
 
+OVERLAPS = {True: "the longer", False: "the sum"}
+"""`Chip.overlaps`, in words."""
 
-_NAMES = "".join(f"{chip.name:>13}" for chip in CHIPS)
+ATTENTION = {
+    "plain": "plain: its scores are arrays, {each} bytes each, {scores} in a pass over a row of the grid",
+    "fused": "fused: with cuDNN its scores stay on the chip; elsewhere they are arrays, {each} bytes each, {scores} "
+    "in a pass over a row of the grid",
+}
+"""What the numbers assume."""
+
+LATENCY = (
+    ", and the latency of all-reduces; every microsecond that one takes adds {added:.3f} ms to a pass, which has "
+    "{reduces}"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +69,14 @@ class Row:
     seconds: tuple[tuple[float, float], ...]
 
 
-def rows(job: Job, decoders: Mapping[str, Decoder], chips: Iterable[Chip] = CHIPS) -> list[Row]:
+def rows(job: Job, decoders: Mapping[str, Decoder], chips: Sequence[Chip] = CHIPS) -> list[Row]:
     """The decoders' passes and seconds; those that need more heads than the job has are left out."""
     found = []
     assumed = -(-total(PRESETS["ar"].stretches(job.grid)) // ASSUMED)
     for name, decoder in decoders.items():
         if not has_heads(decoder, job.heads.horizontal, job.heads.vertical):
             continue
-        decoder = on_accelerator(decoder)
+        decoder = job.as_run(decoder)
         least = decoder.stretches(job.grid, job.heads.horizontal)
         most = decoder.stretches(job.grid, job.heads.horizontal, assumed) if decoder.adaptive else least
         seconds = tuple((picture(job, least, chip), picture(job, most, chip)) for chip in chips)
@@ -67,14 +84,14 @@ def rows(job: Job, decoders: Mapping[str, Decoder], chips: Iterable[Chip] = CHIP
     return found
 
 
-def render(job: Job, decoders: Mapping[str, Decoder], scratch: Scratch) -> str:
+def render(job: Job, decoders: Mapping[str, Decoder], scratch: Scratch, chips: Sequence[Chip] = CHIPS) -> str:
     """The whole plan. The bytes are those of the first decoder, `scratch` being of its programs; the seconds are those
-    of all presets and of the decoders."""
+    of all presets and of the decoders. `chips` are the one that was measured, where the job is for this machine."""
     name, decoder = next(iter(decoders.items()))
     found = memory(job, decoder, scratch)
-    table = rows(job, {**PRESETS, **decoders})
-    parts = [_head(job), _memory(job, name, found), _passes(job), _pictures(job, table)]
-    return "\n\n".join([*parts, _verdicts(job, decoder, found, table)])
+    table = rows(job, {**PRESETS, **decoders}, chips)
+    parts = [_head(job), _memory(job, name, found), _passes(job, chips), _pictures(job, table, chips)]
+    return "\n\n".join([*parts, _verdicts(job, decoder, found, table, chips)])
 
 
 def _head(job: Job) -> str:
@@ -106,32 +123,39 @@ def _memory(job: Job, name: str, m: Memory) -> str:
     return "\n".join([title, *(f"  {label:20}{_bytes(size):>10}  {remark}".rstrip() for label, size, remark in lines)])
 
 
-def _passes(job: Job) -> str:
+def _passes(job: Job, chips: Sequence[Chip]) -> str:
     cols = job.grid.cols
-    lines = [f"{'ms a pass, window':25}{_NAMES}"]
+    lines = [f"{'ms a pass, window':25}{_names(chips)}"]
     for label, window in (("1", 1), (f"{cols}, a row", cols), (f"{ROWS * cols}, {ROWS} rows", ROWS * cols)):
-        cells = (f"{_digits(verify(job, window, window).seconds(chip) * 1e3):>13}" for chip in CHIPS)
+        cells = (f"{_digits(seconds(verify(job, window, window), chip) * 1e3):>13}" for chip in chips)
         lines.append(f"  {label:23}{''.join(cells)}")
+    widths = (twice(job, chip) or "none" for chip in chips)
+    lines.append(f"{'twice as long from':25}{''.join(f'{width:>13}' for width in widths)}")
     return "\n".join(lines)
 
 
-def _pictures(job: Job, table: list[Row]) -> str:
+def _pictures(job: Job, table: list[Row], chips: Sequence[Chip]) -> str:
     unit = _unit(table)
-    lines = [f"{f'{unit} a picture':14}{'passes':>11}{_NAMES}"]
+    lines = [f"{f'{unit} a picture':14}{'passes':>11}{_names(chips)}"]
     for row in table:
         cells = (f"{_range(*(_digits(value * UNITS[unit]) for value in pair)):>13}" for pair in row.seconds)
         lines.append(f"  {row.name:12}{_range(*map(str, row.passes)):>11}{''.join(cells)}")
     reduces = REDUCES[job.quantize] * job.config.layers
     latency = LATENCY.format(reduces=reduces, added=reduces / 1e3) if job.model > 1 else ""
-    unfilled = _bytes(device_bytes(job.cache()) * (1 - job.context / job.slots))
-    lines.append(LEGEND.format(latency=latency, unfilled=unfilled, assumed=ASSUMED))
+    rates = DATASHEETS
+    if job.here:
+        rates = MEASURED.format("; ".join(f"{value:.1f} {name}" for name, value in record(chips[0]).items()))
+    moved = _bytes(scores(job, job.fed(job.grid.cols)))
+    attention = ATTENTION[job.attention].format(each=score_bytes(job), scores=moved)
+    words = dict(rates=rates, how=OVERLAPS[chips[0].overlaps], attention=attention, latency=latency, assumed=ASSUMED)
+    lines += [textwrap.fill(text.format(**words), 118) for text in LEGEND]
     return "\n".join(lines)
 
 
-def _verdicts(job: Job, decoder: Decoder, found: Memory, table: list[Row]) -> str:
+def _verdicts(job: Job, decoder: Decoder, found: Memory, table: list[Row], chips: Sequence[Chip]) -> str:
     known, unit = [row for row in table if row.passes[0] == row.passes[1]], _unit(table)
     lines = []
-    for place, chip in enumerate(CHIPS):
+    for place, chip in enumerate(chips):
         there, needed = f"{chip.memory / 1e9:.0f} GB", f"at most {_bytes(found.total)}"
         if found.total <= chip.memory:
             best = min(known, key=lambda row: row.seconds[place][0])
@@ -139,9 +163,11 @@ def _verdicts(job: Job, decoder: Decoder, found: Memory, table: list[Row]) -> st
             verdict = f"fits in {there}: {needed}; fastest where passes are known: {best.name}, {seconds}"
         else:
             exact = f"{_bytes(found.exact)} without temporaries"
-            verdict = f"does not fit in {there}: {needed}, {exact}; {_advice(job, decoder, found, chip)}"
+            advice = "" if job.here else f"; {_advice(job, decoder, found, chip)}"
+            verdict = f"does not fit in {there}: {needed}, {exact}{advice}"
         lines.append(f"{chip.name:9}{verdict}")
-    lines.append("JAX takes three quarters of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.")
+    if not job.here:
+        lines.append("JAX takes three quarters of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.")
     return "\n".join(lines)
 
 
@@ -153,6 +179,10 @@ def _advice(job: Job, decoder: Decoder, found: Memory, chip: Chip) -> str:
     split = dataclasses.replace(job, model=parts)
     data = f"data:{job.data}," if job.data > 1 else ""
     return f"--mesh={data}model:{parts} would: {_bytes(memory(split, decoder, scratch).total)}"
+
+
+def _names(chips: Sequence[Chip]) -> str:
+    return "".join(f"{chip.name:>13}" for chip in chips)
 
 
 def _unit(table: list[Row]) -> str:

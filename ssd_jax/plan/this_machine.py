@@ -1,0 +1,153 @@
+"""The machine at hand as a chip: rates measured in some seconds while it is idle.
+
+A datasheet's rates say little of a CPU, so what is timed is what passes mostly wait for, with the shapes that the job
+has, compiled as decoding is:
+
+- bandwidth: bytes of matrices per second in products with the rows of a pass over one token. Pairs of mlp matrices (up,
+  down) are multiplied one after the other, as the layers of a pass are. A plain sum of a large array reads faster: on
+  the CPU that this was written on 28 GB/s, where XLA's bfloat16 products read 19.
+- flops: operations per second in products of as many rows as a pass over `ROWS` rows of the grid has. Where arithmetic
+  waits for memory (`Chip.overlaps` false) it is the rate of the additional rows.
+- attention: bytes per second that the job's attention moves for one token. There XLA's products read the cache, for
+  every row and head a small one; on that CPU 5 GB/s.
+
+There are as many layers as the model has, but no more than fill `MOST` bytes, which caches do not hold; a model that
+caches do hold is so measured inside them.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from ssd_jax.cache import shape_of
+from ssd_jax.compiling import compiled
+from ssd_jax.models.attention import ATTENTIONS
+from ssd_jax.models.int8 import Int8, quantised
+from ssd_jax.models.products import Products
+from ssd_jax.plan.attention import attention
+from ssd_jax.plan.chips import Chip
+from ssd_jax.plan.job import Job
+from ssd_jax.plan.speed import INT8
+from ssd_jax.room import free_bytes
+from ssd_jax.sharding import device_bytes
+
+NAME = "here"
+
+MOST = 10**9
+"""Bytes of the matrices, and of the caches."""
+
+ROWS = 4
+"""Rows of the grid in the wide product."""
+
+REPEATS = 5
+"""Runs of which the shortest counts."""
+
+RATES = "GB/s of weights, few rows", "GB/s of attention, one token", "GFLOP/s, many rows"
+"""What files call bandwidth, attention and flops."""
+
+Pairs = tuple[tuple[jax.Array | Int8, jax.Array | Int8], ...]
+
+
+def measure(job: Job) -> Chip:
+    """The default device, for models of the job's sizes on one device."""
+    free, backend = free_bytes(), jax.default_backend()
+    pairs = _pairs(job)
+    leaves = jax.tree.leaves(pairs)
+    operations = 2 * sum(leaf.size * (INT8 if leaf.dtype == jnp.int8 else 1) for leaf in leaves if leaf.ndim > 1)
+    few, many = (job.rows * job.fed(window) for window in (1, min(ROWS * job.grid.cols, job.grid.size)))
+    narrow, wide = (products_seconds(pairs, rows) for rows in (few, many))
+    read = sum(leaf.nbytes for leaf in leaves)
+    del pairs, leaves  # beside the caches there may be no room for them
+    chip = Chip(
+        name=NAME,
+        memory=math.inf if free is None else free,
+        bandwidth=read / narrow,
+        flops=many * operations / wide,
+        link=math.inf,
+        cudnn=backend == "gpu",
+        overlaps=backend != "cpu",
+    )
+    layers = min(job.config.layers, max(1, MOST * job.config.layers // device_bytes(job.cache())))
+    moved = attention(job, job.fed(1)).all_moved(chip.cudnn) * layers / job.config.layers
+    chip = dataclasses.replace(chip, attention=moved / attention_seconds(job, layers))
+    if chip.overlaps or many == few:
+        return chip
+    return dataclasses.replace(chip, flops=(many - few) * operations / max(wide - narrow, 1e-9))
+
+
+def record(chip: Chip) -> dict[str, float]:
+    """The rates, for a file."""
+    rates = chip.bandwidth, chip.attention or chip.bandwidth, chip.flops
+    return {name: rate / 1e9 for name, rate in zip(RATES, rates, strict=True)}
+
+
+def recorded(values: Mapping[str, Any]) -> Chip:
+    """The chip of a CPU's file; its memory is not recorded."""
+    bandwidth, attending, flops = (values[name] * 1e9 for name in RATES)
+    return Chip(NAME, math.inf, bandwidth, flops, math.inf, attention=attending, overlaps=False)
+
+
+def products_seconds(pairs: Pairs, rows: int) -> float:
+    """Of products of so many rows with all matrices."""
+    return _shortest(_products, _numbers((rows, pairs[0][0].shape[1]), jnp.float32), pairs)
+
+
+def attention_seconds(job: Job, layers: int) -> float:
+    """Of a token's attention over so many layers' caches, row end included."""
+    c, fed = job.config, job.fed(1)
+    shape = shape_of(job.rows, c.kv_heads, job.slots, c.head_dim, job.attention)
+    caches = tuple(tuple(jnp.full(shape, 0.1, job.dtype) for _ in "kv") for _ in range(layers))
+    q, mask = jnp.ones((job.rows, fed, c.heads, c.head_dim)), jnp.ones((job.rows, fed, job.slots), bool)
+    return _shortest(partial(_attention, kind=job.attention), q, caches, mask)
+
+
+def _shortest(function: Callable, *arguments: Any) -> float:
+    """Seconds of the shortest of some runs."""
+    run = compiled(jax.jit(function).lower(*arguments))
+    taken = []
+    for _ in range(REPEATS + 1):  # the first one is not typical
+        start = time.perf_counter()
+        jax.block_until_ready(run(*arguments))
+        taken.append(time.perf_counter() - start)
+    return min(taken[1:])
+
+
+def _pairs(job: Job) -> Pairs:
+    c, bytes_each = job.config, 1 if job.quantize else jnp.dtype(job.dtype).itemsize
+    count = max(1, min(c.layers, MOST // (2 * c.width * c.mlp_width * bytes_each)))
+    shapes = (c.mlp_width, c.width), (c.width, c.mlp_width)
+
+    def matrix(shape: tuple[int, int]) -> jax.Array | Int8:
+        numbers = _numbers(shape, job.dtype)
+        return quantised(numbers) if job.quantize else numbers
+
+    return tuple(tuple(matrix(shape) for shape in shapes) for _ in range(count))
+
+
+@partial(jax.jit, static_argnames=("shape", "dtype"))
+def _numbers(shape: tuple[int, int], dtype: DTypeLike) -> jax.Array:
+    """[out, in], spread evenly around 0 with the variance 1/in: products keep the size of what they multiply."""
+    golden = jnp.uint32(2654435769)  # 2^32 over the golden ratio: multiples of it are spread evenly
+    steps = jax.lax.iota(jnp.uint32, math.prod(shape)) * golden
+    unit = (steps >> 8).astype(jnp.float32) * 2**-24
+    return ((unit - 0.5) * (12 / shape[1]) ** 0.5).astype(dtype).reshape(shape)
+
+
+def _attention(q: jax.Array, caches: Pairs, mask: jax.Array, kind: str) -> jax.Array:
+    for keys, values in caches:
+        q = ATTENTIONS[kind](q, keys, values, mask, Products())
+    return q
+
+
+def _products(x: jax.Array, pairs: Pairs) -> jax.Array:
+    linear = Products().linear
+    for up, down in pairs:
+        x = linear(linear(x, up), down)
+    return x

@@ -1,0 +1,60 @@
+"""What a device does, and how long a chip takes for it at best.
+
+An accelerator takes the longer one of moving bytes between memory and the chip and of doing the arithmetic (the
+roofline model, doi.org/10.1145/1498765.1498785). A CPU takes the one and then the other: what it multiplies comes
+through the same instructions, so that milliseconds of a pass against its window are a straight line from the first
+token on (docs/results.md), not flat up to a ridge.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+
+from ssd_jax.plan.chips import Chip
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One step of a pass, on one device.
+
+    Attributes:
+        moved: bytes read from memory and written to it, by all but attention.
+        attended: those that attention moves.
+        unfused: those that it moves besides where fused attention is not cuDNN's.
+        flops: operations, at the rate of bfloat16.
+        sent: bytes sent in rings.
+    """
+
+    moved: float = 0.0
+    attended: float = 0.0
+    unfused: float = 0.0
+    flops: float = 0.0
+    sent: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Work(*(mine + its for mine, its in pairs))
+
+    def all_moved(self, cudnn: bool) -> float:
+        """Bytes, on a chip with cuDNN or on another one."""
+        return self.moved + self.attended + (0.0 if cudnn else self.unfused)
+
+    def seconds(self, chip: Chip) -> float:
+        """At best; sending does not overlap with the rest, which waits for it."""
+        attended = self.attended + (0.0 if chip.cudnn else self.unfused)
+        memory = self.moved / chip.bandwidth + attended / (chip.attention or chip.bandwidth)
+        arithmetic = self.flops / chip.flops
+        return (max(memory, arithmetic) if chip.overlaps else memory + arithmetic) + self.sent / chip.link
+
+
+Steps = tuple[Work, ...]
+"""Each waits for the one before, so that moving bytes in one does not overlap with arithmetic in another."""
+
+
+def seconds(steps: Iterable[Work], chip: Chip) -> float:
+    """Of one step after the other."""
+    return sum(step.seconds(chip) for step in steps)
+
+
+def together(steps: Iterable[Work]) -> Work:
+    """The work of all steps."""
+    return sum(steps, Work())
