@@ -16,7 +16,7 @@ LAYERS = [
     {"shapes", "layout", "errors", "files", "threefry", "selection", "reductions", "compiling", "viz"},
     {"masks", "cache", "sampling"},
     {"models"},
-    {"decode", "training", "weights", "sharding", "room", "distributed", "prompts", "checkpoint", "request"},
+    {"decode", "training", "weights", "sharding", "room", "distributed", "prompts", "checkpoint", "request", "teacher"},
     {"pipeline", "pictures", "origin"},
     {"loading", "config_models", "random_weights", "opening"},
     {"entry", "bench", "eval", "train_heads", "plan"},
