@@ -37,12 +37,12 @@ def read(config, params, window: int, attention: str = "plain", **how) -> np.nda
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_windows_give_the_states_of_the_whole_sequence(name):
-    """Windows of one token, some that the sequence is no multiple of, and one that holds it all."""
+    """Windows of one token, and some that the sequence is no multiple of."""
     config = CONFIGS[name]
     params = random_backbone(config)
     whole = read(config, params, 0)
     assert whole.shape == (2, GRID.size, config.width)
-    for window, attention in ((1, "plain"), (5, "plain"), (4, "fused"), (0, "fused")):
+    for window, attention in ((1, "plain"), (6, "fused")):
         np.testing.assert_allclose(read(config, params, window, attention), whole, atol=2e-5, err_msg=str(window))
 
 

@@ -1,7 +1,7 @@
 """Teacher forcing: what the backbone makes of pictures that are given, at any size.
 
-A picture of Emu3 has 8317 tokens. All at once, the scores of one layer would take 18 GB with guidance, and its logits 2
-GB; so the sequence goes through the backbone in windows over a cache, as in decoding.
+A picture of Emu3 with its prompt is a sequence of 8316 tokens. All at once, the scores of one layer would take 18 GB
+with guidance; so the sequence goes through the backbone in windows over a cache, as in decoding.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ Read = Callable[[jax.Array, jax.Array], jax.Array]
 def window_of(config: ModelConfig, grid: Grid, rows: int, prompt: int) -> int:
     """Tokens at once, so many that neither a layer's scores nor the logits have more than `LIMIT` numbers.
 
-    Emu3 takes 126 with guidance: two rows, 32 heads and 8317 slots are half a million scores for each. The bundled
+    Emu3 takes 126 with guidance: two rows, 32 heads and 8316 slots are half a million scores for each. The bundled
     model takes its whole sequence, of up to 120 pictures with guidance. Parts of a mesh are not counted.
 
     Args:
