@@ -3,7 +3,6 @@
 import time
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder, has_heads, re
 from ssd_jax.errors import UserError, require_text, require_whole
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
+from ssd_jax.models.forced import window_of
 from ssd_jax.models.products import describe
-from ssd_jax.models.transformer import Transformer, image_hidden
 from ssd_jax.models.vq_models import AnyVQConfig
 from ssd_jax.origin import Origin
 from ssd_jax.pictures import Pictures
@@ -28,6 +27,7 @@ from ssd_jax.prompts import grid_of, pad_left
 from ssd_jax.request import Output, guidance_of, images_of_call, sampler_of, whole_batch
 from ssd_jax.sampling import Sampler, image_keys
 from ssd_jax.sharding import DATA, replicate, using
+from ssd_jax.teacher import checked, visual_logits, visual_nll
 
 
 class Pipeline:
@@ -221,6 +221,9 @@ class Pipeline:
     ) -> jax.Array:
         """The logits that predict each code from the prompt and all earlier codes.
 
+        The backbone sees a window at a time, but the result is whole: for a picture of Emu3 1.06 GB a row. `visual_nll`
+        keeps one number of each code instead.
+
         Args:
             prompt_ids: int32 [B, S], taken verbatim.
             codes: int32 [B, R*C].
@@ -231,20 +234,54 @@ class Pipeline:
         Raises:
             UserError: codes that do not fill the grid; ids or codes that the model does not have.
         """
-        rows, cols = grid or (self.config.rows, self.config.cols)
-        prompt_ids, codes = np.asarray(prompt_ids, np.int32), np.asarray(codes, np.int32)
-        if codes.shape[1] != rows * cols:
-            raise UserError(f"A grid of {rows} x {cols} has {rows * cols} codes, not {codes.shape[1]}.")
-        for name, ids, size in (
-            ("prompt_ids", prompt_ids, self.config.vocab_size),
-            ("codes", codes, self.config.visual_size),
-        ):
-            if ids.size and (ids.min() < 0 or ids.max() >= size):
-                raise UserError(f"{name} must lie in 0..{size - 1}, but go from {ids.min()} to {ids.max()}.")
-        mask = jnp.ones(prompt_ids.shape, bool) if prompt_mask is None else jnp.asarray(prompt_mask, bool)
-        rest = replicate((jnp.asarray(prompt_ids), mask, jnp.asarray(codes)), self.mesh)
-        with using(self.mesh, self.config):
-            return _visual_logits(self.params, *rest, config=self.config, grid=Grid(rows, cols))
+        return self._forced(visual_logits, prompt_ids, codes, grid, prompt_mask)
+
+    def visual_nll(
+        self,
+        prompt_ids: np.ndarray,
+        codes: np.ndarray,
+        grid: tuple[int, int] | None = None,
+        prompt_mask: np.ndarray | None = None,
+        cfg_scale: float = 1.0,
+    ) -> jax.Array:
+        """-log p of each code given the prompt and all earlier codes, in nats, at temperature 1 and without filters.
+
+        Args:
+            prompt_ids, prompt_mask: as for `visual_logits`; where `cfg_scale` is not 1 they are [2B, S], the
+                unconditional prompts behind the others.
+            codes, grid: as for `visual_logits`.
+            cfg_scale: guidance; 1 is the plain conditional distribution.
+        Returns:
+            float32 [B, R*C].
+        Raises:
+            UserError: as `visual_logits`; a `cfg_scale` that is not finite.
+        """
+        guided = cfg_scale != 1.0
+        scale = sampler_of(self.config, cfg_scale, 1.0, 0, None).cfg_scale
+        rows = np.concatenate([codes, codes]) if guided else codes
+        return self._forced(visual_nll, prompt_ids, rows, grid, prompt_mask, scale, guided=guided)
+
+    def _forced(
+        self,
+        program: Any,
+        prompt_ids: np.ndarray,
+        codes: np.ndarray,
+        grid: tuple[int, int] | None,
+        prompt_mask: np.ndarray | None,
+        *rest: jax.Array,
+        **options: bool,
+    ) -> jax.Array:
+        """Checks what is given and runs one of the programs of `teacher`, compiled as decoding programs are."""
+        grid = Grid(*(grid or (self.config.rows, self.config.cols)))
+        given = checked(self.config, grid, prompt_ids, codes, prompt_mask)
+        arguments = (self.params, *replicate((*given, *rest), self.mesh))
+        window = window_of(self.config, grid, *given[0].shape)
+        static = dict(config=self.config, grid=grid, window=window, attention=self.attention, **options)
+        shapes = (given[0].shape, program, *static.values())
+        if shapes not in self._programs:
+            with using(self.mesh, self.config):
+                self._programs[shapes] = compiled(program.lower(*arguments, **static))
+        return self._programs[shapes](*arguments)
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Pictures uint8 [B, H, W, 3] to codes int32 [B, R, C]."""
@@ -270,11 +307,3 @@ class Pipeline:
                 warnings.warn(f"the model can read no word of {text!r} and draws without a prompt", stacklevel=2)
         for word in dict.fromkeys(word for text in prompts for word in self.prompts.unknown(text)):
             warnings.warn(f"the model does not know the word {word!r}", stacklevel=2)
-
-
-@partial(jax.jit, static_argnames=("config", "grid"))
-def _visual_logits(
-    params: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array, *, config: ModelConfig, grid: Grid
-) -> jax.Array:
-    model = Transformer(config)
-    return model.apply(params, image_hidden(model, params, ids, mask, codes, grid), method="logits")

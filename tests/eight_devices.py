@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections import Counter
+from unittest import mock
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 from ssd_jax import load  # noqa: E402
 from ssd_jax.config_models import Models  # noqa: E402
 from ssd_jax.layout import Grid  # noqa: E402
+from ssd_jax.models import forced  # noqa: E402
 from ssd_jax.models.config import HeadsConfig  # noqa: E402
 from ssd_jax.pipeline import Pipeline  # noqa: E402
 from ssd_jax.random_weights import load_random  # noqa: E402
@@ -48,10 +50,20 @@ def collectives(hlo: str) -> dict[str, list[list[int]]]:
 
 
 def logits_differ(one: Pipeline, many: Pipeline) -> float:
-    """The largest difference of their teacher-forced logits, for some prompts and codes."""
+    """The largest difference of their teacher-forced logits and guided likelihoods, for some prompts and codes: those
+    of one device from the whole sequence, those of many from it and from windows of a few tokens."""
     codes = np.arange(2 * one.config.rows * one.config.cols, dtype=np.int32).reshape(2, -1) * 7 % one.config.visual_size
-    each = (np.asarray(pipe.visual_logits([[1, 2], [3, 2]], codes)) for pipe in (one, many))
-    return float(abs(np.subtract(*each)).max())
+    ids = np.array([[1, 2], [3, 2], [1, 3], [1, 3]])
+
+    def measured(pipe: Pipeline) -> list[np.ndarray]:
+        logits = pipe.visual_logits(ids[:2], codes)
+        return [np.asarray(x) for x in (logits, pipe.visual_nll(ids, codes, cfg_scale=2.0))]
+
+    expected, whole = measured(one), measured(many)
+    with mock.patch.object(forced, "LIMIT", 500):
+        assert forced.window_of(many.config, Grid(many.config.rows, many.config.cols), 2, 2) < 5
+        windows = measured(many)
+    return max(float(abs(a - b).max()) for found in (whole, windows) for a, b in zip(found, expected, strict=True))
 
 
 def head_training(pipe: Pipeline) -> list[dict]:

@@ -14,7 +14,8 @@ import toy
 
 from ssd_jax.decode import engine
 from ssd_jax.layout import Grid, Layout
-from ssd_jax.models.transformer import Transformer, image_sequence
+from ssd_jax.models.forced import image_sequence
+from ssd_jax.models.transformer import Transformer
 from ssd_jax.sampling import image_keys
 
 GRID, IMAGES = Grid(4, 5), 3

@@ -15,8 +15,9 @@ from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.state import Functions
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig
+from ssd_jax.models.forced import image_hidden
 from ssd_jax.models.heads import DraftHeads, init_heads
-from ssd_jax.models.transformer import Transformer, image_hidden
+from ssd_jax.models.transformer import Transformer
 from ssd_jax.prompts import pad_left
 from ssd_jax.sampling import Sampler, choose, gumbel_noise, image_keys
 from ssd_jax.training.bands import Setup, mean_over_bands

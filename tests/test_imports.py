@@ -28,7 +28,7 @@ LAYERS = [
     },
     {"masks", "cache", "sampling"},
     {"models"},
-    {"decode", "training", "weights", "sharding", "room", "distributed", "prompts", "checkpoint", "request"},
+    {"decode", "training", "weights", "sharding", "room", "distributed", "prompts", "checkpoint", "request", "teacher"},
     {"pipeline", "pictures", "origin"},
     {"loading", "config_models", "random_weights", "opening"},
     {"entry", "bench", "eval", "train_heads", "plan"},

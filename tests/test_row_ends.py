@@ -16,7 +16,8 @@ from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
 from ssd_jax.layout import Grid, Layout
-from ssd_jax.models.transformer import Transformer, image_hidden
+from ssd_jax.models.forced import image_hidden
+from ssd_jax.models.transformer import Transformer
 from ssd_jax.sampling import guide, gumbel_noise, image_keys, log_probabilities
 
 ROW_END = 7

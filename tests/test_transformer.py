@@ -13,8 +13,9 @@ from ssd_jax.decode.engine import prefill
 from ssd_jax.layout import prompt_starts, rotary_positions
 from ssd_jax.masks import causal
 from ssd_jax.models.config import HeadsConfig
+from ssd_jax.models.forced import image_hidden
 from ssd_jax.models.heads import DraftHeads
-from ssd_jax.models.transformer import Transformer, image_hidden
+from ssd_jax.models.transformer import Transformer
 from ssd_jax.prompts import pad_left
 
 PROMPTS = [[2, 5, 3], [2, 4, 5, 6, 7, 4, 3], [2, 3]]  # three lengths, so three paddings

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssd_jax import pictures as tokenizing
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import VQConfig
 from ssd_jax.models.vq import VQModel, depth_to_space, space_to_depth, to_float, to_uint8
+from ssd_jax.models.vq_config import EMU3, JANUS
+from ssd_jax.pictures import at_once
 from ssd_jax.training.losses import psnr
 
 SMALL = dict(channels=8, multipliers=(1, 2), patch=2, groups=4, codebook_size=16, code_dim=4)
@@ -142,6 +145,31 @@ def test_encode_and_decode_shapes(pipe):
 def test_pictures_of_a_batch_are_encoded_one_by_one(pipe):
     pictures = np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3), dtype=np.uint8)
     np.testing.assert_array_equal(pipe.encode(pictures)[1:2], pipe.encode(pictures[1:2]))
+
+
+def test_many_pictures_go_in_parts_of_one_size(pipe, monkeypatch):
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 8, 12, 3), dtype=np.uint8)
+    codes = pipe.encode(pictures)
+    expected, sizes = (codes, pipe.decode(codes)), []
+    for name in ("_to_codes", "to_pixels"):
+        program = getattr(tokenizing, name)
+
+        def counted(params, given, config, program=program):
+            sizes.append(len(given))
+            return program(params, given, config=config)
+
+        monkeypatch.setattr(tokenizing, name, counted)
+    monkeypatch.setattr(tokenizing, "LIMIT", 2 * 8 * 12 * pipe.vq_config.channels)
+    for found, whole in zip((pipe.encode(pictures), pipe.decode(codes)), expected, strict=True):
+        np.testing.assert_array_equal(found, whole)
+    assert sizes == [2] * 6  # the last part, of one picture, is filled up
+
+
+def test_how_many_pictures_go_together():
+    """At least one, however large it is."""
+    assert at_once(EMU3, 720, 720) == at_once(EMU3, 4000, 4000) == 1
+    assert at_once(JANUS, 384, 384) == 7
+    assert at_once(VQConfig(channels=48), 128, 128) == 170
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 12, 3), (2, 8, 10, 3), (2, 8, 12, 4), (2, 8, 12), (8, 12, 3)])

@@ -5,12 +5,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ssd_jax.cache import KVCache
 from ssd_jax.errors import UserError
-from ssd_jax.layout import Grid, Layout, prompt_starts, rotary_positions
-from ssd_jax.masks import causal
+from ssd_jax.layout import Grid, Layout
 from ssd_jax.models.block import Block
 from ssd_jax.models.codes import CodeEmbedding, VisualMLP
 from ssd_jax.models.config import NONE, UNKNOWN, ModelConfig
@@ -121,46 +119,3 @@ def layout_of(config: ModelConfig, grid: Grid) -> Layout:
     if config.row_end_id == UNKNOWN:
         raise UserError('No file of the checkpoint names the row-end token; give its id as tokens={"row_end": ...}.')
     return Layout(grid, row_ends=config.row_end_id != NONE)
-
-
-def image_hidden(
-    model: Transformer,
-    params: Any,
-    prompt_ids: jax.Array,
-    prompt_mask: jax.Array,
-    codes: jax.Array,
-    grid: Grid | None = None,
-) -> jax.Array:
-    """Teacher-forced h_i of every image token in one forward pass, before the final norm.
-
-    prompt_ids int32 [B, S] padded on the left, prompt_mask bool [B, S], codes int32 [B, R*C] of `grid` (None is the
-    model's own) -> [B, R*C, D].
-    """
-    layout = layout_of(model.config, grid or Grid(model.config.rows, model.config.cols))
-    x = image_sequence(model, params, prompt_ids, codes, layout)
-    slots = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])
-    starts = prompt_starts(prompt_mask)
-    mask = causal(slots, starts, x.shape[1])
-    hidden, _ = model.apply(params, x, rotary_positions(slots, starts), mask, method="hidden")
-    return predicting(hidden, prompt_ids.shape[1], layout)
-
-
-def image_sequence(
-    model: Transformer, params: Any, prompt_ids: jax.Array, codes: jax.Array, layout: Layout
-) -> jax.Array:
-    """Input embeddings of prompts int32 [B, S] and pictures int32 [B, R*C], row ends put in: [B, S + length - 1, D].
-
-    The last token is left out: it predicts nothing.
-    """
-    image = model.apply(params, codes[:, :-1], method="embed_codes")
-    if layout.row_ends:
-        token, row_end = layout.sequence()
-        end = model.apply(params, jnp.int32(model.config.row_end_id), method="embed")
-        image = jnp.where(row_end[:-1, None], end, image[:, token[:-1]])
-    return jnp.concatenate([model.apply(params, prompt_ids, method="embed"), image], axis=1)
-
-
-def predicting(hidden: jax.Array, prompt: int, layout: Layout) -> jax.Array:
-    """Of states [B, T, D] behind `prompt` prompt slots and a picture, those that predict its tokens, [B, R*C, D]."""
-    hidden = hidden[:, prompt - 1 : prompt - 1 + layout.length]
-    return hidden[:, layout.places(np.arange(layout.grid.size))] if layout.row_ends else hidden

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ssd_jax.decode.engine import decode
 from ssd_jax.decode.presets import Decoder, require_heads, require_window
 from ssd_jax.errors import UserError
-from ssd_jax.pictures import to_pixels
+from ssd_jax.pictures import at_once, to_pixels
 from ssd_jax.plan.chips import Chip
 from ssd_jax.plan.job import Job
 from ssd_jax.sampling import Sampler, image_keys
@@ -124,7 +124,8 @@ def scratch(job: Job, decoder: Decoder) -> Scratch:
     """
     mesh = make_mesh({DATA: job.data, MODEL: job.model}) if job.devices > 1 else None
     drawn = compiled(dataclasses.replace(job, dtype=jnp.float32), decoder, mesh)
-    codes = jax.ShapeDtypeStruct((job.images, job.grid.rows, job.grid.cols), jnp.int32)
+    together = min(job.images, at_once(job.vq, job.grid.rows * job.vq.stride, job.grid.cols * job.vq.stride))
+    codes = jax.ShapeDtypeStruct((together, job.grid.rows, job.grid.cols), jnp.int32)
     pixels = to_pixels.lower(job.tokenizer(), codes, config=job.vq).compile(compiler_options=UNOPTIMISED)
     return Scratch(*(program.memory_analysis().temp_size_in_bytes for program in (drawn, pixels)))
 

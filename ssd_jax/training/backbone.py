@@ -11,8 +11,9 @@ from optax.contrib import MuonDimensionNumbers
 
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.forced import image_hidden
 from ssd_jax.models.products import PRODUCTS
-from ssd_jax.models.transformer import Transformer, image_hidden
+from ssd_jax.models.transformer import Transformer
 from ssd_jax.prompts import Prompts, pad_left
 from ssd_jax.shapes import bucket
 from ssd_jax.training.emoji import HELD_OUT, EmojiData

@@ -22,7 +22,7 @@ class Setup:
         model, heads: the backbone's config and the heads'.
         grid: of the pictures.
         matmul: one of `PRODUCTS`, for the products of the training steps.
-        window: positions that a forward of the backbone sees at once; 0 is all (see `frozen_hidden`).
+        window: positions that a forward of the backbone sees at once; 0 is all (see `models.forced`).
         accumulation: in how many parts a batch is gone through.
         limit: see `LIMIT`.
     """

@@ -11,12 +11,12 @@ from jax.sharding import Mesh
 from optax.contrib import MuonDimensionNumbers
 
 from ssd_jax.models.config import HeadsConfig, ModelConfig
+from ssd_jax.models.forced import forced
 from ssd_jax.models.heads import DraftHeads, boxed_heads, init_heads
 from ssd_jax.models.products import PRODUCTS
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.sharding import place
 from ssd_jax.training.bands import Setup, mean_over_bands
-from ssd_jax.training.frozen import frozen_hidden
 from ssd_jax.training.loop import Task
 from ssd_jax.training.losses import smooth_l1
 from ssd_jax.training.spread import spread
@@ -58,7 +58,7 @@ def sources_of(
     setup: Setup, model: Transformer, frozen: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """What heads start from at every token of whole pictures: h and e, float32 [B, R*C, D]."""
-    hidden = frozen_hidden(model, frozen, ids, mask, codes, setup.grid, setup.window)
+    hidden = forced(model, frozen, ids, mask, codes, setup.grid, setup.window)
     return hidden, model.apply(frozen, codes, method="embed_codes")
 
 

@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 
 from ssd_jax.files import replacing
 from ssd_jax.models.config import ModelConfig, VQConfig
-from ssd_jax.models.transformer import Transformer, image_hidden
+from ssd_jax.models.forced import image_hidden
+from ssd_jax.models.transformer import Transformer
 from ssd_jax.models.vq import VQModel, to_float, to_uint8
 from ssd_jax.request import sampler_of
 from ssd_jax.training.backbone import CaptionedCodes, mean_nll
