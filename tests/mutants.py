@@ -34,6 +34,10 @@ class Mutant(NamedTuple):
     tests: str
 
 
+# Laws of single tokens, where draws that hang together show most: of a raster window, and of a block.
+SETTLED = "test_lossless.py::test_one_refused_draft_is_corrected"
+BLOCKS = "test_lossless.py -k 'follows_the_law and auto'"
+
 MUTANTS = [
     # Who sees whom, and where things lie.
     Mutant(
@@ -197,35 +201,35 @@ MUTANTS = [
         "sampling.py",
         "jnp.maximum(jnp.exp(log_p) - jnp.exp(log_q), 0.0)",
         "jnp.abs(jnp.exp(log_p) - jnp.exp(log_q))",
-        "test_lossless.py::test_one_refused_draft_is_corrected",
+        SETTLED,
     ),
     Mutant(
         "residual: p itself",
         "sampling.py",
         "jnp.maximum(jnp.exp(log_p) - jnp.exp(log_q), 0.0)",
         "jnp.exp(log_p)",
-        "test_lossless.py::test_one_refused_draft_is_corrected",
+        SETTLED,
     ),
     Mutant(
         "residual: q - p",
         "sampling.py",
         "jnp.maximum(jnp.exp(log_p) - jnp.exp(log_q), 0.0)",
         "jnp.maximum(jnp.exp(log_q) - jnp.exp(log_p), 0.0)",
-        "test_lossless.py::test_one_refused_draft_is_corrected",
+        SETTLED,
     ),
     Mutant(
         "acceptance: q / p",
         "decode/accept.py",
         "_at(log_p, drafts) - _at(log_q, drafts), 0.0",
         "_at(log_q, drafts) - _at(log_p, drafts), 0.0",
-        "test_lossless.py::test_one_refused_draft_is_corrected",
+        SETTLED,
     ),
     Mutant(
         "acceptance: always",
         "decode/accept.py",
         "Tag.ACCEPT, clock)) < chance",
         "Tag.ACCEPT, clock)) < chance + 1",
-        "test_lossless.py::test_one_refused_draft_is_corrected",
+        SETTLED,
     ),
     Mutant(
         "acceptance: <= keeps what is impossible",
@@ -239,28 +243,28 @@ MUTANTS = [
         "sampling.py",
         "RESIDUAL = 2",
         "RESIDUAL = 1",
-        "test_lossless.py::test_one_refused_draft_is_corrected",
+        SETTLED,
     ),
     Mutant(
         "one key accepts and corrects, in a raster window",
         "decode/accept.py",
         "axis=1), fresh_keys(keys, Tag.RESIDUAL, clock), plain)",
         "axis=1), fresh_keys(keys, Tag.ACCEPT, clock), plain)",
-        "test_lossless.py -k 'follows_the_law and scd'",
+        SETTLED,
     ),
     Mutant(
         "one key accepts and corrects, in a block",
         "decode/accept.py",
         "keys = fresh_keys(functions.keys(positions), Tag.RESIDUAL, clock)",
         "keys = fresh_keys(functions.keys(positions), Tag.ACCEPT, clock)",
-        "test_lossless.py -k 'follows_the_law and auto'",
+        BLOCKS,
     ),
     Mutant(
         "the keyed noise corrects",
         "decode/accept.py",
         "axis=1), fresh_keys(keys, Tag.RESIDUAL, clock), plain)",
         "axis=1), keys, plain)",
-        "test_lossless.py::test_one_refused_draft_is_corrected",
+        SETTLED,
     ),
     Mutant(
         "SJD redraws with the keyed noise",
@@ -338,7 +342,7 @@ MUTANTS = [
         "decode/blocks.py",
         "return tokens, jnp.where(verifying[:, None, None], log_p, s.log_q)",
         "return tokens, s.log_q",
-        "test_lossless.py -k 'follows_the_law and auto'",
+        BLOCKS,
     ),
     Mutant(
         "SSD: a block of two rows leaves the states of its first",
