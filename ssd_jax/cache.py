@@ -22,8 +22,8 @@ class KVCache:
     """Keys and values of every layer.
 
     Attributes:
-        keys: L arrays with the axes B, K, T and H in the order of `AXES[attention]`, rotated.
-        values: L arrays of the same shape.
+        keys: L arrays with the axes B, K, T and H in the order of `AXES[attention]`; rotated.
+        values: L arrays of the same shape; not rotated.
         attention: which implementation reads it (static).
     """
 
@@ -59,7 +59,7 @@ def empty(
 
 
 def write(layer: jax.Array, window: jax.Array, slots: jax.Array, attention: str = "plain") -> jax.Array:
-    """Puts a window into one layer's keys or values; slots outside the cache are dropped.
+    """Puts a window into one layer's keys or values; slots past its end are dropped.
 
     Always written before it is attended to: attending first makes XLA copy the whole cache in every pass.
 

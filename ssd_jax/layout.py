@@ -30,7 +30,7 @@ class Grid:
         return self.rows * self.cols
 
     def targets(self, offsets: tuple[tuple[int, int], ...]) -> tuple[np.ndarray, np.ndarray]:
-        """For every (down, right) offset the position it leads to, and whether that is in the row and the grid.
+        """For every (down, right) offset, none negative, where it leads, and whether that is in the row and the grid.
 
         Returns:
             int32 [O, R*C] positions (0 where invalid) and bool [O, R*C].
@@ -89,9 +89,10 @@ class Layout:
         return positions + positions // self.grid.cols if self.row_ends else positions
 
     def window(self, positions: jax.Array, ends: int | None = None) -> Window:
-        """What to feed for visual tokens at `positions`, int32 [B, W], distinct; padding is R*C or more.
+        """What to feed for visual tokens at `positions`, int32 [B, W], with row ends; padding is R*C or more.
 
-        They are consecutive, or, on a slanted front say, any of which no more than `ends` are the last of their row.
+        They are consecutive, or, on a slanted front say, any distinct ones of which no more than `ends` are the last of
+        their row.
         """
         W = positions.shape[1]
         ends = min(-(-W // self.grid.cols) if ends is None else ends, self.grid.rows - 1)
@@ -117,5 +118,5 @@ def prompt_starts(prompt_mask: jax.Array) -> jax.Array:
 
 
 def rotary_positions(slots: jax.Array, starts: jax.Array) -> jax.Array:
-    """Rotary position of every slot, int32 [B, W]; padding slots give 0."""
+    """Rotary position of every slot, int32 [B, W]; those in front of the prompt give 0."""
     return jnp.maximum(slots - starts[:, None], 0)

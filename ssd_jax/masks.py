@@ -32,23 +32,24 @@ def causal(slots: jax.Array, starts: jax.Array, length: int) -> jax.Array:
 def row(slots: jax.Array, starts: jax.Array, committed: jax.Array, first: int, pitch: int, length: int) -> jax.Array:
     """The *row* block mask: everything committed and, among the rest, only the own row up to the position itself.
 
-    For a grid of 4 columns whose first token is in slot 0, with positions 0..3 committed and a window over rows 1
-    and 2 (its input before the block is the committed position 3)::
+    For a grid of 4 columns whose first token is in slot 0, with positions 0..3 committed and rows 1 and 2 as the block
+    (rows: the window's inputs and the positions they predict, one further on; columns: what an input sees)::
 
-        position   0 1 2 3   4 5 6 7   8 9 10 11
-            3      x x x x   . . . .   . . . .
-            4      x x x x   x . . .   . . . .
-            5      x x x x   x x . .   . . . .
-            6      x x x x   x x x .   . . . .
-            7      x x x x   x x x x   . . . .
-            8      x x x x   . . . .   x . . .
-            9      x x x x   . . . .   x x . .
-           10      x x x x   . . . .   x x x .
+        input  predicts   0 1 2 3   4 5 6 7   8 9 10 11
+            3      4      x x x x   . . . .   . . . .
+            4      5      x x x x   x . . .   . . . .
+            5      6      x x x x   x x . .   . . . .
+            6      7      x x x x   x x x .   . . . .
+            7      8      x x x x   x x x x   . . . .
+            8      9      x x x x   . . . .   x . . .
+            9     10      x x x x   . . . .   x x . .
+           10     11      x x x x   . . . .   x x x .
 
     A row-end token belongs to the row it ends: with them, a row is `pitch` = 5 slots instead of 4.
 
-    Not for lossless decoding: position 8 is predicted without the row above it. Committed past the end of the grid
-    gives the raster mask.
+    Not for lossless decoding: positions 9, 10 and 11 are predicted without the row above them. Position 8 is not: its
+    input, 7, is the last of that row (or its row end) and sees all of it. Committed past the end of the grid gives the
+    raster mask.
 
     Args:
         slots, starts, length: as for `causal`.
@@ -62,23 +63,3 @@ def row(slots: jax.Array, starts: jax.Array, committed: jax.Array, first: int, p
     own_row = (cache - first) // pitch == (slots[:, :, None] - first) // pitch
     seen = (cache < committed[:, None, None]) | own_row
     return causal(slots, starts, length) & (seen | (cache == slots[:, :, None]))
-
-
-def held(slots: jax.Array, written: jax.Array) -> jax.Array:
-    """Slots that hold keys: those `written` before and the window's own. Together with `causal`, the *slanted* mask.
-
-    Where rows of a picture advance side by side, slots lie empty between them. On a grid of 4 columns whose first
-    token is in slot 0, with every row two columns behind the one above it and positions 0, 1, 2 and 4 written before::
-
-        position   0 1 2 3   4 5 6 7   8 9 ...
-            3      x x x x   . . . .   . .
-            5      x x x x   x x . .   . .
-
-    Args:
-        slots: int32 [B, W], the window's cache slots; those of padding lie outside the cache.
-        written: bool [B, T].
-    Returns:
-        bool [B, 1, T].
-    """
-    # Mapped over rows, as `cache.write` is, so that devices with rows of their own need not talk.
-    return jax.vmap(lambda row, own: row.at[own].set(True, mode="drop"))(written, slots)[:, None, :]

@@ -15,7 +15,7 @@ from PIL import Image
 from ssd_jax.compiling import compiled
 from ssd_jax.decode.engine import decode, make_cache
 from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder, has_heads, require_heads, require_window
-from ssd_jax.errors import UserError, require_text, require_whole
+from ssd_jax.errors import require_text, require_whole
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.forced import window_of

@@ -25,7 +25,8 @@ class Sampler:
         cfg_scale: float32, classifier-free-guidance scale s in u + s * (c - u); not used without guided rows.
         temperature: float32 >= 0; 0 takes the most likely code.
         top_k: int32 >= 1, keep the k most likely codes (ties kept); V or more keeps all.
-        top_p: float32 in (0, 1], keep the smallest set of most likely codes whose mass reaches it; 1 keeps all.
+        top_p: float32 in (0, 1], of what top_k leaves keep the smallest set of most likely codes whose mass reaches it
+            (ties kept); 1 keeps all.
     """
 
     cfg_scale: jax.Array
@@ -104,7 +105,8 @@ def most_likely(values: jax.Array) -> jax.Array:
 
 
 def residual(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
-    """Log of max(0, p - q), float32 [..., V], not normalised (a Gumbel-max draw does not care); p where p equals q.
+    """Log of max(0, p - q), float32 [..., V], not normalised (a Gumbel-max draw does not care); log p where p and q are
+    the same law.
 
     Source: speculative sampling, arXiv 2211.17192, section 2.3.
     """

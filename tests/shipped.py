@@ -5,11 +5,10 @@ test_shipped.py.
 """
 
 import json
-import math
-import re
 import sys
 from functools import partial
 
+import hlo
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,8 +39,6 @@ WIDE = Raster(window=48, drafter="spatial", history=8)
 
 SCALE = {"params": {"scale": np.ones(128, np.float32)}}
 """Of the bundled model's heads, untrained."""
-
-MOVES = ("copy", "transpose", "convert", "bitcast-convert", "concatenate", "pad", "reverse", "select")
 
 
 def products(pipe) -> list[str]:
@@ -171,29 +168,13 @@ def pictures(pipe, steady: bool) -> dict[str, list[int]]:
 
 
 def cache_moves(pipe) -> list[str]:
-    """Lines of the compiled loops that convert or copy as many numbers as a layer of the cache has, in whatever shape,
-    by themselves or inside another operation, or that copy as many as there are scores."""
+    """Lines of the compiled loops that convert or copy a layer of the cache, or copy the scores (see hlo.py)."""
     found, c, grid = [], pipe.config, Grid(pipe.config.rows, pipe.config.cols)
     for (shape, decoder, *_), program in pipe._programs.items():
         slots = shape[1] + grid.size
         layer = shape[0] * c.kv_heads * slots * c.head_dim
         scores = shape[0] * c.heads * decoder.width(grid) * slots
-        found += [f"{decoder}: {line}" for line in moves(program.as_text(), layer, scores)]
-    return found
-
-
-def moves(hlo: str, layer: int, scores: int) -> list[str]:
-    """See `cache_moves`; sizes in numbers."""
-    found, where = [], ""
-    for line in hlo.splitlines():
-        if not line.startswith(" "):
-            where = line
-        made = re.search(r"= \w+\[([\d,]+)\]\S* ([\w-]+)\(", line)
-        if where.startswith("ENTRY") or not made or made[2] not in MOVES:
-            continue
-        size, fused = math.prod(map(int, made[1].split(","))), "fused_computation" in where
-        if size == layer or size == scores and not fused and made[2] != "convert":
-            found.append(line.strip()[:160])
+        found += [f"{decoder}: {line}" for line in hlo.moves(program.as_text(), [layer], [scores])]
     return found
 
 
@@ -211,7 +192,7 @@ def main() -> None:
 
     more = jnp.ones((2, 4, layer.shape[1], layer.shape[3])), jnp.zeros((2, 4), jnp.int32)
     through = jax.jit(lambda layer: jax.lax.fori_loop(0, 9, wide, layer)).lower(layer)
-    out["negative control: moves"] = moves(compiled(through).as_text(), layer.size, -1)
+    out["negative control: moves"] = hlo.moves(compiled(through).as_text(), [layer.size])
     out["sums"] = sums(pipe)
     if steady:
         out |= {"products": products(pipe), "attention": attentions(pipe), "passes": passes(pipe)}

@@ -5,9 +5,9 @@ log p + g hardly ever do.
 """
 
 import contextlib
-import re
 from functools import partial
 
+import hlo
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,33 +84,6 @@ def test_ar_equals_a_slow_loop_over_full_forwards(backbone, guided, knobs):
 # -- the compiled program
 
 
-def cache_sized(compiled: jax.stages.Compiled, size: int) -> list[str]:
-    """Copies of at least `size` elements in the bodies of loops, fused or not; a transpose that moves data is one."""
-    computations: dict[str, list[str]] = {}
-    for line in compiled.as_text().splitlines():
-        if opened := re.match(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*{", line):
-            lines = computations.setdefault(opened[1], [])
-        elif computations:
-            lines.append(line.strip())
-    calls = {
-        name: set(re.findall(r"(?:calls|body|condition|to_apply)=%?([\w.\-]+)", "\n".join(lines)))
-        for name, lines in computations.items()
-    }
-    todo = set(re.findall(r"body=%?([\w.\-]+)", compiled.as_text()))
-    assert todo, "there is no loop"
-    inside: set[str] = set()
-    while todo:
-        inside |= todo
-        todo = set().union(*(calls.get(name, set()) for name in todo)) - inside
-    found = []
-    for name in sorted(inside & computations.keys()):
-        for line in computations[name]:
-            shape = re.search(r"= \(?\w+\[([\d,]+)\]\S* (?:copy|copy-start)\(", line)
-            if shape and np.prod([int(n) for n in shape[1].split(",")]) >= size:
-                found.append(f"{name}: {line}")
-    return found
-
-
 def test_the_loop_copies_no_cache_and_the_donation_is_used():
     # The bundled model's sizes, with fewer layers: what XLA copies depends on shapes.
     config = ModelConfig(2000, 900, 1024, layers=2, heads=2, kv_heads=1, head_dim=128)
@@ -130,7 +103,7 @@ def test_the_loop_copies_no_cache_and_the_donation_is_used():
         guided=True,
     )
     compiled = lowered.compile()
-    assert cache_sized(compiled, cache.keys[0].size) == []
+    assert hlo.moves(compiled.as_text(), cache=[cache.keys[0].size]) == []
     cache_bytes = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(cache))
     assert compiled.memory_analysis().alias_size_in_bytes >= cache_bytes
 
@@ -147,8 +120,8 @@ def test_cache_sized_copies_would_be_seen(keep_the_old_one):
 
     step = jax.jit(lambda *caches: lax.fori_loop(0, 9, body, caches), donate_argnums=(0, 1))
     abstract = jax.ShapeDtypeStruct(shape, jnp.float32)
-    copies = cache_sized(step.lower(abstract, abstract).compile(), 2 * 2 * 272 * 64)
-    assert bool(copies) == keep_the_old_one
+    text = step.lower(abstract, abstract).compile().as_text()
+    assert bool(hlo.moves(text, cache=[2 * 2 * 272 * 64])) == keep_the_old_one
 
 
 @contextlib.contextmanager

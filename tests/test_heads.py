@@ -212,10 +212,12 @@ def test_a_few_drafts_are_those_of_the_whole_row(last):
     assert np.abs(np.exp(blind) - np.exp(few)).max() > 1e-3  # negative control
 
 
-def test_rows_are_drafted_from_the_whole_row_above():
-    """Without a verification round a row is what the heads with context draft from the finished row above it."""
-    grid, images = Grid(3, 5), 3
-    out = toy.decode(toy.TOY, SSD(rounds=0), grid, images=images, heads="context")
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_rows_are_drafted_from_the_whole_row_above(at_once):
+    """Without a verification round rows are what the heads with context draft from the finished row above them."""
+    grid, images = Grid(5, 5), 3
+    out = toy.decode(toy.TOY, SSD(rounds=0, rows=at_once), grid, images=images, heads="context")
+    offsets = tuple((down, 0) for down in range(1, at_once + 1))
     ids, mask = toy.prompts(images, guided=True)
     keys = image_keys(jnp.zeros(images, jnp.int32), jnp.arange(images))
 
@@ -231,10 +233,10 @@ def test_rows_are_drafted_from_the_whole_row_above():
         rest, _ = functions.verify(cache, tokens, places)
         hidden = jnp.concatenate([hidden, rest[:, :-1]], axis=1)
         rows = []
-        for row in range(1, grid.rows):
-            above, here = places[:, (row - 1) * 5 : row * 5], places[:, row * 5 : (row + 1) * 5]
-            log_q = functions.draft(hidden[:, above[0]], tokens[:, above[0]], above % 5, ((1, 0),))[:, 0]
-            rows.append(choose(log_q, functions.noise(here)))
+        for row in range(1, grid.rows, at_once):
+            above, here = places[:, (row - 1) * 5 : row * 5], places[:, row * 5 : (row + at_once) * 5]
+            log_q = functions.draft(hidden[:, above[0]], tokens[:, above[0]], above % 5, offsets)
+            rows.append(choose(log_q.reshape(images, here.shape[1], -1), functions.noise(here)))
         return jnp.concatenate(rows, axis=1)
 
     np.testing.assert_array_equal(expected(out.tokens), out.tokens[:, grid.cols :])

@@ -1,79 +1,17 @@
-"""The loops as programs: no cache-sized copies, no sort, one trace per shape, odd grids, images of different speed."""
+"""The loops as programs: one trace per shape, odd grids, images of different speed; for copies see test_moves."""
 
-import re
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import stub
 import toy
 
-from ssd_jax.cache import write
 from ssd_jax.decode import engine
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
-from ssd_jax.decode.wave import Wave
 from ssd_jax.layout import Grid
 
 SMALL = toy.Toy(toy.config(layers=1))
-COPIES = ("copy", "select", "transpose", "concatenate", "pad", "reverse", "copy-start")
-
-
-def cache_copies(hlo: str, shape: tuple[int, ...]) -> list[str]:
-    """Instructions outside the entry computation that make a new array of a cache layer's dimensions."""
-    found, entry = [], False
-    for line in hlo.splitlines():
-        if not line.startswith(" "):
-            entry = line.startswith("ENTRY")
-        made = re.search(r"= \w+\[([\d,]+)\]\S* ([\w-]+)\(", line)
-        if not entry and made and made[2] in COPIES and sorted(map(int, made[1].split(","))) == sorted(shape):
-            found.append(line.strip())
-    return found
-
-
-@pytest.mark.parametrize(
-    "decoder",
-    [
-        "ar",
-        Raster(window=6, drafter="spatial", coupling="match", history=7),
-        Raster(window=6, drafter="random", coupling="maximal"),
-        SSD(rounds=1, extra_rounds=1, rows=2, schedule="staged", mask="row"),
-        SSD(rounds="auto"),
-        Wave(),
-    ],
-    ids=str,
-)
-def test_no_cache_sized_copy_and_no_sort(decoder):
-    grid, images, lowered = Grid(4, 5), 3, []
-    toy.decode(
-        SMALL, decoder, grid, images=images, program=lambda *a, **k: lowered.append(engine.decode.lower(*a, **k))
-    )
-    c = SMALL.config
-    shape = (2 * images, c.kv_heads, toy.PROMPT + grid.size, c.head_dim)
-    hlo = lowered[0].compile().as_text()
-    assert "while(" in hlo and "f32[" + ",".join(map(str, shape)) + "]" in hlo
-    assert cache_copies(hlo, shape) == []
-    assert cache_copies(hlo, (images, getattr(decoder, "history", 0), grid.size)) == []
-    assert " sort(" not in hlo
-
-
-def test_the_search_finds_a_select_of_the_cache():
-    """Negative control: keeping a finished image's cache with `where` is seen."""
-
-    @jax.jit
-    def loop(layer, slots, done):
-        def body(state):
-            step, layer = state
-            window = jnp.sin(layer[:, :, :3]).swapaxes(1, 2)
-            return step + 1, jnp.where(done[:, None, None, None], layer, write(layer, window, slots + step))
-
-        return jax.lax.while_loop(lambda s: s[0] < 20, body, (1, layer))[1]
-
-    shape = (6, 2, 24, 8)
-    hlo = loop.lower(jnp.zeros(shape), jnp.zeros((6, 3), jnp.int32), jnp.zeros(6, bool)).compile().as_text()
-    assert cache_copies(hlo, shape)
 
 
 @pytest.mark.parametrize("decoder", [Raster(window=4, coupling="maximal", drafter="spatial"), SSD(rounds=1)], ids=str)

@@ -84,6 +84,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_the_mass():
     np.testing.assert_array_equal(p_of(p, top_p=0.41) > 0, [False, True, False, True])
     np.testing.assert_array_equal(p_of(p, top_p=0.71) > 0, [False, True, True, True])
     np.testing.assert_array_equal(p_of(p, top_p=1.0) > 0, [True] * 4)
+    np.testing.assert_array_equal(p_of([0.25, 0.5, 0.25], top_p=0.5) > 0, [False, True, False])  # exactly the mass
 
 
 def test_top_p_keeps_ties_together():

@@ -48,10 +48,10 @@ EXTRA = 'pip install "ssd_jax[eval]"'
 def main() -> None:
     args = parse(sys.argv[1:], __doc__.splitlines()[0])
     with locked(args.out):
-        measure(args)
+        run(args)
 
 
-def measure(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Does what the command line asks for."""
     if args.accelerator:
         specs = [args.config] if args.config else accelerator.MODELS

@@ -1,6 +1,6 @@
 """What to keep of a window's drafts, and what to put in the place of the others.
 
-All functions see one window: log p float32 [B, W, V] of its positions, their drafts and the log q they were drawn from.
+The rules see one window: log p float32 [B, W, V] of its positions, their drafts and the log q they were drawn from.
 """
 
 import dataclasses

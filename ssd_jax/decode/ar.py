@@ -24,7 +24,7 @@ class AR:
     Attributes:
         window: W, positions per pass: one token, padding behind it. With the window of another decoder it runs the
             same kernels as that one, which is what to compare with where the bits of a row depend on how many stand
-            beside it (GPUs, TPUs, float32). A window larger than the grid is cut to it.
+            beside it (GPUs, TPUs, float32). The loop cuts one that is larger than the grid; `Pipeline` refuses it.
     """
 
     window: int = 1
@@ -36,7 +36,7 @@ class AR:
 
     @property
     def heads(self) -> tuple[int, int]:
-        """How many horizontal and vertical heads it takes."""
+        """How many horizontal and vertical heads it needs at least."""
         return 0, 0
 
     def width(self, grid: Grid) -> int:

@@ -23,7 +23,7 @@ AUTO = "auto"
 """As a number of rounds: until a pass changes nothing."""
 
 MASKS = ("raster", "row")
-"""What a position may see of its own block while that is corrected: all before it, or only its own row."""
+"""What an input may see of its own block while that is corrected: all before it, or only its own row."""
 
 
 class Phase(NamedTuple):

@@ -17,7 +17,7 @@ from ssd_jax.decode.rows import SSD, decode_rows
 from ssd_jax.decode.state import Decoded, Functions, Offsets
 from ssd_jax.decode.wave import Wave, decode_wave
 from ssd_jax.layout import Grid, prompt_starts, rotary_positions
-from ssd_jax.masks import causal, held, row
+from ssd_jax.masks import causal, row
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.heads import DraftHeads
 from ssd_jax.models.layers import whole
@@ -56,7 +56,6 @@ def bind(
         codes: jax.Array,
         positions: jax.Array,
         committed: jax.Array | None = None,
-        written: jax.Array | None = None,
         ends: int | None = None,
     ) -> tuple[jax.Array, KVCache]:
         x, positions = both(embed(codes)), both(positions)
@@ -71,9 +70,6 @@ def bind(
             mask = causal(slots, starts, cache.length)
         else:
             mask = row(slots, starts, both(layout.places(committed)) + S, S, layout.pitch, cache.length)
-        if written is not None:
-            token, _ = layout.sequence()
-            mask &= held(slots, jnp.pad(both(written)[:, token], ((0, 0), (S, 0)), constant_values=True))
         with jax.named_scope("verify"):
             hidden, cache = model.apply(params, x, rotary_positions(slots, starts), mask, slots, cache, method="hidden")
         if outputs is not None:

@@ -56,10 +56,10 @@ def recall(
 ) -> jax.Array:
     """The window with its drafts replaced by what the verifier said when it last saw a position's surroundings.
 
-    Of the passes that had the position in their window, the one is taken that was given the present token to the left;
-    among several (or none) such, the one above; then the one before the left; then the newest pass decides. This order
-    was chosen on sixteen of the bundled model's prompts. A draft depends on those to its left, which are recalled at
-    the same time: hence the sweeps.
+    Of the passes that had the position in their window, the one is taken that was given the present token before it in
+    raster order; among several (or none) such, the one above; then the one two before; then the newest pass decides.
+    This order was chosen on sixteen of the bundled model's prompts. A draft depends on those before it, which are
+    recalled at the same time: hence the sweeps.
 
     Args:
         history: this pass included.

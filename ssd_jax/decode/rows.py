@@ -41,8 +41,8 @@ class SSD:
             first row's keys and values anew before they attend to them, so it needs no commit pass of its own.
         rows: k_v, rows per block, 1 or 2; as many vertical heads are needed.
         schedule: "joint" (all rounds on both rows) or "staged".
-        mask: "raster", or "row": while rounds are on, a position sees only its own row of the block. Commit passes
-            use the raster mask.
+        mask: "raster", or "row": while rounds are on, what is fed sees only its own row of the block (see
+            `masks.row`), in the extra rounds, too. Commit passes use the raster mask.
     """
 
     rounds: int | str = 2
@@ -68,7 +68,7 @@ class SSD:
 
     @property
     def heads(self) -> tuple[int, int]:
-        """How many horizontal and vertical heads it takes."""
+        """How many horizontal and vertical heads it needs at least."""
         return 1, self.rows
 
     @property

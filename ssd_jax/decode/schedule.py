@@ -41,7 +41,7 @@ def count_passes(grid: Grid, down: float, right: float) -> int:
 
 @functools.lru_cache(maxsize=16)
 def slanted(grid: Grid, down: float, right: float, depth: int) -> Schedule:
-    """The schedule of `Wave`, which see; for more than one token, down >= 1, right >= 0 and depth >= 1.
+    """The schedule of `Wave`, which see; for down >= 1, right >= 0 and depth >= 1.
 
     A row is drafted as a whole, because the one below it needs its last token. In pass k it is fed
 

@@ -18,15 +18,15 @@ class Functions(NamedTuple):
     """The model as a decoder sees it; B is the number of images, G = 2B with guidance (conditional rows first), else B.
 
     Attributes:
-        verify: (cache, codes int32 [B, W], positions int32 [B, W], committed=None, written=None, ends=None) -> (hidden
-            [G, W, D], cache). One verifier pass over a window whose inputs are the tokens at `positions`; hidden[:, w]
+        verify: (cache, codes int32 [B, W], positions int32 [B, W], committed=None, ends=None) -> (hidden [G, W, D],
+            cache). One verifier pass over a window whose inputs are the tokens at `positions`; hidden[:, w]
             predicts position `positions[:, w] + 1`, it is h of that position. Row ends, where the backbone has them,
             are fed with the rows' last tokens. The window is written to the cache, then attended to in raster order,
             or, where `committed` int32 [B] gives the first position that is not committed, by the row mask. Positions
             from R*C on are padding: not written, outputs meaningless.
             The positions are consecutive, padding behind them; with `ends`, a number known when traced, any distinct
-            ones of which no more than `ends` are the last of their row. All positions before them are in the cache; if
-            not, as where rows advance side by side, `written` bool [B, R*C] says which are, and no others are seen.
+            ones of which no more than `ends` are the last of their row. All positions before each of them are in the
+            cache or among them: what has not been written is not masked.
         log_p: hidden [G, W, D] -> log p, float32 [B, W, V], guidance and filters applied.
         noise: positions int32 [B, W] -> keyed Gumbel noise g, float32 [B, W, V].
         keys: positions int32 [B, W] -> key_i, [B, W], from which fresh draws are derived.

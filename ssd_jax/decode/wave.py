@@ -16,7 +16,7 @@ from ssd_jax.layout import Grid
 from ssd_jax.sampling import choose
 
 DRAFTERS = ("random", "above", "spatial")
-"""Those that draft whole rows from the one above; the others look to the left."""
+"""Those that need nothing of a row below row 0 to draft it; the others look to the left."""
 
 STEEPEST = 10_000
 """Passes between neighbours, at most."""
@@ -48,7 +48,8 @@ class Wave:
     Attributes:
         down: passes by which a row is behind the one above it, at least 1.
         right: passes by which a column is behind the one to its left.
-        depth: passes that correct a token; and all of a row is corrected once when it has been drafted.
+        depth: passes that correct a token, fewer where its row was drafted later than that; and all of a row is
+            corrected once when it has been drafted.
         drafter: "random" | "above" | "spatial", as for `Raster`; the last needs draft heads.
     """
 
@@ -69,7 +70,7 @@ class Wave:
 
     @property
     def heads(self) -> tuple[int, int]:
-        """How many horizontal and vertical heads it takes."""
+        """How many horizontal and vertical heads it needs at least."""
         return drafters.HEADS.get(self.drafter, (0, 0))
 
     def schedule(self, grid: Grid) -> Schedule:

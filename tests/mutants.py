@@ -1,0 +1,471 @@
+"""Faults that a reader would think of first, and the tests that must see them: python tests/mutants.py [NAME ...]
+
+Each is put into a copy of the tree, by itself, and its tests are run there until one fails. Prints which test killed
+which mutant; exit code 1 if one survives, breaks more than its tests, or no longer fits the code. Takes about ten
+minutes on two cores, so the suite only holds that every mutant still fits (test_mutants.py).
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+LEFT_OUT = shutil.ignore_patterns(".git", "__pycache__", ".*_cache", "docs", "runs", "outputs", "*.egg-info", ".venv")
+
+
+class Mutant(NamedTuple):
+    """Attributes:
+    name: what is wrong with it.
+    file: below ssd_jax/.
+    old, new: text that occurs once, and what stands there instead.
+    tests: pytest's arguments; some of these tests must fail.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+# Laws of single tokens, where draws that hang together show most: of a raster window, and of a block.
+SETTLED = "test_lossless.py::test_one_refused_draft_is_corrected"
+BLOCKS = "test_lossless.py -k 'follows_the_law and auto'"
+
+MUTANTS = [
+    # Who sees whom, and where things lie.
+    Mutant(
+        "causal mask: the next slot is seen",
+        "masks.py",
+        "(cache <= own)) |",
+        "(cache <= own + 1)) |",
+        "test_masks_layout.py::test_causal_mask_of_a_window",
+    ),
+    Mutant(
+        "causal mask: padding in front is seen",
+        "masks.py",
+        "(cache >= starts[:, None, None]) & (cache <= own)",
+        "(cache <= own)",
+        "test_masks_layout.py::test_causal_mask_of_a_window",
+    ),
+    Mutant(
+        "row mask: what is committed is not seen",
+        "masks.py",
+        "(cache < committed[:, None, None]) | own_row",
+        "own_row",
+        "test_masks.py::test_row_mask_of_rows_1_and_2",
+    ),
+    Mutant(
+        "row mask: one slot too many is committed",
+        "masks.py",
+        "cache < committed",
+        "cache <= committed",
+        "test_masks.py::test_row_mask_of_rows_1_and_2",
+    ),
+    Mutant(
+        "rotary positions count from the padding",
+        "layout.py",
+        "jnp.maximum(slots - starts[:, None], 0)",
+        "slots + 0 * starts[:, None]",
+        "test_masks_layout.py::test_rotary_positions_count_from_the_first_real_token",
+    ),
+    Mutant(
+        "rotary pairs turn the wrong way",
+        "models/layers.py",
+        "second * cos + first * sin",
+        "second * cos - first * sin",
+        "test_backbones.py",
+    ),
+    Mutant(
+        "cache: written one slot further",
+        "cache.py",
+        "row.at[:, slots]",
+        "row.at[:, slots + 1]",
+        "test_cache.py::test_rows_are_written_at_their_own_slots",
+    ),
+    Mutant(
+        "row ends: the last of a row is read at itself",
+        "layout.py",
+        "jnp.where(ending, slot, jnp.arange(W, dtype=jnp.int32))",
+        "jnp.broadcast_to(jnp.arange(W, dtype=jnp.int32), slot.shape)",
+        "test_row_ends.py::test_a_window_has_slots_for_its_row_ends",
+    ),
+    Mutant(
+        "row ends: outputs are not looked up",
+        "decode/engine.py",
+        "jnp.take_along_axis(hidden, outputs[..., None], axis=1)",
+        "hidden[:, : codes.shape[1]]",
+        "test_row_ends.py::test_ar_is_ancestral_sampling_over_whole_sequences",
+    ),
+    Mutant(
+        "prefill: the state before the last",
+        "decode/engine.py",
+        "return hidden[:, -1:], cache",
+        "return hidden[:, -2:-1], cache",
+        "test_transformer.py::test_prefill_returns_the_state_that_predicts_the_first_code",
+    ),
+    Mutant(
+        "embedding: codes taken for words",
+        "models/transformer.py",
+        "self.embed(codes + self.config.visual_offset)",
+        "self.embed(codes)",
+        "test_transformer.py::test_teacher_forcing_equals_the_full_forward",
+    ),
+    Mutant(
+        "attention: query heads grouped the other way",
+        "models/attention.py",
+        "q.reshape(B, W, K, N // K, H).transpose(0, 2, 3, 1, 4)",
+        "q.reshape(B, W, N // K, K, H).transpose(0, 3, 2, 1, 4)",
+        "test_attention.py::test_fused_is_plain",
+    ),
+    # From logits to tokens.
+    Mutant(
+        "guidance: u and c swapped",
+        "sampling.py",
+        "conditional, unconditional = jnp.split(logits, 2)",
+        "unconditional, conditional = jnp.split(logits, 2)",
+        "test_sampling.py::test_guidance_leads_away_from_the_unconditional_rows",
+    ),
+    Mutant(
+        "top-k: codes as likely as the k-th are cut",
+        "sampling.py",
+        "x >= kth_largest(x, sampler.top_k)",
+        "x > kth_largest(x, sampler.top_k)",
+        "test_sampling.py::test_top_k_keeps_what_a_sort_keeps",
+    ),
+    Mutant(
+        "top-k: one code too many",
+        "sampling.py",
+        "x >= kth_largest(x, sampler.top_k)",
+        "x >= kth_largest(x, sampler.top_k + 1)",
+        "test_sampling.py::test_top_k_keeps_what_a_sort_keeps",
+    ),
+    Mutant(
+        "top-p: the code that reaches the mass is cut",
+        "sampling.py",
+        "jnp.where(bits >= threshold, logits, -jnp.inf)",
+        "jnp.where(bits > threshold, logits, -jnp.inf)",
+        "test_sampling.py::test_top_p_keeps_the_smallest_set_that_reaches_the_mass",
+    ),
+    Mutant(
+        "top-p: a set of exactly the mass is not enough",
+        "sampling.py",
+        "keepdims=True) >= top_p",
+        "keepdims=True) > top_p",
+        "test_sampling.py::test_top_p_keeps_the_smallest_set_that_reaches_the_mass",
+    ),
+    Mutant(
+        "temperature multiplies",
+        "sampling.py",
+        "jax.nn.log_softmax(logits / sampler.temperature, axis=-1)",
+        "jax.nn.log_softmax(logits * sampler.temperature, axis=-1)",
+        "test_sampling.py::test_temperature_divides_the_logits",
+    ),
+    Mutant(
+        "keys without the position",
+        "sampling.py",
+        "jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))(keys, positions)",
+        "jax.vmap(jax.vmap(lambda key, position: key, in_axes=(None, 0)))(keys, positions)",
+        "test_threefry.py::test_keys",
+    ),
+    Mutant(
+        "keys without the number of the pass",
+        "sampling.py",
+        "jax.random.fold_in(jax.random.fold_in(key, tag), clock)",
+        "jax.random.fold_in(key, tag)",
+        "test_threefry.py::test_keys",
+    ),
+    Mutant(
+        "keys without the purpose",
+        "sampling.py",
+        "jax.random.fold_in(jax.random.fold_in(key, tag), clock)",
+        "jax.random.fold_in(key, clock)",
+        "test_threefry.py::test_keys",
+    ),
+    Mutant(
+        "keys without the image's number",
+        "sampling.py",
+        "jax.random.fold_in(jax.random.key(seed, impl=GENERATOR), number)",
+        "jax.random.key(seed, impl=GENERATOR)",
+        "test_sampling.py::test_noise_depends_on_seed_number_and_position_and_on_nothing_else",
+    ),
+    # What is kept of drafts.
+    Mutant(
+        "residual: |p - q|",
+        "sampling.py",
+        "jnp.maximum(jnp.exp(log_p) - jnp.exp(log_q), 0.0)",
+        "jnp.abs(jnp.exp(log_p) - jnp.exp(log_q))",
+        SETTLED,
+    ),
+    Mutant(
+        "residual: p itself",
+        "sampling.py",
+        "jnp.maximum(jnp.exp(log_p) - jnp.exp(log_q), 0.0)",
+        "jnp.exp(log_p)",
+        SETTLED,
+    ),
+    Mutant(
+        "residual: q - p",
+        "sampling.py",
+        "jnp.maximum(jnp.exp(log_p) - jnp.exp(log_q), 0.0)",
+        "jnp.maximum(jnp.exp(log_q) - jnp.exp(log_p), 0.0)",
+        SETTLED,
+    ),
+    Mutant(
+        "acceptance: q / p",
+        "decode/accept.py",
+        "_at(log_p, drafts) - _at(log_q, drafts), 0.0",
+        "_at(log_q, drafts) - _at(log_p, drafts), 0.0",
+        SETTLED,
+    ),
+    Mutant(
+        "acceptance: always",
+        "decode/accept.py",
+        "Tag.ACCEPT, clock)) < chance",
+        "Tag.ACCEPT, clock)) < chance + 1",
+        SETTLED,
+    ),
+    Mutant(
+        "acceptance: <= keeps what is impossible",
+        "decode/accept.py",
+        "Tag.ACCEPT, clock)) < chance",
+        "Tag.ACCEPT, clock)) <= chance",
+        "test_accept.py::test_an_impossible_draft_is_never_kept",
+    ),
+    Mutant(
+        "one key accepts and corrects, in every decoder",
+        "sampling.py",
+        "RESIDUAL = 2",
+        "RESIDUAL = 1",
+        SETTLED,
+    ),
+    Mutant(
+        "one key accepts and corrects, in a raster window",
+        "decode/accept.py",
+        "axis=1), fresh_keys(keys, Tag.RESIDUAL, clock), plain)",
+        "axis=1), fresh_keys(keys, Tag.ACCEPT, clock), plain)",
+        SETTLED,
+    ),
+    Mutant(
+        "one key accepts and corrects, in a block",
+        "decode/accept.py",
+        "keys = fresh_keys(functions.keys(positions), Tag.RESIDUAL, clock)",
+        "keys = fresh_keys(functions.keys(positions), Tag.ACCEPT, clock)",
+        BLOCKS,
+    ),
+    Mutant(
+        "the keyed noise corrects",
+        "decode/accept.py",
+        "axis=1), fresh_keys(keys, Tag.RESIDUAL, clock), plain)",
+        "axis=1), keys, plain)",
+        SETTLED,
+    ),
+    Mutant(
+        "SJD redraws with the keyed noise",
+        "decode/accept.py",
+        'plain = keys if coupling == "gumbel" else fresh_keys(keys, Tag.RESAMPLE, clock)',
+        "plain = keys",
+        "test_loops.py::test_resampling_takes_clearly_more_passes_than_coupling",
+    ),
+    Mutant(
+        "GSD: the group is one id too high",
+        "decode/accept.py",
+        "min((size + 1) // 2 - 1, V)",
+        "min((size + 1) // 2, V)",
+        "test_gsd.py::test_equals_the_reference",
+    ),
+    # The loops.
+    Mutant(
+        "ar: the noise of the position before",
+        "decode/ar.py",
+        "choose(log_p, functions.noise(positions))",
+        "choose(log_p, functions.noise(positions - 1))",
+        "test_ar.py::test_ar_equals_a_slow_loop_over_full_forwards",
+    ),
+    Mutant(
+        "raster: a token too many is committed",
+        "decode/raster.py",
+        "first = jnp.minimum(s.first + m + 1, grid.size)",
+        "first = jnp.minimum(s.first + m + 2, grid.size)",
+        "test_loops.py::test_odd_grids -k match",
+    ),
+    Mutant(
+        "raster: q of the neighbour",
+        "decode/raster.py",
+        "slice_size=W - 1))(both, m + 1)",
+        "slice_size=W - 1))(both, m)",
+        "test_lossless.py -k 'follows_the_law and maximal'",
+    ),
+    Mutant(
+        "drafts from above: from two rows above",
+        "decode/drafters.py",
+        "positions - cols * -((last - positions) // cols)",
+        "positions - cols * (1 - (last - positions) // cols)",
+        "test_copied_drafts.py::test_where_a_copied_draft_comes_from",
+    ),
+    Mutant(
+        "history: the one above decides before the left one",
+        "decode/history.py",
+        "4 * left + 2 * above + second",
+        "2 * left + 4 * above + second",
+        "test_history.py::test_every_sweep_is_the_rule",
+    ),
+    Mutant(
+        "history: the oldest pass decides",
+        "decode/history.py",
+        "* H - age[..., None]",
+        "* H + age[..., None]",
+        "test_history.py::test_every_sweep_is_the_rule",
+    ),
+    Mutant(
+        "SSD, staged: the first row freezes a round late",
+        "decode/blocks.py",
+        "s.stage >= phase.joint",
+        "s.stage > phase.joint",
+        "test_passes.py::test_rows_settle_when_their_rounds_end",
+    ),
+    Mutant(
+        "SSD, staged: a last row by itself freezes, too",
+        "decode/blocks.py",
+        "frozen = full[:, None] & ",
+        "frozen = ",
+        "test_passes.py::test_rows_settle_when_their_rounds_end",
+    ),
+    Mutant(
+        "SSD: later rounds compare with the heads' q",
+        "decode/blocks.py",
+        "return tokens, jnp.where(verifying[:, None, None], log_p, s.log_q)",
+        "return tokens, s.log_q",
+        BLOCKS,
+    ),
+    Mutant(
+        "SSD: a block of two rows leaves the states of its first",
+        "decode/rows.py",
+        "hidden[:, -grid.cols :]",
+        "hidden[:, : grid.cols]",
+        "test_heads.py::test_rows_are_drafted_from_the_whole_row_above",
+    ),
+    Mutant(
+        "SSD: rows are drafted from two rows above",
+        "decode/rows.py",
+        "above = base[:, None] - grid.cols + columns",
+        "above = base[:, None] - 2 * grid.cols + columns",
+        "test_heads.py::test_rows_are_drafted_from_the_whole_row_above",
+    ),
+    Mutant(
+        "heads: e and h swapped",
+        "models/heads.py",
+        "jnp.concatenate([hidden, embeddings], axis=-1)",
+        "jnp.concatenate([embeddings, hidden], axis=-1)",
+        "test_heads.py::test_heads_follow_their_formula",
+    ),
+    Mutant(
+        "wave: products just below a whole number",
+        "decode/schedule.py",
+        "right * col + 1e-9",
+        "right * col",
+        "test_wave.py::test_times_are_those_of_exact_arithmetic",
+    ),
+    Mutant(
+        "wave: rounded up",
+        "decode/schedule.py",
+        "np.floor(down * row",
+        "np.ceil(down * row",
+        "test_wave.py::test_a_small_schedule_by_hand",
+    ),
+    Mutant(
+        "wave: a correction too many",
+        "decode/schedule.py",
+        "final - k < depth",
+        "final - k <= depth",
+        "test_wave.py::test_what_every_pass_may_rely_on",
+    ),
+    Mutant(
+        "wave: final tokens are not fed again",
+        "decode/schedule.py",
+        "is_fed = is_live | (final == k - 1)",
+        "is_fed = is_live | (final < 0)",
+        "test_wave.py::test_what_every_pass_may_rely_on",
+    ),
+    Mutant(
+        "wave: token 0's state is not the prefill's",
+        "decode/wave.py",
+        "(new[k] == 0) & (jnp.arange(C) == 0)[:, None]",
+        "(new[k] < -1) & (jnp.arange(C) == 0)[:, None]",
+        "test_wave.py::test_heads_draft_a_row_from_the_states_that_predicted_the_one_above",
+    ),
+    # What is measured.
+    Mutant(
+        "KID: a picture is compared with itself",
+        "eval/metrics.py",
+        "    np.fill_diagonal(xx, 0.0)\n",
+        "",
+        "test_eval.py::test_kernel_distance_equals_its_definition",
+    ),
+]
+
+
+def faults(mutant: Mutant) -> list[str]:
+    """Why a mutant no longer fits the tree, in words."""
+    found = []
+    count = (ROOT / "ssd_jax" / mutant.file).read_text(encoding="utf-8").count(mutant.old)
+    if count != 1:
+        found.append(f"{mutant.name}: {mutant.old!r} occurs {count} times in {mutant.file}")
+    if mutant.new == mutant.old:
+        found.append(f"{mutant.name}: nothing is changed")
+    file, _, name = shlex.split(mutant.tests)[0].partition("::")
+    path = ROOT / "tests" / file
+    if not path.is_file() or f"def {name}" not in path.read_text(encoding="utf-8"):
+        found.append(f"{mutant.name}: there is no test {mutant.tests}")
+    return found
+
+
+def run(tree: Path, tests: str) -> tuple[int, str]:
+    """pytest's exit code in a tree, and the first test that failed."""
+    # No bytecode: a file changed twice within a second would be taken for the old one.
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *shlex.split(f"tests/{tests}")]
+    done = subprocess.run(command, cwd=tree, env=environment, text=True, capture_output=True, timeout=900)
+    failed = re.search(r"^FAILED tests/(.*?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    return done.returncode, failed[1] if failed else done.stdout.strip().splitlines()[-1]
+
+
+def main(names: list[str]) -> int:
+    chosen = [mutant for mutant in MUTANTS if not names or any(name in mutant.name for name in names)]
+    wrong = [fault for mutant in chosen for fault in faults(mutant)]
+    print(*wrong, sep="\n", end="\n" if wrong else "")
+    if wrong or not chosen:
+        return 1
+    failing, killed = 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(shutil.copytree(ROOT, Path(folder) / "tree", ignore=LEFT_OUT))
+        # Those without -k in one go.
+        every = list(dict.fromkeys(mutant.tests for mutant in chosen))
+        together = [tests for tests in every if " " not in tests]
+        for tests in [" tests/".join(together), *(tests for tests in every if " " in tests)]:
+            code, what = run(tree, tests) if tests else (0, "")
+            if code:
+                print(f"without a mutant: tests/{tests}: {what}", flush=True)
+                failing += 1
+        for mutant in chosen:
+            path = tree / "ssd_jax" / mutant.file
+            source = path.read_text(encoding="utf-8")
+            path.write_text(source.replace(mutant.old, mutant.new), encoding="utf-8")
+            code, what = run(tree, mutant.tests)
+            path.write_text(source, encoding="utf-8")
+            # 1: tests ran and failed. Anything else (nothing collected, an import that breaks) tells nothing.
+            verdict = {0: "SURVIVED", 1: f"killed by {what}"}.get(code, f"NOT RUN: {what}")
+            killed += code == 1
+            print(f"{mutant.name:60} {verdict}", flush=True)
+    print(f"{killed} of {len(chosen)} killed")
+    return int(failing > 0 or killed < len(chosen))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
