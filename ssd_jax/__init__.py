@@ -7,6 +7,7 @@ pipe.generate(["red apple"], decoder="ssd-exact", seed=0).images[0].save("apple.
 
 from ssd_jax.decode.accept import Group
 from ssd_jax.decode.ar import AR
+from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
@@ -17,4 +18,4 @@ from ssd_jax.pipeline import Pipeline
 from ssd_jax.request import Output
 
 __version__ = "0.1.0"
-__all__ = ["AR", "PRESETS", "SSD", "Group", "Output", "Pipeline", "Raster", "UserError", "Wave", "load"]
+__all__ = ["AR", "MTP", "PRESETS", "SSD", "Group", "Output", "Pipeline", "Raster", "UserError", "Wave", "load"]

@@ -30,10 +30,10 @@ class StubCache:
     calls: jax.Array
 
 
-def stub(images: int, grid: Grid, keys: jax.Array, sharpness: float = 0.7, horizontal: int = 5):
+def stub(images: int, grid: Grid, keys: jax.Array, sharpness: float = 0.7, horizontal: int = 5, codes: int = V):
     """(functions, empty cache, hidden state of the prefill)."""
-    embedding = jax.random.normal(jax.random.key(10), (V, D))
-    head = jax.random.normal(jax.random.key(11), (D, V)) * sharpness
+    embedding = jax.random.normal(jax.random.key(10), (codes, D))
+    head = jax.random.normal(jax.random.key(11), (D, codes)) * sharpness
     turn = jax.random.normal(jax.random.key(12), (D, D)) * D**-0.5
 
     def verify(cache, codes, positions, committed=None, ends=None):
@@ -63,7 +63,7 @@ def stub(images: int, grid: Grid, keys: jax.Array, sharpness: float = 0.7, horiz
     functions = Functions(
         verify=verify,
         log_p=log_p,
-        noise=lambda positions: gumbel(position_keys(keys, positions), V),
+        noise=lambda positions: gumbel(position_keys(keys, positions), codes),
         keys=lambda positions: position_keys(keys, positions),
         embed=lambda codes: embedding[codes],
         draft=draft,
@@ -74,18 +74,33 @@ def stub(images: int, grid: Grid, keys: jax.Array, sharpness: float = 0.7, horiz
     return functions, StubCache(empty, empty, jnp.int32(0)), jnp.ones((images, 1, D))
 
 
-@partial(jax.jit, static_argnames=("decoder", "grid"))
-def _decode(numbers, seed, decoder, grid, sharpness):
+@partial(jax.jit, static_argnames=("decoder", "grid", "codes"))
+def _decode(numbers, seed, decoder, grid, sharpness, codes):
     images = numbers.shape[0]
     keys = image_keys(jnp.broadcast_to(seed, (images,)), numbers)
-    functions, cache, hidden = stub(images, grid, keys, sharpness)
+    functions, cache, hidden = stub(images, grid, keys, sharpness, codes=codes)
     return LOOPS[type(decoder)](functions, cache, hidden, grid, decoder)
 
 
-def decode(decoder, grid: Grid, images: int = 4, seed: int = 0, numbers=None, sharpness: float = 0.7):
+def decode(decoder, grid: Grid, images=4, seed=0, numbers=None, sharpness=0.7, codes=V, program=_decode):
     """Decodes pictures of the stub; its cache counts the calls."""
     numbers = jnp.arange(images) if numbers is None else jnp.asarray(numbers)
-    return _decode(numbers, jnp.int32(seed), find_decoder(decoder), grid, jnp.float32(sharpness))
+    return program(numbers, jnp.int32(seed), find_decoder(decoder), grid, jnp.float32(sharpness), codes)
+
+
+def fresh_program():
+    """A `program` for `decode` that is traced anew, with whatever is patched."""
+    return jax.jit(partial(_decode.__wrapped__), static_argnames=("decoder", "grid", "codes"))
+
+
+@partial(jax.jit, static_argnames=("grid", "codes"))
+def forced(tokens: jax.Array, grid: Grid, sharpness, codes: int) -> jax.Array:
+    """log p of given pictures by teacher forcing, float32 [B, R*C, codes]."""
+    keys = image_keys(jnp.zeros(len(tokens), jnp.int32), tokens[:, 0])
+    functions, cache, start = stub(len(tokens), grid, keys, sharpness, codes=codes)
+    positions = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
+    hidden, _ = functions.verify(cache, tokens, positions)
+    return functions.log_p(jnp.concatenate([start, hidden[:, :-1]], axis=1))
 
 
 @partial(jax.jit, static_argnames="grid")

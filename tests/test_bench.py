@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssd_jax import AR, PRESETS, SSD, Group, Raster, UserError, Wave, entry
+from ssd_jax import AR, MTP, PRESETS, SSD, Group, Raster, UserError, Wave, entry
 from ssd_jax.bench import __main__ as bench
 from ssd_jax.bench import accelerator
 from ssd_jax.bench.gallery import Gallery
@@ -33,6 +33,7 @@ from ssd_jax.plan.this_machine import RATES
         ("ssd-exact", PRESETS["ssd-exact"]),
         ("AR()", AR()),
         ("SSD(rounds=0)", SSD(rounds=0)),
+        ("MTP(drafts=3)", MTP(drafts=3)),
         ("SSD(rounds='auto')", SSD(rounds="auto")),
         (" Wave(down=2, right=0.5) ", Wave(down=2, right=0.5)),
         (
@@ -74,7 +75,7 @@ def test_bad_decoder_text_is_one_sentence(text, capsys):
 # -- composition
 
 
-@pytest.mark.parametrize("decoder", [SSD(), PRESETS["ssd2"], Wave(), SSD(rounds="auto"), AR(), Raster(8)])
+@pytest.mark.parametrize("decoder", [SSD(), PRESETS["ssd2"], Wave(), SSD(rounds="auto"), AR(), Raster(8), MTP()])
 def test_pieces_are_what_the_stretches_say(decoder):
     stretches = decoder.stretches(Grid(16, 16), 5)
     count = composition(stretches, prompt=32)
@@ -111,6 +112,7 @@ def test_split_weights_pieces_by_how_often_they_run(headed):
         (SSD(rounds="auto"), 8, Part(1 + 5 + 23, 8, None)),  # behind the most that row 0 can take
         (PRESETS["sjd"], 8, Part(1, 8, None)),  # how many there are depends on the picture
         (Raster(window=64, drafter="above"), 100, Part(1, 100, None)),
+        (MTP(), 8, Part(1, 8, None)),
     ],
 )
 def test_which_passes_are_timed(decoder, passes, part):

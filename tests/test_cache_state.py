@@ -1,9 +1,10 @@
 """Nothing stale is ever attended to: at the end the cache is that of a fresh pass over the final tokens.
 
-It holds for the inputs the loop still needs: for the raster loop and for the row loop (whose last pass is a commit
-pass, or, with rounds="auto", a pass that changed nothing) up to and including token R*C - 2; for a wave that settles
-tokens in raster order, down >= right * (C - 1), up to the first token of its last pass. Other waves leave the keys of
-tokens that were final before all that comes before them: at the end these are of contexts that have changed since.
+It holds for the inputs the loop still needs: for loops that commit in raster order and for the row loop (whose last
+pass is a commit pass, or, with rounds="auto", a pass that changed nothing) up to and including token R*C - 2; for a
+wave that settles tokens in raster order, down >= right * (C - 1), up to the first token of its last pass. Other waves
+leave the keys of tokens that were final before all that comes before them: at the end these are of contexts that have
+changed since.
 """
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 import stub
 import toy
 
+from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
@@ -26,6 +28,8 @@ RASTER = [
     Raster(window=4, drafter="spatial", coupling="match"),
     Raster(window=1, drafter="spatial", coupling="match"),  # what is written depends on the window alone
     Raster(window=50, drafter="spatial", coupling="resample"),
+    MTP(drafts=1),
+    MTP(drafts=4),
 ]
 ROWS = [
     SSD(rounds=0),

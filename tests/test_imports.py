@@ -37,9 +37,8 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 # Further limits inside the layers.
-PURE_DECODE = {
-    f"decode.{name}" for name in "state stretches drafters accept history raster blocks rows schedule wave ar".split()
-}
+LOOPS = "ar raster mtp rows wave"
+PURE_DECODE = {f"decode.{name}" for name in f"state stretches drafters accept history blocks schedule {LOOPS}".split()}
 NOT_FOR_PURE_DECODE = ("models", "weights", "decode.engine")  # they receive functions; the engine binds the model
 WEIGHTS_MAY_IMPORT = ("models.config", "models.published", "models.vq_config", "models.int8", "sharding", "weights")
 WEIGHTS_MAY_IMPORT += ("errors", "files")

@@ -6,7 +6,8 @@ import stub
 import toy
 
 from ssd_jax.decode import engine
-from ssd_jax.decode.presets import PRESETS
+from ssd_jax.decode.mtp import MTP
+from ssd_jax.decode.presets import PRESETS, find_decoder
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.layout import Grid
@@ -28,17 +29,18 @@ def test_one_trace_per_shape(decoder):
 
 
 ODD = [Grid(1, 1), Grid(1, 9), Grid(9, 1)]
-RASTER = [name for name, decoder in PRESETS.items() if isinstance(decoder, Raster)]
-EVERY_DRAFTER = ["jacobi-match", "jacobi-above", "mtp", "ssd-exact"]
+RASTER = [name for name, decoder in PRESETS.items() if isinstance(decoder, Raster | MTP)]
+EVERY_DRAFTER = ["jacobi-match", "jacobi-above", Raster(window=6, drafter="horizontal"), "mtp", "ssd-exact"]
 
 
 @pytest.mark.parametrize(
     ("name", "grid"),
     [(name, Grid(3, 7)) for name in RASTER] + [(name, grid) for name in EVERY_DRAFTER for grid in ODD],
-    ids=lambda value: value if isinstance(value, str) else f"{value.rows}x{value.cols}",
+    ids=lambda value: f"{value.rows}x{value.cols}" if isinstance(value, Grid) else str(value),
 )
 def test_odd_grids(name, grid):
-    """Every raster preset fills its grid, the match ones with the pictures of `ar`; for the row loops see test_passes.
+    """Every preset that commits in raster order fills its grid, the match ones with the pictures of `ar`; for the row
+    loops see test_passes.
 
     What a grid of one row or column is to a preset depends on its drafter alone.
     """
@@ -48,7 +50,7 @@ def test_odd_grids(name, grid):
     assert (trace >= 1).all() and (trace <= np.asarray(out.passes)[:, None]).all()
     oracle = np.asarray(stub.decode("ar", grid, images=3).tokens)
     assert (tokens[:, 0] == oracle[:, 0]).all()
-    if getattr(PRESETS[name], "coupling", None) == "match":
+    if getattr(find_decoder(name), "coupling", None) == "match":
         np.testing.assert_array_equal(tokens, oracle)
 
 
@@ -59,6 +61,7 @@ def test_odd_grids(name, grid):
         Raster(window=5, drafter="horizontal", coupling="maximal"),
         Raster(window=5, drafter="spatial", coupling="gumbel"),
         Raster(window=5, drafter="above", coupling="match", history=3),
+        MTP(drafts=4),
         SSD(rounds="auto"),
         SSD(rounds="auto", rows=2),
     ],

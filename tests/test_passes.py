@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from stub import V, decode, stub
 
+from ssd_jax.decode.accept import COUPLINGS
 from ssd_jax.decode.engine import LOOPS
+from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
@@ -64,19 +66,25 @@ def test_loops_with_a_plan_take_the_formulas_count(decoder, grid):
     assert total(decoder.stretches(grid, 5)) == expected_passes(decoder, grid)
 
 
-@pytest.mark.parametrize("coupling", ["resample", "maximal", "gumbel", "match"])
-def test_every_raster_pass_commits_a_run_of_tokens(coupling):
-    out = decode(Raster(window=5, drafter="above", coupling=coupling), Grid(4, 6), images=8)
+FIVE = [Raster(window=5, drafter="above", coupling=coupling) for coupling in COUPLINGS] + [MTP(drafts=4)]
+
+
+@pytest.mark.parametrize("decoder", FIVE, ids=str)
+def test_every_pass_in_raster_order_commits_a_run_of_tokens(decoder):
+    out = decode(decoder, Grid(4, 6), images=8)
     assert_counted(out)
     for passes, trace in zip(np.asarray(out.passes), np.asarray(out.trace), strict=True):
         assert (np.diff(trace) >= 0).all()  # in raster order
         committed = np.bincount(trace, minlength=passes + 1)[1:]
         assert (committed >= 1).all() and committed.max() <= 5
     assert len(set(np.asarray(out.passes).tolist())) > 1  # each image at its own speed
-    assert np.asarray(out.passes).min() >= total(Raster(window=5).stretches(Grid(4, 6), 5)) == 1 + 5
+    assert np.asarray(out.passes).min() >= total(decoder.stretches(Grid(4, 6), 5)) == 1 + 5
 
 
-@pytest.mark.parametrize("decoder", [Raster(window=5, drafter="left"), Raster(rows=1), SSD(rounds="auto")], ids=str)
+ADAPTIVE = [Raster(window=5, drafter="left"), Raster(rows=1), MTP(), MTP(drafts=2), MTP(drafts=9), SSD(rounds="auto")]
+
+
+@pytest.mark.parametrize("decoder", ADAPTIVE, ids=str)
 def test_the_fewest_passes_are_those_with_every_draft_accepted(decoder):
     """A model that draws code 0 everywhere, and heads that know it."""
     grid = Grid(4, 6)
@@ -92,6 +100,8 @@ def test_the_fewest_passes_are_those_with_every_draft_accepted(decoder):
     functions = functions._replace(log_p=log_p, draft=draft)
     out = LOOPS[type(decoder)](functions, cache, hidden, grid, decoder)
     assert int(out.passes[0]) == total(decoder.stretches(grid, functions.horizontal))
+    if isinstance(decoder, MTP):  # there are five heads
+        assert int(out.passes[0]) == 1 + ceil((grid.size - 1) / (min(decoder.drafts, 5) + 1))
 
 
 def test_an_adaptive_decoder_is_told_its_passes():

@@ -9,6 +9,7 @@ import toy
 from ssd_jax.decode import engine
 from ssd_jax.decode.accept import Group
 from ssd_jax.decode.ar import AR
+from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS, find_decoder, is_lossless, require_heads, require_window
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
@@ -49,6 +50,7 @@ def test_which_are_lossless():
         (lambda: Raster(history=8, coupling="gumbel"), "Only the match coupling has a history"),
         (lambda: AR(window=0), "window must be a whole number of at least 1, not 0"),
         (lambda: require_window(AR(window=13), Grid(3, 4)), "A window of 13 is larger than the picture, which has 12"),
+        (lambda: MTP(drafts=0), "drafts must be a whole number of at least 1, not 0"),
         (lambda: Group(size=0), "size must be a whole number of at least 1"),
         (lambda: Group(delta=-1.0), "delta must be None or at least 0"),
         (lambda: SSD(rounds=-1), 'rounds must be a whole number of at least 0 or "auto", not -1'),
@@ -101,9 +103,10 @@ def test_missing_heads_stop_before_anything_is_traced(monkeypatch):
         (lambda n: Raster(window=n, drafter="left"), 12),
         (lambda n: Raster(rows=n, drafter="left"), 3),
         (lambda n: Raster(history=n, window=4), 12),
+        (lambda n: MTP(drafts=n - 1), 12),
         (lambda n: Wave(down=(n - 5) / 2, right=1), 13),
     ],
-    ids=["window", "rows", "history", "wave"],
+    ids=["window", "rows", "history", "mtp", "wave"],
 )
 def test_a_window_larger_than_the_picture_is_refused(decoder, most):
     require_window(decoder(most), Grid(3, 4))

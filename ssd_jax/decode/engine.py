@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from ssd_jax import cache as kv
 from ssd_jax.cache import KVCache
 from ssd_jax.decode.ar import AR, decode_ar
+from ssd_jax.decode.mtp import MTP, decode_mtp
 from ssd_jax.decode.presets import Decoder, require_heads
 from ssd_jax.decode.raster import Raster, decode_raster
 from ssd_jax.decode.rows import SSD, decode_rows
@@ -25,7 +26,7 @@ from ssd_jax.models.transformer import Transformer, layout_of
 from ssd_jax.sampling import Sampler, guide, gumbel_noise, log_probabilities, position_keys
 from ssd_jax.sharding import sharding_of
 
-LOOPS = {AR: decode_ar, Raster: decode_raster, SSD: decode_rows, Wave: decode_wave}
+LOOPS = {AR: decode_ar, Raster: decode_raster, MTP: decode_mtp, SSD: decode_rows, Wave: decode_wave}
 """Which loop runs a decoder, by the decoder's type."""
 
 

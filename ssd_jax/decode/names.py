@@ -4,13 +4,14 @@ import ast
 
 from ssd_jax.decode.accept import Group
 from ssd_jax.decode.ar import AR
+from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
 from ssd_jax.errors import UserError
 
-KINDS = {kind.__name__: kind for kind in (AR, Raster, SSD, Wave, Group)}
+KINDS = {kind.__name__: kind for kind in (AR, Raster, MTP, SSD, Wave, Group)}
 
 
 def parse_decoder(text: str) -> Decoder:

@@ -7,7 +7,7 @@
 | `scd`          | raster | random     | maximal  | arXiv 2510.24211, W = 64 as in its main table                   |
 | `scd-gumbel`   | raster | random     | gumbel   | arXiv 2510.24211, W = 64                                        |
 | `gsd`          | raster | random     | resample | arXiv 2508.07747: SJD with groups of 14, delta 0.15, no radius  |
-| `mtp`          | raster | horizontal | resample | multi-token prediction along the row: five head drafts per pass |
+| `mtp`          | mtp    | heads      |          | arXiv 2404.19737: k = 5 along the row, all of them drafted anew |
 | `ssd`          | rows   | heads      |          | arXiv 2606.20543: k_v = 1, r = 2                                |
 | `ssd2`         | rows   | heads      |          | k_v = 2, staged: 2 rounds on both rows, 2 more on the second    |
 | `ssd-exact`    | raster | spatial    | match    | ours: the picture `ar` gives; W = 64, on a CPU 8; a history     |
@@ -22,13 +22,14 @@ import dataclasses
 from ssd_jax.decode.accept import Group
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.blocks import AUTO
+from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.raster import WIDE, Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
 from ssd_jax.errors import UserError, require_one_of
 from ssd_jax.layout import Grid
 
-Decoder = AR | Raster | SSD | Wave
+Decoder = AR | Raster | MTP | SSD | Wave
 
 PRESETS: dict[str, Decoder] = {
     "ar": AR(),
@@ -36,7 +37,7 @@ PRESETS: dict[str, Decoder] = {
     "scd": Raster(window=64, drafter="random", coupling="maximal"),
     "scd-gumbel": Raster(window=64, drafter="random", coupling="gumbel"),
     "gsd": Raster(window=16, drafter="random", coupling="resample", acceptance="grouped", group=Group()),
-    "mtp": Raster(window=6, drafter="horizontal", coupling="resample"),
+    "mtp": MTP(drafts=5),
     "ssd": SSD(rounds=2),
     "ssd2": SSD(rounds=2, extra_rounds=2, rows=2, schedule="staged"),
     "ssd-exact": Raster(drafter="spatial", coupling="match", history=8),
@@ -67,7 +68,7 @@ def is_lossless(decoder: Decoder) -> bool:
     """Whether its pictures follow the backbone's law exactly."""
     if isinstance(decoder, SSD):
         return decoder.rounds == AUTO
-    return isinstance(decoder, AR) or (isinstance(decoder, Raster) and decoder.acceptance == "token")
+    return isinstance(decoder, AR | MTP) or (isinstance(decoder, Raster) and decoder.acceptance == "token")
 
 
 def has_heads(decoder: Decoder, horizontal: int, vertical: int) -> bool:
@@ -96,6 +97,8 @@ def require_window(decoder: Decoder, grid: Grid) -> None:
     if decoder in PRESETS.values():
         return
     window = decoder.window if isinstance(decoder, AR) or isinstance(decoder, Raster) and decoder.rows is None else None
+    if isinstance(decoder, MTP):
+        window = decoder.drafts + 1
     if window is not None and window > grid.size:
         raise UserError(f"A window of {window} is larger than the picture, which has {grid.size} tokens.")
     if isinstance(decoder, Raster) and decoder.rows is not None and decoder.rows > grid.rows:

@@ -38,7 +38,9 @@ class Raster:
         window: W, inputs per pass; a window larger than the grid is cut to it. None is `WIDE`, or `NARROW` where
             decoding runs on a CPU: with the match coupling that changes passes and seconds, with others the pictures.
         rows: the window in rows of the grid, W = rows * C, instead of `window`.
-        drafter: "random" | "left" | "above" | "horizontal" | "spatial"; the last two need draft heads.
+        drafter: "random" | "left" | "above" | "horizontal" | "spatial"; the last two need draft heads. It drafts the
+            positions that enter the window; those that stay in it are what the coupling made of them. (`MTP` is the
+            decoder all of whose drafts come from the horizontal heads.)
         coupling: what happens behind the first rejection: "resample" (SJD) | "maximal" (SCD-MC) | "gumbel" (SCD-GS)
             | "match" (the same picture as `ar`).
         acceptance: "token" | "grouped" (GSD; not lossless).

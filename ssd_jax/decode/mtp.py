@@ -1,0 +1,123 @@
+"""The loop of multi-token prediction: draft a run of tokens from the last committed one, verify it, commit, forget it.
+
+    committed | n-1 : n  n+1 ... n+k-1 |          inputs: the last committed token and k drafts from its state
+                      p_n ... p_{n+k}             outputs: between 1 and k + 1 of them become final
+
+Source: blockwise self-speculative decoding, arXiv 2404.19737; the 1D-MTP baseline of arXiv 2606.20543, with its heads.
+
+Lossless, and a draft may use its position's keyed noise g_i, again and again: whether the drafts before position i
+stand, and what is committed there, depends on their own noise, on fresh draws, and on a verifier that saw what stands
+before i, never on g_i. So given all that is committed before i, g_i is as good as new when the draft of position i is
+looked at for the first time. That is also the last: kept or corrected, the position is final.
+"""
+
+import dataclasses
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from ssd_jax.cache import KVCache
+from ssd_jax.decode.accept import settle, token_chance
+from ssd_jax.decode.state import Decoded, Functions, first_token, gather, scatter
+from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
+from ssd_jax.errors import require_whole
+from ssd_jax.layout import Grid
+from ssd_jax.sampling import choose
+
+
+@dataclasses.dataclass(frozen=True)
+class MTP:
+    """Speculative decoding along the raster order, drafted by the heads that look to the right.
+
+    The heads know nothing of rows: those of a row's last tokens draft the beginning of the next row.
+
+    Attributes:
+        drafts: k, drafted tokens per pass; where there are fewer horizontal heads, as many as there are.
+    """
+
+    drafts: int = 5
+
+    adaptive = True
+
+    def __post_init__(self):
+        require_whole("drafts", self.drafts, 1)
+
+    @property
+    def heads(self) -> tuple[int, int]:
+        """How many horizontal and vertical heads it takes."""
+        return 1, 0
+
+    def length(self, grid: Grid, horizontal: int) -> int:
+        """k on a grid, with so many horizontal heads."""
+        return min(self.drafts, horizontal, grid.size - 1)
+
+    def stretches(self, grid: Grid, horizontal: int, passes: int | None = None) -> Stretches:
+        """See `decode.stretches`. The fewest passes, 1 + ceil((R*C - 1) / (k + 1)), need every draft to be accepted."""
+        k = self.length(grid, horizontal)
+        fewest = -(-(grid.size - 1) // (k + 1))
+        count = fewest if passes is None else max(passes - 1, fewest)
+        return PREFILL, Stretch(count, k + 1, k + 1, drafts=count, horizontal=k, sources=1)
+
+
+@flax.struct.dataclass
+class State:
+    """Attributes:
+    tokens: int32 [B, R*C], final up to `first`, 0 behind.
+    first: int32 [B], n, the first position that is not final; R*C when the image is finished.
+    hidden: [G, 1, D], h of the last committed token, the state that predicted it.
+    passes: int32 [B].
+    trace: int32 [B, R*C].
+    cache: keys and values; right for every final token but the newest.
+    """
+
+    tokens: jax.Array
+    first: jax.Array
+    hidden: jax.Array
+    passes: jax.Array
+    trace: jax.Array
+    cache: KVCache
+
+
+def decode_mtp(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: MTP) -> Decoded:
+    """Decodes a batch; every image goes at its own speed. Arguments as for `decode_raster`."""
+    tokens, trace, _ = first_token(functions, hidden, grid.size)
+    one = trace[:, 0]
+    k = decoder.length(grid, functions.horizontal)
+    if k == 0:  # a picture of one token
+        return Decoded(tokens, one, trace, cache)
+    state = State(tokens, one, hidden, one, trace, cache)
+    body = partial(_pass, functions, grid, k)
+    state = jax.lax.while_loop(lambda s: functions.goes_on(s.first < grid.size, s.passes), body, state)
+    return Decoded(state.tokens, state.passes, state.trace, state.cache)
+
+
+def _pass(functions: Functions, grid: Grid, k: int, s: State) -> State:
+    """One draft of k tokens and the verifier pass over it."""
+    inputs = s.first[:, None] - 1 + jnp.arange(k + 1, dtype=jnp.int32)
+    positions = inputs + 1
+    last = inputs[:, :1]
+    token = gather(s.tokens, last)
+    with jax.named_scope("draft"):
+        offsets = tuple((0, right) for right in range(1, k + 1))
+        log_q = functions.draft(s.hidden, token, last % grid.cols, offsets)[:, :, 0]
+        drafts = choose(log_q, functions.noise(positions[:, :-1]))
+
+    hidden, cache = functions.verify(s.cache, jnp.concatenate([token, drafts], axis=1), inputs)
+    unfinished = s.first < grid.size
+    passes = s.passes + unfinished.astype(jnp.int32)
+    log_p = functions.log_p(hidden)
+    with jax.named_scope("accept"):
+        settled, m = settle(functions, "resample", token_chance, drafts, log_p, log_q, positions, passes)
+    # What the coupling draws behind the first rejection is not used.
+    target = jnp.where(jnp.arange(k + 1, dtype=jnp.int32) <= m[:, None], positions, grid.size)
+    newest = jnp.tile(m, hidden.shape[0] // m.shape[0])
+    return State(
+        tokens=scatter(s.tokens, target, settled),
+        first=jnp.minimum(s.first + m + 1, grid.size),
+        hidden=jnp.take_along_axis(hidden, newest[:, None, None], axis=1),
+        passes=passes,
+        trace=scatter(s.trace, target, passes),
+        cache=cache,
+    )
