@@ -402,11 +402,25 @@ MUTANTS = [
     ),
     # What is measured.
     Mutant(
-        "KID: a picture is compared with itself",
-        "eval/metrics.py",
-        "    np.fill_diagonal(xx, 0.0)\n",
+        "KID: pictures of one prompt are compared",
+        "eval/distances.py",
+        "    h = h - np.diag(np.diag(h))\n",
         "",
-        "test_eval.py::test_kernel_distance_equals_its_definition",
+        "test_distances.py::test_kernel_distance_equals_its_definition",
+    ),
+    Mutant(
+        "FD: the bias of the fit stays in",
+        "eval/distances.py",
+        "parts * whole - (parts - 1) * without.mean()",
+        "whole",
+        "test_distances.py -k 'unbiased and frechet'",
+    ),
+    Mutant(
+        "intervals of means: pictures count, not prompts",
+        "eval/estimates.py",
+        "values if prompts is None else shares(prompts) @ values",
+        "values",
+        "test_eval.py::test_a_mean_counts_prompts_not_pictures",
     ),
 ]
 
