@@ -145,11 +145,20 @@ def test_exact_decoders_give_the_same_pictures(decoder):
     assert np.all(out.passes <= GRID.size + isinstance(decoder, Wave))
 
 
-def test_drafts_go_on_across_the_end_of_a_row():
+def test_drafts_of_multi_token_prediction_go_on_across_the_end_of_a_row():
     """Where the likeliest code is drawn every lossless decoder draws the same; runs of three tokens cross rows of 5."""
-    greedy, mtp = (toy.decode(TOY, d, GRID, images=IMAGES, heads="random", temperature=0.0) for d in ("ar", OTHERS[-1]))
+    greedy, mtp = (toy.decode(TOY, d, GRID, images=IMAGES, temperature=0.0) for d in ("ar", MTP(drafts=2)))
     np.testing.assert_array_equal(mtp.tokens, greedy.tokens)
-    assert len(set(np.asarray(mtp.passes).tolist())) > 1
+    assert np.any(mtp.passes < GRID.size)
+
+
+def test_multi_token_prediction_in_another_order_of_the_batch():
+    """Each guided pair of rows goes on from its own last token."""
+    order = np.array([3, 5, 0, 4, 2, 1])
+    one, other = (toy.decode(TOY, MTP(drafts=2), GRID, numbers=n, images=IMAGES, which=0) for n in (range(6), order))
+    assert len(set(np.asarray(one.passes).tolist())) > 1
+    np.testing.assert_array_equal(np.asarray(one.tokens)[order], other.tokens)
+    np.testing.assert_array_equal(np.asarray(one.trace)[order], other.trace)
 
 
 @pytest.mark.parametrize(
