@@ -35,8 +35,8 @@ class Mutant(NamedTuple):
 
 
 # Laws of single tokens, where draws that hang together show most: of a raster window, and of a block.
-SETTLED = "test_lossless.py::test_one_refused_draft_is_corrected"
-BLOCKS = "test_lossless.py -k 'follows_the_law and auto'"
+SETTLED = "test_window_laws.py -k every_token"
+BLOCKS = "test_window_laws.py -k 'every_token and rows'"
 
 MUTANTS = [
     # Who sees whom, and where things lie.
@@ -342,7 +342,7 @@ MUTANTS = [
         "decode/blocks.py",
         "return tokens, jnp.where(verifying[:, None, None], log_p, s.log_q)",
         "return tokens, s.log_q",
-        BLOCKS,
+        "test_lossless.py -k 'follows_the_law and auto'",
     ),
     Mutant(
         "SSD: a block of two rows leaves the states of its first",
