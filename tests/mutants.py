@@ -1,8 +1,8 @@
 """Faults that a reader would think of first, and the tests that must see them: python tests/mutants.py [NAME ...]
 
 Each is put into a copy of the tree, by itself, and its tests are run there until one fails. Prints which test killed
-which mutant; exit code 1 if one survives, breaks more than its tests, or no longer fits the code. Takes about ten
-minutes on two cores, so the suite only holds that every mutant still fits (test_mutants.py).
+which mutant; exit code 1 if one survives, breaks more than its tests, or no longer fits the code. Takes half an
+hour on two busy cores, so the suite only holds that every mutant still fits (test_mutants.py).
 """
 
 import os
