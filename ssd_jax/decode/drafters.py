@@ -1,6 +1,6 @@
 """Where the guesses of the raster loop and of the wave come from.
 
-A drafter fills the positions right of the last one the verifier has seen ("entered"), `last`, of every image.
+A drafter fills the positions right of the last one with a hidden state, `last`, of every image.
 Copies and random codes are certain of themselves (q is one-hot); heads give a q to draw from.
 """
 
@@ -15,7 +15,8 @@ from ssd_jax.sampling import Tag, choose, fresh_keys, uniform_codes
 
 DRAFTERS = ("random", "left", "above", "horizontal", "spatial")
 HEADS = {"horizontal": (1, 0), "spatial": (1, 1)}
-"""How many horizontal and vertical heads a drafter takes; the others take none."""
+"""How many horizontal and vertical heads a drafter needs at least; the others need none. It uses all that are there to
+the right, and the first one down."""
 
 
 class Seen(NamedTuple):

@@ -46,7 +46,7 @@ class MTP:
 
     @property
     def heads(self) -> tuple[int, int]:
-        """How many horizontal and vertical heads it takes."""
+        """How many horizontal and vertical heads it needs at least."""
         return 1, 0
 
     def length(self, grid: Grid, horizontal: int) -> int:

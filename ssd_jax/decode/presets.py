@@ -65,7 +65,7 @@ def on_accelerator(decoder: Decoder) -> Decoder:
 
 
 def is_lossless(decoder: Decoder) -> bool:
-    """Whether its pictures follow the backbone's law exactly."""
+    """Whether its pictures are known to follow the backbone's law exactly, on every grid."""
     if isinstance(decoder, SSD):
         return decoder.rounds == AUTO
     return isinstance(decoder, AR | MTP) or (isinstance(decoder, Raster) and decoder.acceptance == "token")

@@ -35,8 +35,9 @@ class Raster:
     """Jacobi-style decoding in raster order.
 
     Attributes:
-        window: W, inputs per pass; a window larger than the grid is cut to it. None is `WIDE`, or `NARROW` where
-            decoding runs on a CPU: with the match coupling that changes passes and seconds, with others the pictures.
+        window: W, inputs per pass; the loop cuts it to the grid, `Pipeline` refuses a larger one. None is `WIDE`, or
+            `NARROW` where decoding runs on a CPU: with the match coupling that changes passes and seconds, with others
+            the pictures.
         rows: the window in rows of the grid, W = rows * C, instead of `window`.
         drafter: "random" | "left" | "above" | "horizontal" | "spatial"; the last two need draft heads. It drafts the
             positions that enter the window; those that stay in it are what the coupling made of them. (`MTP` is the
@@ -73,7 +74,7 @@ class Raster:
 
     @property
     def heads(self) -> tuple[int, int]:
-        """How many horizontal and vertical heads it takes."""
+        """How many horizontal and vertical heads it needs at least."""
         return drafters.HEADS.get(self.drafter, (0, 0))
 
     def width(self, grid: Grid) -> int:
@@ -88,10 +89,10 @@ class Raster:
         W = self.width(grid)
         fewest = -(-(grid.size - 1) // W)
         count = fewest if passes is None else max(passes - 1, fewest)
-        if self.drafter == "spatial":
-            sources = min(max(W - 1, 1), grid.cols)
+        if W > 1 and self.drafter == "spatial":
+            sources = min(W - 1, grid.cols)
             return PREFILL, Stretch(count, W, W, drafts=count + 1, vertical=1, sources=sources)
-        if self.drafter == "horizontal":
+        if W > 1 and self.drafter == "horizontal":
             return PREFILL, Stretch(count, W, W, drafts=count + 1, horizontal=min(horizontal, W - 1), sources=1)
         return PREFILL, Stretch(count, W, W)
 
@@ -101,7 +102,7 @@ class State:
     """Attributes:
     tokens: int32 [B, R*C], final up to `first`, drafts behind.
     first: int32 [B], n, the first position that is not final; R*C when the image is finished.
-    last: int32 [B], the last position that has been in a window.
+    last: int32 [B], the last position with a hidden state: that of the last window's last input predicted it.
     log_q: float32 [B, W-1, V] of the drafts at n .. n+W-2; None for `match`.
     row: [G, C, D], h of the last C positions up to `last`; None without heads.
     passes: int32 [B].
