@@ -28,6 +28,11 @@ Bench = dict[str, Any]
 """What a bench.json holds."""
 
 
+def place_of(name: str) -> re.Pattern:
+    """A table between its marks: before it, the table, behind it."""
+    return re.compile(rf"(<!-- table: {re.escape(name)} -->\n\n)(.*?)(\n\n<!-- end -->)", re.DOTALL)
+
+
 def number(row: dict, key: str, form: str = "{:.1f}", factor: float = 1.0) -> str:
     """A number with its interval, if it has one; empty if it was not measured."""
     value = row.get(key)
@@ -100,7 +105,6 @@ SECONDS = (
 )
 HEADS = {
     "published_l1": "published, Smooth L1",
-    "published": "published, then overlap",
     "context_l1": "context 2, Smooth L1",
 }
 
@@ -171,14 +175,40 @@ def heads(benches: Sequence[Bench]) -> dict[str, str]:
     }
 
 
+WIDE = {"jacobi-above": "Raster(window=64,drafter='above',history=8)", "ssd-exact": "Raster(window=64,history=8)"}
+"""Under which name quality is measured of decoders whose default window on a CPU is a narrow one."""
+
+
+def summary(benches: Sequence[Bench]) -> dict[str, str]:
+    """README's table, from the numbers of quality and seconds; what is said of each decoder stays as it is."""
+    drawn, timed = (bench["decoders"] for bench in benches)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    old = place_of("summary").search(text)
+    heading, rule, *lines = old[2].splitlines() if old else ("", "")
+    new = [heading, rule]
+    for line in lines:
+        name, words = (cell.strip() for cell in line.split("|")[1:3])
+        row, seen = timed[name.strip("`")], drawn[WIDE.get(name.strip("`"), name.strip("`"))]
+        passes = [f"{row['passes']:.0f}", *([f"{seen['passes']:.0f}"] if name.strip("`") in WIDE else [])]
+        same = "yes" if seen["equal pictures"] == 1 else "no, but the same law" if seen["lossless"] else "no"
+        loss = "0" if seen["equal pictures"] == 1 else number(seen, "nll difference", "{:+.2f}")
+        cells = [name, words, number(row, "seconds", "{:.3f}"), number(row, "speedup", "{:.2f}"), ", ".join(passes)]
+        new.append("| " + " | ".join([*cells, same, loss]) + " |")
+    return {"summary": "\n".join(new)}
+
+
 GROUPS: dict[str, tuple[Callable[[Sequence[Bench]], dict[str, str]], dict[str, str]]] = {
     "quality": (quality, {"quality.png": "quality.png"}),
     "seconds": (seconds, {"window.png": "window.png"}),
     "sizes": (sizes, {}),
     "int8": (int8, {}),
     "heads": (heads, {}),
+    "summary": (summary, {}),
 }
 """Name -> what makes its tables, and the pictures that go to docs/images."""
+
+NUMBERS = {"summary": ("quality-0", "seconds-0")}
+"""Groups without commands of their own, and whose numbers they show."""
 
 
 def commands(name: str) -> list[list[str]]:
@@ -197,8 +227,7 @@ def put(tables: dict[str, str]) -> None:
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8")
         for name in list(tables):
-            pattern = re.compile(rf"(<!-- table: {re.escape(name)} -->\n\n).*?(\n\n<!-- end -->)", re.DOTALL)
-            new, count = pattern.subn(lambda found, name=name: found[1] + tables[name] + found[2], text)
+            new, count = place_of(name).subn(lambda found, name=name: found[1] + tables[name] + found[3], text)
             if count == 1:
                 text = new
                 del tables[name]
@@ -216,8 +245,8 @@ def main() -> None:
         parser.error(f"there is no {min(unknown)!r}; choose some of {', '.join(GROUPS)}")
     for name in args.names or GROUPS:
         make, pictures = GROUPS[name]
-        folders = []
-        for place, words in enumerate(commands(name)):
+        folders = [RUNS / folder for folder in NUMBERS.get(name, ())]
+        for place, words in enumerate(() if folders else commands(name)):
             folders.append(RUNS / f"{name}-{place}")
             if not args.keep:
                 subprocess.run([sys.executable, *words, f"--out={folders[-1]}"], cwd=ROOT, check=True)
