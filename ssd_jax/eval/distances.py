@@ -1,8 +1,8 @@
 """Distances between two sets of pictures of the same prompts, as feature vectors; float64 NumPy.
 
 Two pictures of one prompt are more alike than two of different prompts, whoever drew them. So prompts, not pictures,
-are what was sampled: no term compares pictures of one prompt, and intervals are over prompts. Both distances may be
-negative: where two sets follow one law they are 0 on average, however many pictures there are.
+are what was sampled, and intervals are over prompts. Both distances may be negative: where two sets follow one law they
+are 0 on average, KID exactly, FD but for terms of the second order in 1 / prompts.
 """
 
 import numpy as np
@@ -10,14 +10,17 @@ import numpy as np
 from ssd_jax.errors import UserError
 from ssd_jax.eval.estimates import NORMAL_95, Estimate, shares
 
-LEAST = 4
-"""Prompts that a distance needs, for its interval."""
+LEAST = 8
+"""Prompts that a distance needs: with fewer, its interval would hold the true value too seldom."""
 
 DIMS = 16
-"""Axes in which the Fréchet distance is measured: with 64 its bias at a hundred pictures could not be taken off."""
+"""Axes in which the Fréchet distance is measured; so many pictures as there are, FD grows with the axes."""
 
-PARTS = 32
-"""In so many parts, at most, prompts are left out for the Fréchet distance."""
+ENOUGH = 8 * DIMS
+"""Pictures for which FD in so many axes is free of bias, to the eye of its interval."""
+
+PARTS, SWAPS = 32, 32
+"""For the Fréchet distance: in so many parts, at most, prompts are left out, and so often sets exchange pictures."""
 
 
 def kernel_distance(x: np.ndarray, y: np.ndarray, prompts: np.ndarray | None = None) -> Estimate:
@@ -65,14 +68,14 @@ def _score_interval(h: np.ndarray) -> Estimate:
 
 
 def principal_axes(features: np.ndarray, dims: int = DIMS) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [d] and the first principal axes [d, k] of features [N, d]; k is `dims`, or less where N or d is small.
+    """Mean [d] and the first principal axes [d, dims] of features [N, d]; fewer only where there are no more.
 
     Of a set of its own: along the axes of a set that is compared, that set would vary most, and so seem different.
     """
     features = np.asarray(features, np.float64)
     mean = features.mean(0)
     _, _, axes = np.linalg.svd(features - mean, full_matrices=False)
-    return mean, axes[: max(1, min(dims, len(features) // 8, features.shape[1]))].T
+    return mean, axes[:dims].T
 
 
 def frechet_distance(
@@ -83,8 +86,9 @@ def frechet_distance(
 ) -> Estimate:
     """FD between Gaussians fitted to two sets: |m - n|^2 + tr(A + B - 2 (A B)^(1/2)) (arXiv 1706.08500, eq. 6).
 
-    The fit alone is biased upwards by about dims^2 / N; that is taken off by the jackknife over prompts, which also
-    gives the interval.
+    The fit alone is biased upwards by about dims^2 / N; the jackknife over prompts takes that off. Where both sets
+    follow one law, the jackknife's variance is twice the true one. The true one is found by exchanging the sets'
+    pictures of prompts at random; what the jackknife has beyond twice of it comes from the distance itself.
 
     Args:
         x, y, prompts: as for `kernel_distance`.
@@ -94,21 +98,38 @@ def frechet_distance(
     if axes is not None:
         mean, directions = axes
         x, y = (x - mean) @ directions, (y - mean) @ directions
-    parts = min(PARTS, len(share))
-    part = np.argmax(share > 0, axis=0) % parts
-    whole = _frechet(x, y)
-    without = np.array([_frechet(x[part != left], y[part != left]) for left in range(parts)])
-    variance = (parts - 1) / parts * np.sum((without - without.mean()) ** 2)
-    return Estimate.around(parts * whole - (parts - 1) * without.mean(), np.sqrt(variance))
+    N, number, parts = len(x), np.argmax(share > 0, axis=0), min(PARTS, len(share))
+    keep = number % parts != np.arange(parts)[:, None]
+    swap = np.random.default_rng(0).random((SWAPS, len(share)))[:, number] < 0.5
+    first = np.concatenate([np.ones((1, N)), keep, ~swap])
+    second = np.concatenate([np.zeros((1 + parts, N)), swap])
+    fits = _frechet(np.concatenate([x, y]), np.concatenate([first, second], axis=1))
+    whole, without, swapped = fits[0], fits[1 : 1 + parts], fits[1 + parts :]
+    jackknife = (parts - 1) / parts * np.sum((without - without.mean()) ** 2)
+    same = swapped.var(ddof=1)
+    deviation = np.sqrt(same + max(jackknife - 2 * same, 0.0))
+    return Estimate.around(parts * whole - (parts - 1) * without.mean(), deviation)
 
 
-def _frechet(x: np.ndarray, y: np.ndarray) -> float:
-    a, b = np.atleast_2d(np.cov(x.T)), np.atleast_2d(np.cov(y.T))
+def _frechet(z: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """FD of several pairs of sets among pictures z [2 N, d], [P]: `first` [P, 2 N] has 1 for those in a pair's first
+    set; the second has the same of the other N."""
+    z = z - z.mean(0)
+    products = (z[:, :, None] * z[:, None, :]).reshape(len(z), -1)
+
+    def moments(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        count = chosen.sum(axis=1)[:, None]
+        mean = chosen @ z / count
+        second = (chosen @ products).reshape(len(chosen), z.shape[1], z.shape[1])
+        outer = count[..., None] * mean[:, :, None] * mean[:, None, :]
+        return mean, (second - outer) / (count[..., None] - 1)
+
+    (m, a), (n, b) = (moments(chosen) for chosen in (first, np.roll(first, len(z) // 2, axis=1)))
     values, vectors = np.linalg.eigh(a)
-    root = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
+    root = vectors * np.sqrt(np.maximum(values, 0.0))[:, None] @ vectors.swapaxes(1, 2)
     # (A B)^(1/2) has the trace of (A^(1/2) B A^(1/2))^(1/2), which is symmetric.
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ b @ root), 0.0)).sum()
-    return float(np.sum((x.mean(0) - y.mean(0)) ** 2) + np.trace(a) + np.trace(b) - 2 * cross)
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ b @ root), 0.0)).sum(axis=1)
+    return np.sum((m - n) ** 2, axis=1) + np.trace(a + b, axis1=1, axis2=2) - 2 * cross
 
 
 def _pair(x: np.ndarray, y: np.ndarray, prompts: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
