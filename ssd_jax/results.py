@@ -57,8 +57,9 @@ class Results:
                 os.replace(self._written[name], self._folder / name)
                 placed += 1
         except OSError:
-            for path, record in records.items() if not placed else ():
-                path.write_bytes(record)  # all that they list is still there
+            if not placed:  # all that they list is still there
+                for path, record in records.items():
+                    path.write_bytes(record)
             raise
         for path in pictures:
             if path.name not in self._written:
@@ -75,9 +76,10 @@ def replacing_results(folder: Path, sidecar: str) -> Iterator[Results]:
     its sidecars are removed, the new pictures put in their places, the other pictures of the earlier run removed, and
     the new sidecar put in its place last: no sidecar ever stands beside pictures that it does not tell of.
 
-    If a file cannot be put in its place, which is rare after that, the earlier run is still whole if it was the first,
-    and otherwise without its sidecars and the pictures that are replaced by then. If it was the new sidecar, the new
-    pictures are all there, and none else.
+    An error after that is rare, and leaves no sidecar that tells of what is not there. If the first of the new pictures
+    cannot be put in its place, the earlier run is still whole. If a later one cannot, the earlier run has lost its
+    sidecars and the pictures that were replaced by then. If an earlier picture cannot be removed, or the new sidecar
+    cannot be put in its place, the new pictures are all there, without a sidecar.
 
     The folder should be locked.
 
