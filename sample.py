@@ -166,8 +166,9 @@ def compare(
     require_whole("max_batch", 1 if options["max_batch"] is None else options["max_batch"], 1)
     options |= dict(max_batch=1)
     outs = {name: [] for name in decoders}
+    pipe.pictures.params  # noqa: B018 - a damaged file is reported before the work, not after it
     for decoder in decoders.values():
-        pipe.generate(prompts[:1], decoder=decoder, **{**options, "num_images": 1})  # compiles
+        pipe.generate(prompts[:1], decoder=decoder, **{**options, "num_images": 1}, pixels=False)  # compiles
     for text in tqdm(prompts, desc="comparing", unit="prompt", dynamic_ncols=True, disable=not is_first()):
         for name, decoder in decoders.items():
             outs[name].append(pipe.generate([text], decoder=decoder, **options))

@@ -13,16 +13,24 @@ from ssd_jax.errors import UserError
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path`, with the same suffix, that takes its place when the block ends and vanishes if it raises.
 
-    The folder is made if absent. The name is random, so that threads, processes and hosts that write the same file do
-    not meet: the last one to end wins, with the whole of its file.
+    Threads, processes and hosts that write the same file do not meet: the last one to end wins, with the whole of its
+    file.
     """
+    with beside(path) as temporary:
+        yield temporary
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A new file beside `path`, with the same suffix and a random name, that vanishes when the block ends, unless it
+    was put elsewhere. The folder is made if absent."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp{path.suffix}")
     temporary.touch(exist_ok=False)  # with the permissions that the umask allows, which tempfile would not give
     try:
         yield temporary
-        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

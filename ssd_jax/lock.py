@@ -48,7 +48,8 @@ def locked(folder: Path) -> Iterator[None]:
         finally:
             if file is not None:
                 # Removed before it is let go: who opened this file meanwhile sees that it is no longer the folder's.
-                (path / NAME).unlink(missing_ok=True)
+                if _is_at(file, path / NAME):  # not another run's, made after somebody removed this one
+                    (path / NAME).unlink(missing_ok=True)
                 os.close(file)
     finally:
         for parent in made:

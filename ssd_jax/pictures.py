@@ -32,15 +32,15 @@ class Pictures:
         self._params: Any = None
 
     def encode(self, images: np.ndarray) -> np.ndarray:
-        """Pictures uint8 [B, H, W, 3] to codes int32 [B, R, C]; raises `UserError` for any other array."""
+        """Pictures uint8 [B, H, W, 3] to codes int32 [B, R, C]; raises `UserError` for any other array, or none."""
         images = np.asarray(images)
         stride = self.config.stride
         fits = (
             images.ndim == 4 and images.shape[3] == 3 and not images.shape[1] % stride and not images.shape[2] % stride
         )
-        if not fits or images.dtype != np.uint8:
+        if not fits or not images.size or images.dtype != np.uint8:
             raise UserError(
-                f"Pictures must be uint8 [B, H, W, 3] with H and W multiples of {stride}, "
+                f"Pictures must be uint8 [B, H, W, 3], none of them 0, with H and W multiples of {stride}, "
                 f"not {images.dtype} {images.shape}."
             )
         return self._in_parts(_to_codes, images, at_once(self.config, *images.shape[1:3]))

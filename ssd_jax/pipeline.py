@@ -232,7 +232,8 @@ class Pipeline:
         Returns:
             float32 [B, R*C, V].
         Raises:
-            UserError: codes that do not fill the grid; ids or codes that the model does not have.
+            UserError: arrays of other shapes; codes that do not fill the grid; ids or codes that the model does not
+                have.
         """
         return self._forced(visual_logits, prompt_ids, codes, grid, prompt_mask)
 
@@ -254,12 +255,12 @@ class Pipeline:
         Returns:
             float32 [B, R*C].
         Raises:
-            UserError: as `visual_logits`; a `cfg_scale` that is not finite.
+            UserError: as `visual_logits`; a `cfg_scale` that `generate` would not take.
         """
-        guided = cfg_scale != 1.0
-        scale = sampler_of(self.config, cfg_scale, 1.0, 0, None).cfg_scale
-        rows = np.concatenate([codes, codes]) if guided else codes
-        return self._forced(visual_nll, prompt_ids, rows, grid, prompt_mask, scale, guided=guided)
+        scale = guidance_of(self.config, cfg_scale)
+        guided = scale != 1.0
+        rows = np.concatenate([codes, codes]) if guided and np.ndim(codes) else codes
+        return self._forced(visual_nll, prompt_ids, rows, grid, prompt_mask, jnp.float32(scale), guided=guided)
 
     def _forced(
         self,

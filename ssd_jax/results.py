@@ -1,14 +1,15 @@
-"""The files of a run of sample.py, which take the place of those of an earlier run, all of them or none."""
+"""The files of a run of sample.py, which take the place of those of an earlier run."""
 
 import contextlib
 import json
+import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ssd_jax.errors import UserError
-from ssd_jax.files import replacing
+from ssd_jax.files import beside
 
 SHEETS = {"images.json": "grid.png", "compare.json": "compare.png"}
 """The sidecars, which list the files of a run, and the picture that goes with each."""
@@ -22,7 +23,7 @@ class Results:
 
     Attributes:
         record: JSON; what the sidecar says besides the files.
-        removed: how many files of earlier runs were removed; known at the end.
+        removed: how many files of earlier runs were removed or replaced; known at the end.
         unread: sidecars in the folder that are not ours or are damaged; nothing that they list was removed.
     """
 
@@ -31,61 +32,89 @@ class Results:
         self.removed = 0
         self.unread: list[Path] = []
         self._folder, self._held = folder, held
-        self._names: list[str] = []
+        self._written: dict[str, Path] = {}
 
     def add(self, name: str) -> Path:
         """Where to write a file that shall have this name."""
-        self._names.append(name)
-        return self._held.enter_context(replacing(self._folder / name))
+        self._written[name] = self._held.enter_context(beside(self._folder / name))
+        return self._written[name]
 
-    def listed(self) -> dict[str, Any]:
-        """What the sidecar says."""
-        return {**self.record, "files": self._names}
+    def put(self, sidecar: str) -> None:
+        """Writes the sidecar and puts all files in their places; see `replacing_results`."""
+        text = json.dumps({**self.record, "files": list(self._written)}, indent=2) + "\n"
+        self.add(sidecar).write_text(text, encoding="utf-8")
+        for name in self._written:
+            if _has_mode(self._folder / name, stat.S_ISDIR):
+                raise UserError(f"The file {self._folder / name} cannot be written: a folder has its name.")
+        pictures, sidecars, self.unread = earlier_files(self._folder)
+        records = {path: path.read_bytes() for path in sidecars}
+        *names, last = self._written
+        placed = 0
+        try:
+            for path in sidecars:
+                path.unlink()
+            for name in names:
+                os.replace(self._written[name], self._folder / name)
+                placed += 1
+        except OSError:
+            if not placed:  # all that they list is still there
+                for path, record in records.items():
+                    path.write_bytes(record)
+            raise
+        for path in pictures:
+            if path.name not in self._written:
+                path.unlink()
+        os.replace(self._written[last], self._folder / last)
+        self.removed = len(pictures) + len(sidecars)
 
 
 @contextlib.contextmanager
 def replacing_results(folder: Path, sidecar: str) -> Iterator[Results]:
     """Takes the files of a run, and puts them into a folder when the block ends.
 
-    Only when all of them are on the disk are the files of earlier runs removed, which their sidecars list, then these
-    put in their place, and the new sidecar last: until then the folder has the earlier run, whatever fails, and no
-    sidecar ever stands beside pictures that it does not tell of. The folder should be locked.
+    Until all of them are on the disk, and none is to have the name of a folder, the earlier run is not touched. Then
+    its sidecars are removed, the new pictures put in their places, the other pictures of the earlier run removed, and
+    the new sidecar put in its place last: no sidecar ever stands beside pictures that it does not tell of.
+
+    An error after that is rare, and leaves no sidecar that tells of what is not there. If the first of the new pictures
+    cannot be put in its place, the earlier run is still whole. If a later one cannot, the earlier run has lost its
+    sidecars and the pictures that were replaced by then. If an earlier picture cannot be removed, or the new sidecar
+    cannot be put in its place, the new pictures are all there, without a sidecar.
+
+    The folder should be locked.
 
     Raises:
-        UserError: the files cannot be written.
+        UserError: the files cannot be written, or a folder has the name of one.
     """
     try:
         with contextlib.ExitStack() as held:
-            last = held.enter_context(replacing(folder / sidecar))  # what is entered first is put in its place last
             results = Results(folder, held)
             yield results
-            last.write_text(json.dumps(results.listed(), indent=2) + "\n", encoding="utf-8")
-            results.removed, results.unread = remove_earlier(folder)
+            results.put(sidecar)
     except OSError as error:
         raise UserError(f"The files cannot be written to the folder {folder}: {error.strerror or error}.") from None
 
 
-def remove_earlier(folder: Path) -> tuple[int, list[Path]]:
-    """Removes the files that the sidecars in a folder list, the sheets that go with them, and then the sidecars.
+def earlier_files(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """The pictures that the sidecars in a folder list, with the sheets that go with them; these sidecars; and the
+    sidecars that are not ours.
 
     Names come from a file, so they may be anybody's: one that is not of a picture in this very folder makes the sidecar
-    one that is not ours, and removes nothing. Links are removed, not what they lead to; folders and devices stay.
-
-    Returns:
-        How many files were removed, and the sidecars that are not ours.
+    one that is not ours, and its pictures are not told. Only files and links are told, not folders and devices.
     """
-    pictures, sidecars, unread = [], [], []
+    names, sidecars, unread = [], [], []
     for name, sheet in SHEETS.items():
         path = folder / name
         if not path.is_file():
             continue
-        names = listed_files(path)
-        if names is None:
+        listed = listed_files(path)
+        if listed is None:
             unread.append(path)
         else:
-            pictures += [*names, sheet]
-            sidecars.append(name)
-    return sum(_removed(folder / name) for name in dict.fromkeys(pictures + sidecars)), unread
+            names += [*listed, sheet]
+            sidecars.append(path)
+    paths = [folder / name for name in dict.fromkeys(names)]
+    return [path for path in paths if _has_mode(path, stat.S_ISREG, stat.S_ISLNK)], sidecars, unread
 
 
 def listed_files(sidecar: Path) -> list[str] | None:
@@ -105,13 +134,10 @@ def _is_picture_here(name: Any) -> bool:
     return plain and Path(name).suffix.lower() in PICTURES
 
 
-def _removed(path: Path) -> bool:
-    """Removes a file or a link; whether there was one."""
+def _has_mode(path: Path, *kinds: Callable[[int], bool]) -> bool:
+    """Whether there is something of one of these kinds; a link is a link, whatever it leads to."""
     try:
         mode = path.lstat().st_mode
     except OSError:  # none, or a name that no file can have
         return False
-    if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
-        return False
-    path.unlink()
-    return True
+    return any(kind(mode) for kind in kinds)

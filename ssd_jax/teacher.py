@@ -25,18 +25,23 @@ def checked(
     """Ids, mask (None is all True) and codes as programs take them.
 
     Raises:
-        UserError: codes that do not fill the grid or are not as many as the prompts; ids or codes that the model does
-            not have.
+        UserError: ids or codes without two dimensions, or none of them; codes that do not fill the grid or are not as
+            many as the prompts; a mask of another shape than the ids; ids or codes that the model does not have.
     """
     prompt_ids, codes = np.asarray(prompt_ids, np.int32), np.asarray(codes, np.int32)
+    for name, shape, ids in (("prompt_ids", "[B, S]", prompt_ids), ("codes", "[B, R*C]", codes)):
+        if ids.ndim != 2 or not ids.size:
+            raise UserError(f"{name} must be {shape}, none of them 0, not {list(ids.shape)}.")
     if codes.shape[1] != grid.size:
         raise UserError(f"A grid of {grid.rows} x {grid.cols} has {grid.size} codes, not {codes.shape[1]}.")
     if len(prompt_ids) != len(codes):
         raise UserError(f"There are {len(prompt_ids)} rows of prompt_ids for {len(codes)} rows of codes.")
     for name, ids, size in (("prompt_ids", prompt_ids, config.vocab_size), ("codes", codes, config.visual_size)):
-        if ids.size and (ids.min() < 0 or ids.max() >= size):
+        if ids.min() < 0 or ids.max() >= size:
             raise UserError(f"{name} must lie in 0..{size - 1}, but go from {ids.min()} to {ids.max()}.")
     mask = np.ones(prompt_ids.shape, bool) if prompt_mask is None else np.asarray(prompt_mask, bool)
+    if mask.shape != prompt_ids.shape:
+        raise UserError(f"prompt_mask must be {list(prompt_ids.shape)}, as prompt_ids, not {list(mask.shape)}.")
     return prompt_ids, mask, codes
 
 

@@ -124,6 +124,35 @@ MUTANTS = [
         "q.reshape(B, W, N // K, K, H).transpose(0, 3, 2, 1, 4)",
         "test_attention.py::test_fused_is_plain",
     ),
+    Mutant(
+        "teacher forcing: codes are read a token late",
+        "models/forced.py",
+        "((0, 0), (ids.shape[1] - 1, spare))",
+        "((0, 0), (ids.shape[1], spare))",
+        "test_forced.py::test_what_is_read_of_a_window_is_given_the_codes_that_it_predicts",
+    ),
+    # What users ask for, and where it goes.
+    Mutant(
+        "guidance: no bound below",
+        "request.py",
+        "abs(scale) > MAX_GUIDANCE",
+        "scale > MAX_GUIDANCE",
+        "test_request.py::test_what_float32_cannot_do_is_refused",
+    ),
+    Mutant(
+        "lock: whatever lies there is this run's",
+        "lock.py",
+        "return os.path.samestat(os.fstat(file), path.lstat())",
+        "return True",
+        "test_folders.py::test_a_lock_that_somebody_removed_takes_no_other_run_s_with_it",
+    ),
+    Mutant(
+        "results: a sidecar may list names of any kind",
+        "results.py",
+        'isinstance(name, str) and name.isprintable() and not set(name) & set("/\\\\:")',
+        "True",
+        "test_folders.py::test_a_sidecar_that_names_anything_but_pictures_here_removes_nothing",
+    ),
     # From logits to tokens.
     Mutant(
         "guidance: u and c swapped",
@@ -366,6 +395,20 @@ MUTANTS = [
         "test_heads.py::test_heads_follow_their_formula",
     ),
     Mutant(
+        "mtp: heads draft from the state before the newest",
+        "decode/mtp.py",
+        "jnp.tile(m, hidden",
+        "jnp.tile(jnp.maximum(m - 1, 0), hidden",
+        "test_mtp.py::test_every_pass_drafts_from_the_last_committed_token",
+    ),
+    Mutant(
+        "mtp: drafts use the noise of the position before",
+        "decode/mtp.py",
+        "functions.noise(positions[:, :-1])",
+        "functions.noise(inputs[:, :-1])",
+        "test_mtp.py::test_a_window_is_the_last_committed_token_and_head_drafts_alone",
+    ),
+    Mutant(
         "wave: products just below a whole number",
         "decode/schedule.py",
         "right * col + 1e-9",
@@ -400,7 +443,14 @@ MUTANTS = [
         "(new[k] < -1) & (jnp.arange(C) == 0)[:, None]",
         "test_wave.py::test_heads_draft_a_row_from_the_states_that_predicted_the_one_above",
     ),
-    # What is measured.
+    # What is planned and measured.
+    Mutant(
+        "plan: a score is never read",
+        "plan/attention.py",
+        "2 * SCORE + 2 * jnp",
+        "SCORE + 2 * jnp",
+        "test_plan.py::test_what_plain_attention_moves_by_hand",
+    ),
     Mutant(
         "KID: pictures of one prompt are compared",
         "eval/distances.py",
@@ -433,11 +483,21 @@ def faults(mutant: Mutant) -> list[str]:
         found.append(f"{mutant.name}: {mutant.old!r} occurs {count} times in {mutant.file}")
     if mutant.new == mutant.old:
         found.append(f"{mutant.name}: nothing is changed")
-    file, _, name = shlex.split(mutant.tests)[0].partition("::")
-    path = ROOT / "tests" / file
-    if not path.is_file() or f"def {name}" not in path.read_text(encoding="utf-8"):
+    if not _there(mutant.tests):
         found.append(f"{mutant.name}: there is no test {mutant.tests}")
     return found
+
+
+def _there(tests: str) -> bool:
+    """Whether there is the file, in it the test, and somewhere in it every word of -k."""
+    place, *options = shlex.split(tests)
+    file, _, name = place.partition("::")
+    path = ROOT / "tests" / file
+    if not path.is_file() or options[:1] not in ([], ["-k"]):
+        return False
+    text = path.read_text(encoding="utf-8")
+    words = set(re.findall(r"\w+", " ".join(options[1:]))) - {"and", "or", "not"}
+    return (not name or f"def {name}(" in text) and all(word in text for word in words)
 
 
 def run(tree: Path, tests: str) -> tuple[int, str]:

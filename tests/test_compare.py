@@ -67,13 +67,15 @@ def test_heads_of_another_backbone(random_folder, headed_folder, tmp_path):
 
 
 def test_compare_writes_rows_of_pictures(headed_folder, tmp_path, monkeypatch, capsys):
+    decoded, decode = [], ssd_jax.Pipeline.decode
+    monkeypatch.setattr(ssd_jax.Pipeline, "decode", lambda pipe, codes: decoded.append(codes) or decode(pipe, codes))
     flags = [f"--weights={headed_folder}", f"--out={tmp_path}", "--prompt=red apple", "--prompt=dog", "--num_images=2"]
     draw(monkeypatch, *flags, "--compare=ar,ssd-wave", "--trace")
     with Image.open(tmp_path / "compare.png") as sheet:
         assert sheet.height > 4 * 16
         assert sheet.width >= 2 * 16
     records = json.loads((tmp_path / "compare.json").read_text())["images"]
-    assert len(records) == 2 * 2 * 2
+    assert len(records) == len(decoded) == 2 * 2 * 2  # the calls that only compile draw none
     assert {(r["decoder"], r["passes"]) for r in records} == {("ar", 16), ("ssd-wave", 8)}
     assert all(r["seconds"] > 0 for r in records)
     for name in ("ar", "ssd-wave"):
@@ -82,6 +84,14 @@ def test_compare_writes_rows_of_pictures(headed_folder, tmp_path, monkeypatch, c
     with Image.open(tmp_path / "ar-003.gif") as animation:
         assert animation.n_frames == 16
     assert "compare.png" in capsys.readouterr().out
+
+
+def test_compare_misses_the_image_tokenizer_before_it_compiles(random_folder, tmp_path, monkeypatch):
+    folder = shutil.copytree(random_folder, tmp_path / "folder")
+    (folder / "vq.safetensors").unlink()
+    monkeypatch.setattr(ssd_jax.Pipeline, "generate", lambda *arguments, **options: pytest.fail("it draws"))
+    with pytest.raises(UserError, match=r"vq\.safetensors"):
+        draw(monkeypatch, f"--weights={folder}", f"--out={tmp_path / 'out'}", "--prompt=dog", "--compare=ar")
 
 
 def test_trace_beside_ordinary_pictures(headed_folder, tmp_path, monkeypatch):

@@ -97,8 +97,27 @@ def test_rows_that_do_not_match_and_scales_that_are_no_numbers_are_refused(pipe)
         pipe.visual_logits([[2, 5, 3]] * 3, codes)
     with pytest.raises(UserError, match="2 rows of prompt_ids for 4 rows of codes"):
         pipe.visual_nll([[2, 5, 3]] * 2, codes, cfg_scale=2.0)
-    with pytest.raises(UserError, match="cfg_scale must be a finite number"):
-        pipe.visual_nll([[2, 5, 3]] * 4, codes, cfg_scale=float("nan"))
+    for scale, words in (
+        (float("nan"), "be a finite number"),
+        (-1001, "lie between -1000 and 1000"),
+        ("3", "be a number"),
+    ):
+        with pytest.raises(UserError, match=f"cfg_scale must {words}"):
+            pipe.visual_nll([[2, 5, 3]] * 4, codes, cfg_scale=scale)
+        with pytest.raises(UserError, match=f"cfg_scale must {words}"):
+            token_nll(pipe, ["dog"] * 2, codes.reshape(2, 4, 4), cfg_scale=scale)
+
+
+@pytest.mark.parametrize("shape", [(), (16,), (1, 1, 16), (0, 16)])
+def test_codes_and_ids_and_masks_of_other_shapes_are_refused(pipe, shape):
+    ids, codes, other = np.full((1, 3), 2), np.zeros((1, 16), np.int32), np.zeros(shape, np.int32)
+    for scale in (1.0, 3.0):
+        with pytest.raises(UserError, match=r"codes must be \[B, R\*C\], none of them 0, not \["):
+            pipe.visual_nll(np.tile(ids, (2, 1)), other, cfg_scale=scale)
+    with pytest.raises(UserError, match=r"prompt_ids must be \[B, S\], none of them 0, not \["):
+        pipe.visual_logits(other, codes)
+    with pytest.raises(UserError, match=r"prompt_mask must be \[1, 3\], as prompt_ids, not \["):
+        pipe.visual_logits(ids, codes, prompt_mask=other)
 
 
 # -- the real sizes

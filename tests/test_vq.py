@@ -172,7 +172,11 @@ def test_how_many_pictures_go_together():
     assert at_once(VQConfig(channels=48), 128, 128) == 170
 
 
-@pytest.mark.parametrize("shape", [(2, 9, 12, 3), (2, 8, 10, 3), (2, 8, 12, 4), (2, 8, 12), (8, 12, 3)])
+WRONG = [(2, 9, 12, 3), (2, 8, 10, 3), (2, 8, 12, 4), (2, 8, 12), (8, 12, 3)]
+EMPTY = [(2, 0, 12, 3), (2, 8, 0, 3), (0, 8, 12, 3)]
+
+
+@pytest.mark.parametrize("shape", WRONG + EMPTY)
 def test_pictures_of_bad_sizes_are_refused(pipe, shape):
     with pytest.raises(UserError, match=r"\[B, H, W, 3\].*multiples of 4"):
         pipe.encode(np.zeros(shape, np.uint8))

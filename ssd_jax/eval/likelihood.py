@@ -7,6 +7,7 @@ import numpy as np
 from ssd_jax.layout import Grid
 from ssd_jax.pipeline import Pipeline
 from ssd_jax.prompts import pad_left
+from ssd_jax.request import guidance_of
 
 
 def token_nll(
@@ -22,8 +23,9 @@ def token_nll(
     p is the guided distribution that decoders sample from, at temperature 1 and before top-k and top-p, under which a
     token can be impossible. A value far below that of ancestral samples is as bad a sign as one far above.
 
-    Beside the weights it takes the keys and values of a batch (2.2 GB for each picture of Emu3 with guidance) and what
-    a window needs: nothing grows with the square of the sequence, and logits are never whole.
+    Beside the weights it takes the keys and values of a batch (2.2 GB for each picture of Emu3 with guidance, in
+    bfloat16), the embeddings of its whole sequences (0.14 GB, in float32 0.27), and what a window needs: nothing grows
+    with the square of the sequence, and logits are never whole.
 
     Args:
         pipe: the verifier.
@@ -33,8 +35,10 @@ def token_nll(
         negative_prompt: of the guidance; None is the model's own.
         batch: at most so many pictures at once; the last batch is filled up. On a mesh it is rounded up to what fills
             the data axis.
+    Raises:
+        UserError: a `cfg_scale` that `Pipeline.generate` would not take; codes that the model does not have.
     """
-    scale = pipe.config.cfg_scale if cfg_scale is None else float(cfg_scale)
+    scale = guidance_of(pipe.config, cfg_scale)
     guided = scale != 1.0
     codes = np.asarray(codes, np.int32)
     grid = Grid(*codes.shape[1:])
