@@ -20,13 +20,15 @@ class Chip:
 
     Attributes:
         name: as people call it.
-        memory: bytes.
+        memory: bytes; infinite where it is not known.
         bandwidth: of the memory, bytes per second.
-        flops: bfloat16 operations per second, a multiplication and an addition being two.
+        flops: bfloat16 operations per second, a multiplication and an addition being two; where it was measured and
+            nothing overlaps, those of a product's further rows (see `plan.this_machine`).
         link: bytes per second that it can send in a ring: NVLink, one direction; on a TPU two of its ports.
         cudnn: whether fused attention of a 16-bit cache is cuDNN's: on NVIDIA GPUs.
         attention: bytes per second that attention moves, where it was measured; None: as fast as the memory.
         overlaps: whether memory is read while arithmetic goes on; not on a CPU (see `plan.work`).
+        wide: operations per second of a wide product as a whole, where it was measured; told beside `flops`.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Chip:
     cudnn: bool = False
     attention: float | None = None
     overlaps: bool = True
+    wide: float | None = None
 
 
 CHIPS = (

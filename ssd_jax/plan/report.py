@@ -157,10 +157,11 @@ def _verdicts(job: Job, decoder: Decoder, found: Memory, table: list[Row], chips
     lines = []
     for place, chip in enumerate(chips):
         there, needed = f"{chip.memory / 1e9:.0f} GB", f"at most {_bytes(found.total)}"
+        room = "free memory is not known; needed" if math.isinf(chip.memory) else f"fits in {there}"
         if found.total <= chip.memory:
             best = min(known, key=lambda row: row.seconds[place][0])
             seconds = f"{_digits(best.seconds[place][0] * UNITS[unit])} {unit}"
-            verdict = f"fits in {there}: {needed}; fastest where passes are known: {best.name}, {seconds}"
+            verdict = f"{room}: {needed}; fastest where passes are known: {best.name}, {seconds}"
         else:
             exact = f"{_bytes(found.exact)} without temporaries"
             advice = "" if job.here else f"; {_advice(job, decoder, found, chip)}"

@@ -4,12 +4,16 @@ A datasheet's rates say little of a CPU, so what is timed is what passes mostly 
 has, compiled as decoding is:
 
 - bandwidth: bytes of matrices per second in products with the rows of a pass over one token. Pairs of mlp matrices (up,
-  down) are multiplied one after the other, as the layers of a pass are. A plain sum of a large array reads faster: on
-  the CPU that this was written on 28 GB/s, where XLA's bfloat16 products read 19.
-- flops: operations per second in products of as many rows as a pass over `ROWS` rows of the grid has. Where arithmetic
-  waits for memory (`Chip.overlaps` false) it is the rate of the additional rows.
+  down) are multiplied one after the other, as the layers of a pass are. On CPUs a plain sum of a large array reads
+  faster than XLA's bfloat16 products.
+- wide: operations per second in products of as many rows as a pass over `ROWS` rows of the grid has, all counted.
+- flops: the same, where memory is read while arithmetic goes on. Where arithmetic waits for memory (`Chip.overlaps`
+  false) it is the rate of the further rows: the operations that the wide products do beyond those of one token, by the
+  seconds that they take longer. Wide products may also read the weights faster, which then counts as arithmetic: the
+  rate is too high, and wide passes take longer than planned by it. Where wide products take no longer, or by no more
+  than noise, both are timed again; if that does not help it is the rate `wide`, which counts reading the weights twice.
 - attention: bytes per second that the job's attention moves for one token. There XLA's products read the cache, for
-  every row and head a small one; on that CPU 5 GB/s.
+  every row and head a small one, which on CPUs is slower than reading weights.
 
 There are as many layers as the model has, but no more than fill `MOST` bytes, which caches do not hold; a model that
 caches do hold is so measured inside them.
@@ -49,8 +53,19 @@ ROWS = 4
 REPEATS = 5
 """Runs of which the shortest counts."""
 
-RATES = "GB/s of weights, few rows", "GB/s of attention, one token", "GFLOP/s, many rows"
-"""What files call bandwidth, attention and flops."""
+TRIES = 3
+"""How often products are timed, at most, until the wide ones take longer."""
+
+NOISE = 0.1
+"""Of the wide products' seconds: a smaller difference to the narrow ones' is noise."""
+
+RATES = {
+    "GB/s of weights, few rows": "bandwidth",
+    "GB/s of attention, one token": "attention",
+    "GFLOP/s of further rows": "flops",
+    "GFLOP/s of a wide product": "wide",
+}
+"""What files call the fields of a `Chip`."""
 
 Pairs = tuple[tuple[jax.Array | Int8, jax.Array | Int8], ...]
 
@@ -58,40 +73,46 @@ Pairs = tuple[tuple[jax.Array | Int8, jax.Array | Int8], ...]
 def measure(job: Job) -> Chip:
     """The default device, for models of the job's sizes on one device."""
     free, backend = free_bytes(), jax.default_backend()
+    overlaps = backend != "cpu"
     pairs = _pairs(job)
     leaves = jax.tree.leaves(pairs)
     operations = 2 * sum(leaf.size * (INT8 if leaf.dtype == jnp.int8 else 1) for leaf in leaves if leaf.ndim > 1)
     few, many = (job.rows * job.fed(window) for window in (1, min(ROWS * job.grid.cols, job.grid.size)))
-    narrow, wide = (products_seconds(pairs, rows) for rows in (few, many))
+    narrow, wide, longer = math.inf, math.inf, False
+    for _ in range(TRIES):
+        narrow, wide = min(narrow, products_seconds(pairs, few)), min(wide, products_seconds(pairs, many))
+        longer = many > few and wide - narrow > NOISE * wide
+        if longer or overlaps:
+            break
+    plain = many * operations / wide
+    further = (many - few) * operations / (wide - narrow) if longer else plain
     read = sum(leaf.nbytes for leaf in leaves)
     del pairs, leaves  # beside the caches there may be no room for them
     chip = Chip(
         name=NAME,
         memory=math.inf if free is None else free,
         bandwidth=read / narrow,
-        flops=many * operations / wide,
+        flops=plain if overlaps else further,
         link=math.inf,
         cudnn=backend == "gpu",
-        overlaps=backend != "cpu",
+        overlaps=overlaps,
+        wide=plain,
     )
     layers = min(job.config.layers, max(1, MOST * job.config.layers // device_bytes(job.cache())))
     moved = attention(job, job.fed(1)).all_moved(chip.cudnn) * layers / job.config.layers
-    chip = dataclasses.replace(chip, attention=moved / attention_seconds(job, layers))
-    if chip.overlaps or many == few:
-        return chip
-    return dataclasses.replace(chip, flops=(many - few) * operations / max(wide - narrow, 1e-9))
+    return dataclasses.replace(chip, attention=moved / attention_seconds(job, layers))
 
 
 def record(chip: Chip) -> dict[str, float]:
-    """The rates, for a file."""
-    rates = chip.bandwidth, chip.attention or chip.bandwidth, chip.flops
-    return {name: rate / 1e9 for name, rate in zip(RATES, rates, strict=True)}
+    """The rates of a measured chip, for a file; where memory and arithmetic overlap, none of further rows."""
+    fields = {name: field for name, field in RATES.items() if not (chip.overlaps and field == "flops")}
+    return {name: getattr(chip, field) / 1e9 for name, field in fields.items()}
 
 
 def recorded(values: Mapping[str, Any]) -> Chip:
-    """The chip of a CPU's file; its memory is not recorded."""
-    bandwidth, attending, flops = (values[name] * 1e9 for name in RATES)
-    return Chip(NAME, math.inf, bandwidth, flops, math.inf, attention=attending, overlaps=False)
+    """The chip of a CPU's file, with the rates that seconds follow from; its memory is not recorded."""
+    rates = {field: values[name] * 1e9 for name, field in RATES.items() if field != "wide"}
+    return Chip(NAME, memory=math.inf, link=math.inf, overlaps=False, **rates)
 
 
 def products_seconds(pairs: Pairs, rows: int) -> float:
