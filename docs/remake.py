@@ -16,13 +16,16 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 RUNS = ROOT / "runs" / "tables"
+
+sys.path.insert(0, str(ROOT))
+from ssd_jax.bench.report import RECKONED  # noqa: E402 - of this checkout
 
 Bench = dict[str, Any]
 """What a bench.json holds."""
@@ -30,10 +33,10 @@ Bench = dict[str, Any]
 
 def place_of(name: str) -> re.Pattern:
     """A table between its marks: before it, the table, behind it."""
-    return re.compile(rf"(<!-- table: {re.escape(name)} -->\n\n)(.*?)(\n\n<!-- end -->)", re.DOTALL)
+    return re.compile(rf"(<!-- table: {re.escape(name)} -->\n\n)((?:(?!<!--).)*)(\n\n<!-- end -->)", re.DOTALL)
 
 
-def number(row: dict, key: str, form: str = "{:.1f}", factor: float = 1.0) -> str:
+def number(row: dict, key: str, form: str = "{:.1f}", factor: float = 1) -> str:
     """A number with its interval, if it has one; empty if it was not measured."""
     value = row.get(key)
     if isinstance(value, dict):
@@ -42,8 +45,8 @@ def number(row: dict, key: str, form: str = "{:.1f}", factor: float = 1.0) -> st
         shown = form.format(value["value"] * factor)
         return shown if value["low"] == value["high"] or not inside else f"{shown} [{inside}]"
     if isinstance(value, list):
-        return "..".join(form.format(item * factor) for item in value)
-    mark = "~" if row.get("extrapolated") and key in ("seconds", "of transformers") else ""
+        return "..".join(form.format(item * factor) for item in value)  # a range
+    mark = "~" if row.get("extrapolated") and key in RECKONED else ""
     return "" if value is None else mark + form.format(value * factor)
 
 
@@ -85,9 +88,8 @@ QUALITY = (
     ("`ar`'s pictures", yes),
     ("NLL - `ar`", "nll difference", "{:+.3f}"),
     ("on fresh prompts", "fresh nll difference", "{:+.3f}"),
-    ("NLL - `ssd-wave`", "nll against", "{:+.3f}"),
+    ("NLL - that of `{against}`", "nll against", "{:+.3f}"),
     ("KID x 1000", "kid", "{:.0f}", 1e3),
-    ("FD", "fd", "{:.1f}"),
     ("R@5", "r@5", "{:.2f}"),
 )
 SECONDS = (
@@ -111,7 +113,8 @@ HEADS = {
 
 def quality(benches: Sequence[Bench]) -> dict[str, str]:
     """All decoders."""
-    return {"quality": columns(benches[0]["decoders"], QUALITY)}
+    against = re.search(r"--against=(\S+)", benches[0]["setup"]["command"])[1]
+    return {"quality": columns(benches[0]["decoders"], QUALITY).replace("{against}", against)}
 
 
 def seconds(benches: Sequence[Bench]) -> dict[str, str]:
@@ -157,7 +160,7 @@ def int8(benches: Sequence[Bench]) -> dict[str, str]:
 
 
 def heads(benches: Sequence[Bench]) -> dict[str, str]:
-    """Four sets of draft heads under the same decoders."""
+    """Three sets of draft heads under the same decoders."""
     rows = benches[0]["decoders"]
     decoders = [name for name in rows if "@" not in name and name != "ar"]
 
@@ -169,7 +172,6 @@ def heads(benches: Sequence[Bench]) -> dict[str, str]:
         return markdown(["vertical heads, all trained on", *(f"`{name}`" for name in decoders)], lines)
 
     return {
-        "heads-passes": table("mean passes", "{:.1f}"),
         "heads-nll": table("nll difference", "{:+.3f}"),
         "heads-kid": table("kid", "{:.0f}", 1e3),
     }
@@ -197,15 +199,23 @@ def summary(benches: Sequence[Bench]) -> dict[str, str]:
     return {"summary": "\n".join(new)}
 
 
-GROUPS: dict[str, tuple[Callable[[Sequence[Bench]], dict[str, str]], dict[str, str]]] = {
-    "quality": (quality, {"quality.png": "quality.png"}),
-    "seconds": (seconds, {"window.png": "window.png"}),
-    "sizes": (sizes, {}),
-    "int8": (int8, {}),
-    "heads": (heads, {}),
-    "summary": (summary, {}),
+class Group(NamedTuple):
+    """What is remade together: a function of the bench's files, the tables that it makes, and pictures that go to
+    docs/images."""
+
+    make: Callable[[Sequence[Bench]], dict[str, str]]
+    tables: tuple[str, ...]
+    pictures: tuple[str, ...] = ()
+
+
+GROUPS = {
+    "quality": Group(quality, ("quality",), ("quality.png",)),
+    "seconds": Group(seconds, ("seconds", "window"), ("window.png",)),
+    "sizes": Group(sizes, ("sizes", "sizes-window", "sizes-short")),
+    "int8": Group(int8, ("int8",)),
+    "heads": Group(heads, ("heads-nll", "heads-kid")),
+    "summary": Group(summary, ("summary",)),
 }
-"""Name -> what makes its tables, and the pictures that go to docs/images."""
 
 NUMBERS = {"summary": ("quality-0", "seconds-0")}
 """Groups without commands of their own, and whose numbers they show."""
@@ -222,18 +232,22 @@ def commands(name: str) -> list[list[str]]:
     return [line[1:] for line in words if line[:3] == ["python", "-m", "ssd_jax.bench"]]
 
 
+def require_places(names: Iterable[str]) -> None:
+    """Ends the program, before anything is measured, if a table has no place or several."""
+    texts = [path.read_text(encoding="utf-8") for path in DOCUMENTS]
+    for name in names:
+        if (count := sum(len(place_of(name).findall(text)) for text in texts)) != 1:
+            raise SystemExit(f"error: the documents have {count} places for the table {name!r}; there must be one.")
+
+
 def put(tables: dict[str, str]) -> None:
-    """Writes tables between their marks; every one must have exactly one place."""
+    """Writes tables between their marks."""
     for path in DOCUMENTS:
-        text = path.read_text(encoding="utf-8")
-        for name in list(tables):
-            new, count = place_of(name).subn(lambda found, name=name: found[1] + tables[name] + found[3], text)
-            if count == 1:
-                text = new
-                del tables[name]
-        path.write_text(text, encoding="utf-8")
-    if tables:
-        raise SystemExit(f"error: no one place for the tables {', '.join(tables)}.")
+        old = new = path.read_text(encoding="utf-8")
+        for name, table in tables.items():
+            new = place_of(name).sub(lambda found, table=table: found[1] + table + found[3], new)
+        if new != old:
+            path.write_text(new, encoding="utf-8")
 
 
 def main() -> None:
@@ -243,16 +257,18 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.names) - GROUPS.keys():
         parser.error(f"there is no {min(unknown)!r}; choose some of {', '.join(GROUPS)}")
-    for name in args.names or GROUPS:
-        make, pictures = GROUPS[name]
-        folders = [RUNS / folder for folder in NUMBERS.get(name, ())]
-        for place, words in enumerate(() if folders else commands(name)):
-            folders.append(RUNS / f"{name}-{place}")
+    names = args.names or list(GROUPS)
+    require_places(table for name in names for table in GROUPS[name].tables)
+    lines = {name: [] if name in NUMBERS else commands(name) for name in names}
+    for name in names:
+        folders = [RUNS / f"{name}-{place}" for place in range(len(lines[name]))]
+        for words, folder in zip(lines[name], folders, strict=True):
             if not args.keep:
-                subprocess.run([sys.executable, *words, f"--out={folders[-1]}"], cwd=ROOT, check=True)
-        put(make([json.loads((folder / "bench.json").read_text(encoding="utf-8")) for folder in folders]))
-        for source, target in pictures.items():
-            shutil.copyfile(folders[0] / source, ROOT / "docs" / "images" / target)
+                subprocess.run([sys.executable, *words, f"--out={folder}"], cwd=ROOT, check=True)
+        folders += [RUNS / folder for folder in NUMBERS.get(name, ())]
+        put(GROUPS[name].make([json.loads((folder / "bench.json").read_text(encoding="utf-8")) for folder in folders]))
+        for picture in GROUPS[name].pictures:
+            shutil.copyfile(folders[0] / picture, ROOT / "docs" / "images" / picture)
 
 
 if __name__ == "__main__":

@@ -329,7 +329,7 @@ def test_reckoned_seconds_have_a_mark():
         (["--other_heads=x=/nowhere"], "belong to the metric quality alone"),
         (["--other_heads=nowhere", "--metrics=quality"], "must be LABEL=DIR"),
         (["--decoders=ssd@x", "--metrics=quality"], "the draft heads 'x', which --other_heads does not name"),
-        (["--against=ssd", "--decoders=ar", "--metrics=quality"], "--against=ssd is none of --decoders"),
+        (["--against=ssd", "--decoders=ar", "--metrics=quality"], "--against=ssd is none of the decoders ar"),
         (["--metrics=numerics", "--dtype=float32"], "numerics goes by itself"),
         (["--accelerator", "--weights=random"], "--accelerator goes with .* alone, not with --weights"),
         (["--accelerator", "--mesh=model:2"], "alone, not with --mesh"),

@@ -1,5 +1,7 @@
 """README.md and docs/ speak of what is there: links, files, commands, decoders and settings."""
 
+import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -88,3 +90,46 @@ def test_the_map_has_every_part_and_no_other():
 def test_readme_names_every_preset():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [name for name in ssd_jax.PRESETS if f"`{name}`" not in text] == []
+
+
+# -- what remakes the tables
+
+
+@pytest.fixture(scope="module")
+def remake():
+    spec = importlib.util.spec_from_file_location("remake", ROOT / "docs" / "remake.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_table_has_one_place_and_its_commands(remake):
+    remake.require_places(table for group in remake.GROUPS.values() for table in group.tables)
+    counts = {name: len(remake.commands(name)) for name in remake.GROUPS if name not in remake.NUMBERS}
+    assert counts == {"quality": 1, "seconds": 1, "sizes": 2, "int8": 1, "heads": 1}
+
+
+def test_tables_of_a_bench(remake):
+    bench = json.loads((ROOT / "tests/fixtures/bench_janus_pro_1b.json").read_text())
+    rows = bench["decoders"]
+    tables = remake.sizes([bench, bench])
+    assert set(tables) == set(remake.GROUPS["sizes"].tables)
+    share = f"{rows['ssd']['of transformers']:.2f}"
+    assert (
+        f"| `ssd` | 24 | 80 | {rows['ssd']['seconds']:.1f} |" in tables["sizes"] and f"| {share} |" in tables["sizes"]
+    )
+    line = next(line for line in remake.seconds([bench])["seconds"].splitlines() if line.startswith("| `ar`"))
+    assert line.startswith(f"| `ar` | 1 | 576.0 | 576..576 | {rows['ar']['seconds']:.3f} |")
+
+
+def test_a_table_is_put_between_its_marks_alone(remake, tmp_path, monkeypatch):
+    path = tmp_path / "a.md"
+    path.write_text(
+        "one\n\n<!-- table: a -->\n\n| old |\n\n<!-- end -->\n\ntwo\n\n<!-- table: b -->\n\n| b |\n\n<!-- end -->\n"
+    )
+    monkeypatch.setattr(remake, "DOCUMENTS", (path,))
+    before = path.read_text()
+    remake.put({"a": "| new |"})
+    assert path.read_text() == before.replace("old", "new")
+    with pytest.raises(SystemExit, match="0 places for the table 'c'"):
+        remake.require_places(["a", "c"])

@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> None:
     else:
         pipe = load(dtype=None if args.dtype is None else np.dtype(args.dtype), quantize=args.quantize)
         painters = {"ar": (pipe, AR())} | chosen(load, pipe, args)
+        if args.against and args.against not in painters:
+            raise UserError(f"--against={args.against} is none of the decoders {', '.join(painters)}.")
         decoders = {name: decoder for name, (_, decoder) in painters.items()}
         rows = {name: {} for name in painters} | rows
     if is_random(pipe):
@@ -229,9 +231,10 @@ def quality(
         pipe, found, more = measure_numerics(load, task)
     else:
         baseline = next(name for name, (_, decoder) in painters.items() if decoder == AR())
-        found, more = measure_quality(pipe, painters, baseline, task, args.against)
+        found, more, _ = measure_quality(pipe, painters, baseline, task, args.against)
     notes.append(
-        f"Quality: {args.images} pictures per row, {different} prompts; 95 % intervals, over prompts, in brackets."
+        f"Quality: {args.images} pictures per row, {different} prompts; in brackets 95 % intervals, over prompts (R@k: "
+        "over pictures)."
     )
     return pipe, found, notes + more
 

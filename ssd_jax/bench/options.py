@@ -57,8 +57,6 @@ def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
     args.painters = {} if args.decoders == "all" else parse_painters(args.decoders, args.other_heads)
     if (args.other_heads or args.against) and args.metrics != ["quality"]:
         raise UserError("--other_heads and --against belong to the metric quality alone.")
-    if args.against and args.against not in args.painters:
-        raise UserError(f"--against={args.against} is none of --decoders.")
     if args.baseline is not None and args.baseline not in BASELINES:
         raise UserError(f"Unknown baseline {args.baseline!r}; choose {', '.join(BASELINES)}.")
     if "speed" not in args.metrics and (args.baseline or args.passes):

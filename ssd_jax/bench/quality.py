@@ -17,7 +17,7 @@ from ssd_jax.bench.gallery import Gallery
 from ssd_jax.bench.speed import agreement
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.presets import Decoder, is_lossless
-from ssd_jax.eval.distances import frechet_distance, kernel_distance, principal_axes
+from ssd_jax.eval.distances import DIMS, ENOUGH, frechet_distance, kernel_distance, principal_axes
 from ssd_jax.eval.estimates import Estimate
 from ssd_jax.eval.features import features, load_network
 from ssd_jax.eval.likelihood import token_nll
@@ -64,8 +64,8 @@ class Drawn(NamedTuple):
 
 def measure_quality(
     pipe: Pipeline, painters: dict[str, Painter], baseline: str, task: Task, against: str | None = None
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """One dict of numbers per painter, and notes in words.
+) -> tuple[dict[str, dict[str, Any]], list[str], np.ndarray]:
+    """One dict of numbers per painter, notes in words, and the codes that the baseline drew, [N, R, C].
 
     Args:
         pipe: the model whose law counts; its own guidance, temperature 1.
@@ -101,7 +101,7 @@ def measure_quality(
         notes.append(f"Fresh: the {task.fresh.sum()} pictures of prompts on which no option of a decoder was chosen.")
     if task.distances:
         notes += _distances(pipe, task, rows, found, *others)
-    return rows, notes
+    return rows, notes, found[baseline].tokens
 
 
 def draw(pipe: Pipeline, decoder: Decoder, task: Task, first_seed: int, bar: Any = None) -> tuple[np.ndarray, ...]:
@@ -140,7 +140,7 @@ def _distances(
     others: np.ndarray,
 ) -> list[str]:
     """Adds KID, FD and retrieval to the rows; returns what there is to say about them."""
-    network = load_network()
+    network, count = load_network(), len(reference)
 
     def look(tokens: np.ndarray) -> np.ndarray:
         parts = (tokens[start : start + task.batch] for start in range(0, len(tokens), task.batch))
@@ -150,10 +150,10 @@ def _distances(
     to, axes = look(reference), principal_axes(look(others))
     for name, found in seen.items():
         rows[name]["kid"] = kernel_distance(found, to, task.numbers)
-        rows[name]["fd"] = frechet_distance(found, to, task.numbers, axes)
-    notes = [
-        f"KID and FD ({axes[1].shape[1]} principal axes) to {len(to)} `ar` pictures of the same prompts, other seeds."
-    ]
+        if count >= ENOUGH:
+            rows[name]["fd"] = frechet_distance(found, to, task.numbers, axes)
+    which = f"KID and FD ({DIMS} principal axes)" if count >= ENOUGH else f"KID (FD needs {ENOUGH} pictures)"
+    notes = [f"{which} to {count} `ar` pictures of the same prompts, other seeds."]
     if task.gallery is not None:
         shares, note = task.gallery.find(pipe, network, task.prompts, seen)
         notes.append(note)
