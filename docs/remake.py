@@ -6,7 +6,8 @@
 
 The commands are those in the block behind a line <!-- command: NAME -->; a table lies between the lines
 <!-- table: NAME --> and <!-- end -->. Numbers go to runs/tables/. Quality needs data/emoji, which `train.py` draws, and
-pip install -e ".[eval]"; seconds need an idle machine, and pip install -e ".[baseline]".
+pip install -e ".[eval]"; seconds need an idle machine, and pip install -e ".[baseline]"; overlap needs the trainings
+that stand in docs/results.md.
 """
 
 import argparse
@@ -24,157 +25,13 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 RUNS = ROOT / "runs" / "tables"
 
-sys.path.insert(0, str(ROOT))
-from ssd_jax.bench.report import RECKONED  # noqa: E402 - of this checkout
-
-Bench = dict[str, Any]
-"""What a bench.json holds."""
+sys.path.insert(0, str(ROOT / "docs"))
+from tables import Bench, heads, int8, large, model, number, overlap, quality, seconds, sizes  # noqa: E402
 
 
 def place_of(name: str) -> re.Pattern:
     """A table between its marks: before it, the table, behind it."""
     return re.compile(rf"(<!-- table: {re.escape(name)} -->\n\n)((?:(?!<!--).)*)(\n\n<!-- end -->)", re.DOTALL)
-
-
-def number(row: dict, key: str, form: str = "{:.1f}", factor: float = 1) -> str:
-    """A number with its interval, if it has one; empty if it was not measured."""
-    value = row.get(key)
-    if isinstance(value, dict):
-        ends = (form.format(value[end] * factor) for end in ("low", "high") if value[end] is not None)
-        inside = ", ".join(ends)
-        shown = form.format(value["value"] * factor)
-        return shown if value["low"] == value["high"] or not inside else f"{shown} [{inside}]"
-    if isinstance(value, list):
-        return "..".join(form.format(item * factor) for item in value)  # a range
-    mark = "~" if row.get("extrapolated") and key in RECKONED else ""
-    return "" if value is None else mark + form.format(value * factor)
-
-
-def yes(row: dict) -> str:
-    """Whether all pictures are `ar`'s."""
-    return "" if "equal pictures" not in row else "yes" if row["equal pictures"] == 1 else "no"
-
-
-def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    cells = [headings, ["---"] * len(headings), *lines]
-    return (
-        "\n".join("| " + " | ".join(line) + " |" for line in cells).replace("| --- ", "|---").replace("--- |", "---|")
-    )
-
-
-def columns(rows: dict[str, dict], spec: Sequence[tuple]) -> str:
-    """A line per decoder; the spec is (heading, key, form, factor) or (heading, function)."""
-    cells = [
-        [f"`{name}`", *(how[0](row) if callable(how[0]) else number(row, *how) for _, *how in spec)]
-        for name, row in rows.items()
-    ]
-    return markdown(["decoder", *(heading for heading, *_ in spec)], cells)
-
-
-def windows(benches: Sequence[Bench], names: Sequence[str]) -> str:
-    """Milliseconds of a pass by window, a line per bench."""
-    curves = [bench["seconds per pass by window"] for bench in benches]
-    form = "{:.2f}" if min(curves[0].values()) < 0.01 else "{:.0f}"
-    lines = [
-        [name, *(form.format(1e3 * value) for value in curve.values())]
-        for name, curve in zip(names, curves, strict=True)
-    ]
-    return markdown(["window", *curves[0]], lines)
-
-
-QUALITY = (
-    ("passes", "mean passes", "{:.1f}"),
-    ("`ar`'s pictures", yes),
-    ("NLL - `ar`", "nll difference", "{:+.3f}"),
-    ("on fresh prompts", "fresh nll difference", "{:+.3f}"),
-    ("NLL - that of `{against}`", "nll against", "{:+.3f}"),
-    ("KID x 1000", "kid", "{:.0f}", 1e3),
-    ("R@5", "r@5", "{:.2f}"),
-)
-SECONDS = (
-    ("W", "window", "{}"),
-    ("passes", "passes", "{:.1f}"),
-    ("min..max", "passes range", "{}"),
-    ("seconds", "seconds", "{:.3f}"),
-    ("min..max", "seconds range", "{:.3f}"),
-    ("faster", "speedup", "{:.2f}x"),
-    ("ms per pass", "seconds per pass", "{:.2f}", 1e3),
-    ("verify", "verify", "{:.2f}", 1e3),
-    ("draft", "draft", "{:.2f}", 1e3),
-    ("sampling + accept", "rest", "{:.2f}", 1e3),
-    ("`ar`'s pictures", yes),
-)
-HEADS = {
-    "published_l1": "published, Smooth L1",
-    "context_l1": "context 2, Smooth L1",
-}
-
-
-def quality(benches: Sequence[Bench]) -> dict[str, str]:
-    """All decoders."""
-    against = re.search(r"--against=(\S+)", benches[0]["setup"]["command"])[1]
-    return {"quality": columns(benches[0]["decoders"], QUALITY).replace("{against}", against)}
-
-
-def seconds(benches: Sequence[Bench]) -> dict[str, str]:
-    """All decoders on the bundled model, and its passes by window."""
-    return {"seconds": columns(benches[0]["decoders"], SECONDS), "window": windows(benches[:1], ["ms per pass"])}
-
-
-def sizes(benches: Sequence[Bench]) -> dict[str, str]:
-    """Janus-Pro-1B in bfloat16 and int8, beside transformers."""
-    both = [bench["decoders"] for bench in benches]
-    names = ["transformers", *(name for name in both[0] if name != "transformers")]
-    spec = (("seconds", "{:.1f}", 1), ("seconds per pass", "{:.0f}", 1e3), ("of transformers", "{:.2f}", 1))
-    lines = [
-        [
-            "transformers, bfloat16" if name == "transformers" else f"`{name}`",
-            number(both[0][name], "window", "{}"),
-            number(both[0][name], "passes", "{:.0f}") or "depends on the picture",
-            *(number(rows[name], *how) for rows in both for how in spec),
-        ]
-        for name in names
-    ]
-    headings = ["", "W", "passes"]
-    for kind in ("bfloat16", "int8"):
-        headings += [f"{kind}: seconds", "ms per pass", "share"]
-    curves = windows(benches, ["ms per pass, bfloat16", "ms per pass, int8"])
-    short = [[line[0], line[3], line[5], line[6], line[8]] for line in lines if line[3]]
-    readme = markdown(["", "bfloat16", "share of transformers' seconds", "int8 (`--quantize=int8`)", "share"], short)
-    return {"sizes": markdown(headings, lines), "sizes-window": curves, "sizes-short": readme}
-
-
-def int8(benches: Sequence[Bench]) -> dict[str, str]:
-    """The bundled model in three numerics."""
-    spec = (
-        ("weights, MB", "bytes", "{:.1f}", 1e-6),
-        ("tokens as in float32", "equal tokens", "{:.1f} %", 100),
-        ("pictures", "equal pictures", "{:.1f} %", 100),
-        ("NLL of float32's pictures: more", "cross nll difference", "{:+.4f}"),
-        ("NLL of its own, under float32: more", "nll difference", "{:+.3f}"),
-        ("KID x 1000", "kid", "{:.0f}", 1e3),
-        ("FD", "fd", "{:.1f}"),
-    )
-    return {"int8": columns(benches[0]["decoders"], spec).replace("| decoder |", "| numerics |")}
-
-
-def heads(benches: Sequence[Bench]) -> dict[str, str]:
-    """Three sets of draft heads under the same decoders."""
-    rows = benches[0]["decoders"]
-    decoders = [name for name in rows if "@" not in name and name != "ar"]
-
-    def table(*how: Any) -> str:
-        lines = [
-            [label, *(number(rows[f"{name}@{key}" if key else name], *how) for name in decoders)]
-            for key, label in {**HEADS, "": "context 2, then overlap (bundled)"}.items()
-        ]
-        return markdown(["vertical heads, all trained on", *(f"`{name}`" for name in decoders)], lines)
-
-    return {
-        "heads-nll": table("nll difference", "{:+.3f}"),
-        "heads-kid": table("kid", "{:.0f}", 1e3),
-    }
 
 
 WIDE = {"jacobi-above": "Raster(window=64,drafter='above',history=8)", "ssd-exact": "Raster(window=64,history=8)"}
@@ -212,13 +69,29 @@ GROUPS = {
     "quality": Group(quality, ("quality",), ("quality.png",)),
     "seconds": Group(seconds, ("seconds", "window"), ("window.png",)),
     "sizes": Group(sizes, ("sizes", "sizes-window", "sizes-short")),
+    "large": Group(large, ("large", "large-window")),
     "int8": Group(int8, ("int8",)),
     "heads": Group(heads, ("heads-nll", "heads-kid")),
     "summary": Group(summary, ("summary",)),
+    "model": Group(model, ("model-nll", "model-smooth-l1", "model-overlap")),
+    "overlap": Group(overlap, ("overlap",)),
 }
 
-NUMBERS = {"summary": ("quality-0", "seconds-0")}
-"""Groups without commands of their own, and whose numbers they show."""
+FILES = {
+    "summary": [RUNS / "quality-0" / "bench.json", RUNS / "seconds-0" / "bench.json"],
+    "model": [ROOT / "runs" / "emoji" / "report.md"],
+    "overlap": [ROOT / "runs" / name / "report.md" for name in ("published_l1", "published", "context_l1", "emoji")],
+}
+"""Groups without commands of their own, and the files with their numbers."""
+
+
+def read(path: Path) -> Any:
+    """A bench.json, or the text of a report."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SystemExit(f"error: {path} cannot be read: {error.strerror}.") from None
+    return json.loads(text) if path.suffix == ".json" else text
 
 
 def commands(name: str) -> list[list[str]]:
@@ -259,14 +132,13 @@ def main() -> None:
         parser.error(f"there is no {min(unknown)!r}; choose some of {', '.join(GROUPS)}")
     names = args.names or list(GROUPS)
     require_places(table for name in names for table in GROUPS[name].tables)
-    lines = {name: [] if name in NUMBERS else commands(name) for name in names}
+    lines = {name: [] if name in FILES else commands(name) for name in names}
     for name in names:
         folders = [RUNS / f"{name}-{place}" for place in range(len(lines[name]))]
         for words, folder in zip(lines[name], folders, strict=True):
             if not args.keep:
                 subprocess.run([sys.executable, *words, f"--out={folder}"], cwd=ROOT, check=True)
-        folders += [RUNS / folder for folder in NUMBERS.get(name, ())]
-        put(GROUPS[name].make([json.loads((folder / "bench.json").read_text(encoding="utf-8")) for folder in folders]))
+        put(GROUPS[name].make([read(path) for path in FILES.get(name, [folder / "bench.json" for folder in folders])]))
         for picture in GROUPS[name].pictures:
             shutil.copyfile(folders[0] / picture, ROOT / "docs" / "images" / picture)
 
