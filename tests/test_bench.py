@@ -183,12 +183,12 @@ def test_table_has_the_columns_that_were_measured():
 
 @pytest.fixture
 def data(tmp_path):
-    """Six reference pictures in the format of ssd_jax.training.emoji."""
+    """Ten reference pictures in the format of ssd_jax.training.emoji."""
     folder = tmp_path / "data"
     folder.mkdir()
-    images = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
     np.save(folder / "images.npy", images)
-    names = ["red apple", "green apple", "dog", "cat", "heart", "thumbs up"]
+    names = ["red apple", "green apple", "dog", "cat", "heart", "thumbs up", "fire", "red heart", "apple", "green"]
     pictures = [
         dict(code=str(i), identity=str(i), style="twemoji", tone="", name=name, caption=name, split="train")
         for i, name in enumerate(names)
@@ -203,7 +203,7 @@ def run(monkeypatch, *flags):
 
 
 def test_small_run_of_everything(headed_folder, data, tmp_path, monkeypatch, capsys):
-    """On six prompts of the reference pictures, the last five of which pass for fresh ones."""
+    """On ten prompts of the reference pictures, the last nine of which pass for fresh ones."""
     monkeypatch.setattr(bench, "TUNED", 1)
     out = tmp_path / "out"
     flags = [
@@ -217,7 +217,7 @@ def test_small_run_of_everything(headed_folder, data, tmp_path, monkeypatch, cap
         monkeypatch,
         *flags,
         "--metrics=speed,quality",
-        "--images=6",
+        "--images=10",
         "--batch=4",
         f"--data={data}",
     )
@@ -257,7 +257,7 @@ def test_other_heads_and_paired_differences(headed_folder, tmp_path, monkeypatch
     plain, ssd, ar = rows["SSD(rounds=0)"], rows["ssd"], rows["ar"]
     assert plain["nll against"]["value"] == pytest.approx(plain["nll"]["value"] - ssd["nll"]["value"])
     assert ar["passes against"]["value"] == ar["passes"] - ssd["passes"]
-    assert "kid" not in ssd and "which need 4 prompts at least" in capsys.readouterr().out
+    assert "kid" not in ssd and "which need 8 prompts at least" in capsys.readouterr().out
 
 
 def table_of(text: str) -> list[str]:
