@@ -11,6 +11,7 @@ import toy
 
 from ssd_jax.cache import write
 from ssd_jax.decode import engine
+from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.rows import SSD
 from ssd_jax.layout import Grid
@@ -88,10 +89,12 @@ def test_moved_scores_are_seen(see):
 # 29 slots: a prime number, so that nothing else has as many numbers as a layer or the scores.
 GRID, IMAGES = Grid(5, 5), 3
 SMALL = toy.Toy(toy.config(layers=1))
-OTHERS = [SSD(rounds="auto"), SSD(rounds=1, rows=2, mask="row")]
+OTHERS = [SSD(rounds="auto"), SSD(rounds=1, rows=2, mask="row"), MTP(drafts=2)]
+DECODERS = [*(name for name in PRESETS if name != "mtp"), *OTHERS]
+"""With the three heads here, scores of `mtp` would have as many numbers as a layer; so it drafts two tokens."""
 
 
-@pytest.mark.parametrize("decoder", [*PRESETS, *OTHERS], ids=str)
+@pytest.mark.parametrize("decoder", DECODERS, ids=str)
 def test_no_decoder_moves_cache_scores_or_history(decoder):
     lowered = []
     toy.decode(
