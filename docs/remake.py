@@ -42,16 +42,21 @@ def summary(benches: Sequence[Bench]) -> dict[str, str]:
     """README's table, from the numbers of quality and seconds; what is said of each decoder stays as it is."""
     drawn, timed = (bench["decoders"] for bench in benches)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    old = place_of("summary").search(text)
-    heading, rule, *lines = old[2].splitlines() if old else ("", "")
+    heading, rule, *lines = place_of("summary").search(text)[2].splitlines()
     new = [heading, rule]
     for line in lines:
-        name, words = (cell.strip() for cell in line.split("|")[1:3])
-        row, seen = timed[name.strip("`")], drawn[WIDE.get(name.strip("`"), name.strip("`"))]
-        passes = [f"{row['passes']:.0f}", *([f"{seen['passes']:.0f}"] if name.strip("`") in WIDE else [])]
+        name, words = line.split("|")[1].strip(" `"), line.split("|")[2].strip()
+        row, seen = timed[name], drawn[WIDE.get(name, name)]
+        passes = [f"{row['passes']:.0f}", *([f"{seen['passes']:.0f}"] if name in WIDE else [])]
         same = "yes" if seen["equal pictures"] == 1 else "no, but the same law" if seen["lossless"] else "no"
         loss = "0" if seen["equal pictures"] == 1 else number(seen, "nll difference", "{:+.2f}")
-        cells = [name, words, number(row, "seconds", "{:.3f}"), number(row, "speedup", "{:.2f}"), ", ".join(passes)]
+        cells = [
+            f"`{name}`",
+            words,
+            number(row, "seconds", "{:.3f}"),
+            number(row, "speedup", "{:.2f}"),
+            ", ".join(passes),
+        ]
         new.append("| " + " | ".join([*cells, same, loss]) + " |")
     return {"summary": "\n".join(new)}
 

@@ -468,8 +468,8 @@ MUTANTS = [
     Mutant(
         "intervals of means: pictures count, not prompts",
         "eval/estimates.py",
-        "values if prompts is None else shares(prompts) @ values",
-        "values",
+        "if prompts is not None:",
+        "if False:",
         "test_eval.py::test_a_mean_counts_prompts_not_pictures",
     ),
 ]

@@ -86,7 +86,8 @@ def run(args: argparse.Namespace) -> None:
         notes.append(RANDOM_NOTE)
     rates = {}
     if "speed" in args.metrics:
-        rates = {} if args.mesh else record(measure(job_of(pipe)))
+        if not args.mesh:
+            rates = record(measure(job_of(pipe)))
         prompts = args.prompt or list(config.sample_prompts[: 1 if is_random(pipe) else 2])
         found, curve, said = speed(pipe, decoders, prompts, args)
         rows = beside({name: row | found.get(name, {}) for name, row in rows.items()})

@@ -83,8 +83,7 @@ class Gallery:
         real = self.pictures([row_of[prompts[index]] for index in asked])
         if real.shape[1] % pipe.vq_config.stride:
             return shares, f"{note}."
-        rebuilt = [pipe.decode(pipe.encode(real[start : start + 32])) for start in range(0, len(real), 32)]
-        best = found(features(network, np.concatenate(rebuilt)))
+        best = found(features(network, pipe.decode(pipe.encode(real))))
         return shares, (
             f"{note}; the real pictures, through the VQ tokenizer and back, reach R@1 {best[1].value:.3f} and R@5 "
             f"{best[5].value:.3f}."

@@ -143,8 +143,7 @@ def _distances(
     network, count = load_network(), len(reference)
 
     def look(tokens: np.ndarray) -> np.ndarray:
-        parts = (tokens[start : start + task.batch] for start in range(0, len(tokens), task.batch))
-        return np.concatenate([features(network, pipe.decode(part)) for part in parts])
+        return features(network, pipe.decode(tokens))
 
     seen = {name: look(one.tokens) for name, one in drawn.items()}
     to, axes = look(reference), principal_axes(look(others))

@@ -8,16 +8,16 @@ are 0 on average, KID exactly, FD but for terms of the second order in 1 / promp
 import numpy as np
 
 from ssd_jax.errors import UserError
-from ssd_jax.eval.estimates import NORMAL_95, Estimate, shares
+from ssd_jax.eval.estimates import NORMAL_95, Estimate
 
 LEAST = 8
 """Prompts that a distance needs: with fewer, its interval would hold the true value too seldom."""
 
 DIMS = 16
-"""Axes in which the Fréchet distance is measured; so many pictures as there are, FD grows with the axes."""
+"""Axes in which the Fréchet distance is measured, however many pictures there are: it grows with the axes."""
 
 ENOUGH = 8 * DIMS
-"""Pictures for which FD in so many axes is free of bias, to the eye of its interval."""
+"""Pictures from which on the bias that is left in FD, in so many axes, is small beside its interval."""
 
 PARTS, SWAPS = 32, 32
 """For the Fréchet distance: in so many parts, at most, prompts are left out, and so often sets exchange pictures."""
@@ -34,10 +34,11 @@ def kernel_distance(x: np.ndarray, y: np.ndarray, prompts: np.ndarray | None = N
         x, y: [N, d]; picture i of either was drawn for the same prompt, or no prompt of one is a prompt of the other.
         prompts: [N], the prompt of each; None: all are different.
     """
-    x, y, share = _pair(x, y, prompts)
+    x, y, prompts = _pair(x, y, prompts)
     inner = [(a @ b.T / x.shape[1] + 1.0) ** 3 for a, b in ((x, x), (y, y), (x, y))]
-    h = share @ (inner[0] + inner[1] - inner[2] - inner[2].T) @ share.T
-    return _score_interval(h)
+    members = np.eye(prompts.max() + 1)[:, prompts]
+    share = members / members.sum(axis=1, keepdims=True)  # times values of pictures, the mean of every prompt's
+    return _score_interval(share @ (inner[0] + inner[1] - inner[2] - inner[2].T) @ share.T)
 
 
 def _score_interval(h: np.ndarray) -> Estimate:
@@ -94,13 +95,14 @@ def frechet_distance(
         x, y, prompts: as for `kernel_distance`.
         axes: from `principal_axes`, the subspace to measure in; None measures in all d dimensions.
     """
-    x, y, share = _pair(x, y, prompts)
+    x, y, prompts = _pair(x, y, prompts)
     if axes is not None:
         mean, directions = axes
         x, y = (x - mean) @ directions, (y - mean) @ directions
-    N, number, parts = len(x), np.argmax(share > 0, axis=0), min(PARTS, len(share))
-    keep = number % parts != np.arange(parts)[:, None]
-    swap = np.random.default_rng(0).random((SWAPS, len(share)))[:, number] < 0.5
+    N, count = len(x), prompts.max() + 1
+    parts = min(PARTS, count)
+    keep = prompts % parts != np.arange(parts)[:, None]
+    swap = np.random.default_rng(0).random((SWAPS, count))[:, prompts] < 0.5
     first = np.concatenate([np.ones((1, N)), keep, ~swap])
     second = np.concatenate([np.zeros((1 + parts, N)), swap])
     fits = _frechet(np.concatenate([x, y]), np.concatenate([first, second], axis=1))
@@ -133,13 +135,13 @@ def _frechet(z: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def _pair(x: np.ndarray, y: np.ndarray, prompts: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Both sets, and `shares` of their prompts."""
+    """Both sets, and the prompts as numbers from 0."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.ndim != 2 or x.shape != y.shape:
         raise UserError(
             f"Two sets of features must be [N, d], as many of one as of the other, not {x.shape}, {y.shape}."
         )
-    share = shares(np.arange(len(x)) if prompts is None else prompts)
-    if share.shape[1] != len(x) or len(share) < LEAST:
+    labels, numbers = np.unique(np.arange(len(x)) if prompts is None else prompts, return_inverse=True)
+    if len(numbers) != len(x) or len(labels) < LEAST:
         raise UserError(f"A distance needs pictures of at least {LEAST} prompts, and the prompt of each.")
-    return x, y, share
+    return x, y, numbers

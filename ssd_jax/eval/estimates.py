@@ -27,8 +27,10 @@ class Estimate:
 
         None: all are of different prompts.
         """
-        values = np.asarray(values, np.float64)
-        means = values if prompts is None else shares(prompts) @ values
+        means = np.asarray(values, np.float64)
+        if prompts is not None:
+            _, numbers = np.unique(prompts, return_inverse=True)
+            means = np.bincount(numbers, means) / np.bincount(numbers)
         error = np.std(means, ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.nan
         return cls.around(means.mean(), error)
 
@@ -39,10 +41,3 @@ class Estimate:
         middle = (share + z2 / (2 * count)) / (1 + z2 / count)
         half = NORMAL_95 * np.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
         return cls(share, float(middle - half), float(middle + half))
-
-
-def shares(prompts: np.ndarray) -> np.ndarray:
-    """[P, N]: times values [N], the mean of every prompt's; `prompts` are int [N], P is how many differ."""
-    _, places = np.unique(np.asarray(prompts), return_inverse=True)
-    members = np.eye(places.max() + 1)[:, places]
-    return members / members.sum(axis=1, keepdims=True)
