@@ -25,8 +25,11 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 RUNS = ROOT / "runs" / "tables"
 
-sys.path.insert(0, str(ROOT / "docs"))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 from tables import Bench, heads, int8, large, model, number, overlap, quality, seconds, sizes  # noqa: E402
+
+from ssd_jax import entry  # noqa: E402
+from ssd_jax.errors import UserError  # noqa: E402
 
 
 def place_of(name: str) -> re.Pattern:
@@ -95,7 +98,7 @@ def read(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise SystemExit(f"error: {path} cannot be read: {error.strerror}.") from None
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     return json.loads(text) if path.suffix == ".json" else text
 
 
@@ -104,18 +107,18 @@ def commands(name: str) -> list[list[str]]:
     pattern = re.compile(rf"<!-- command: {re.escape(name)} -->\n+```bash\n(.*?)\n```", re.DOTALL)
     blocks = [found for path in DOCUMENTS for found in pattern.findall(path.read_text(encoding="utf-8"))]
     if len(blocks) != 1:
-        raise SystemExit(f"error: {len(blocks)} blocks are marked <!-- command: {name} -->; there must be one.")
+        raise UserError(f"{len(blocks)} blocks are marked <!-- command: {name} -->; there must be one.")
     lines = blocks[0].replace("\\\n", "").splitlines()
     words = [shlex.split(line, comments=True) for line in lines]
     return [line[1:] for line in words if line[:3] == ["python", "-m", "ssd_jax.bench"]]
 
 
 def require_places(names: Iterable[str]) -> None:
-    """Ends the program, before anything is measured, if a table has no place or several."""
+    """Raises `UserError`, before anything is measured, if a table has no place or several."""
     texts = [path.read_text(encoding="utf-8") for path in DOCUMENTS]
     for name in names:
         if (count := sum(len(place_of(name).findall(text)) for text in texts)) != 1:
-            raise SystemExit(f"error: the documents have {count} places for the table {name!r}; there must be one.")
+            raise UserError(f"The documents have {count} places for the table {name!r}; there must be one.")
 
 
 def put(tables: dict[str, str]) -> None:
@@ -149,4 +152,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry.run(main)

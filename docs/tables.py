@@ -1,13 +1,10 @@
 """The tables of the documents, made of what the bench and the training wrote."""
 
 import re
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from ssd_jax.bench.report import RECKONED  # noqa: E402 - of this checkout
+from ssd_jax.bench.report import RECKONED
 
 Bench = dict[str, Any]
 """What a bench.json holds."""

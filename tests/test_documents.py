@@ -142,5 +142,5 @@ def test_a_table_is_put_between_its_marks_alone(remake, tmp_path, monkeypatch):
     before = path.read_text()
     remake.put({"a": "| new |"})
     assert path.read_text() == before.replace("old", "new")
-    with pytest.raises(SystemExit, match="0 places for the table 'c'"):
+    with pytest.raises(ssd_jax.UserError, match="0 places for the table 'c'"):
         remake.require_places(["a", "c"])
