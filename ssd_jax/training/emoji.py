@@ -5,7 +5,7 @@
     >>> data.captions[int(data.indices("train")[0])]
     'keycap hash, twemoji'
 
-The drawings keep their licences: Twemoji CC-BY-4.0, Noto OFL-1.1 / Apache-2.0, Fluent MIT (see NOTICE).
+The drawings keep their licences (see NOTICE).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssd_jax.training import emoji_sources as sources
+from ssd_jax.training.emoji_names import Emoji, code_key, emoji_table, require
+from ssd_jax.training.emoji_sources import STYLES, StyleMissing
 
 if TYPE_CHECKING:
     from PIL import Image
 
-STYLES = ("twemoji", "noto", "fluent")
 SIZE = 128  # pixels, height and width
 SPLITS = ("train", "identity", "combination")
 HELD_OUT = ("combination", "identity", "train")  # where to measure: the first of these that has pictures
@@ -49,7 +49,7 @@ class EmojiData:
     Attributes:
         images: uint8 [N, 128, 128, 3], RGB on white, 0 to 255, a read-only view of the file.
         captions: what the model is told, "red apple, noto" ("red apple" if the data has a single style).
-        styles: one of `STYLES`.
+        styles: one of `emoji_sources.STYLES`.
         names: the caption without the style.
         codes: hexadecimal code points without FE0F, "1f44d-1f3fd".
         identities: the code without skin tones; the same for all styles and tones of an emoji.
@@ -123,7 +123,7 @@ def sampling_weights(records: Sequence[Mapping[str, str]]) -> np.ndarray:
 
 def build(
     folder: Path,
-    styles: Sequence[str] = STYLES,
+    styles: Sequence[str] = tuple(STYLES),
     npm_dir: Path | None = None,
     limit: int | None = None,
 ) -> None:
@@ -136,8 +136,9 @@ def build(
 
     Args:
         folder: where to; must not exist or be empty.
-        styles: which of `STYLES`. One whose package is absent only warns, with the command that installs it.
-        npm_dir: the folder with the npm pack that "fluent" needs (default: what SSD_JAX_NPM_DIR names).
+        styles: which of `emoji_sources.STYLES`. One whose package is absent only warns, with the command that brings
+            it.
+        npm_dir: the folder with the npm packs that some styles need (default: what SSD_JAX_NPM_DIR names).
         limit: draw only this many codes, spread evenly over all; a style may lack some of them.
 
     Raises:
@@ -146,11 +147,11 @@ def build(
         ValueError: an unknown style, or no picture at all.
     """
     if unknown := [style for style in styles if style not in STYLES]:
-        raise ValueError(f"unknown styles {unknown}; known are {STYLES}")
+        raise ValueError(f"unknown styles {unknown}; known are {tuple(STYLES)}")
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists; remove it to build the data again")
-    table = sources.emoji_table()
+    table = emoji_table()
     if limit is not None and limit < len(table):
         codes = list(table)
         table = {codes[i * len(codes) // limit]: table[codes[i * len(codes) // limit]] for i in range(limit)}
@@ -160,10 +161,10 @@ def build(
     for style in (style for style in STYLES if style in styles):
         try:
             pictures = _draw_style(style, table, npm_dir)
-        except sources.StyleMissing as missing:
+        except StyleMissing as missing:
             warnings.warn(f"style {style!r} is left out: {missing}", stacklevel=2)
             continue
-        for code in sorted(pictures, key=sources.code_key):
+        for code in sorted(pictures, key=code_key):
             emoji = table[code]
             images.append(pictures[code])
             records.append(
@@ -214,21 +215,18 @@ def load(folder: Path) -> EmojiData:
     )
 
 
-def _draw_style(style: str, table: Mapping[str, sources.Emoji], npm_dir: Path | None) -> dict[str, np.ndarray]:
+def _draw_style(style: str, table: Mapping[str, Emoji], npm_dir: Path | None) -> dict[str, np.ndarray]:
     """`{code: uint8 [128, 128, 3]}`: one style's drawings on white, without blank and repeated ones.
 
     Of identical drawings the plainest stays: fewest code points, then the shortest name ("flag of norway", which
     Bouvet Island uses too).
     """
-    tqdm = sources.require("tqdm")
-    if style == "fluent":
-        drawings = sources.fluent(table, SIZE, npm_dir)
-    else:
-        drawings = {"twemoji": sources.twemoji, "noto": sources.noto}[style](table, SIZE)
+    tqdm = require("tqdm")
+    drawings = STYLES[style](table, SIZE, npm_dir)
     pictures: dict[str, np.ndarray] = {}
     taken: set[bytes] = set()
     dropped = Counter(absent=len(table) - len(drawings))
-    plainest_first = sorted(drawings, key=lambda c: (c.count("-"), len(table[c].name), sources.code_key(c)))
+    plainest_first = sorted(drawings, key=lambda c: (c.count("-"), len(table[c].name), code_key(c)))
     for code in tqdm.tqdm(plainest_first, desc=style, unit="picture"):
         try:
             picture = _on_white(drawings[code]())
