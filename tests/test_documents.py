@@ -110,7 +110,7 @@ def test_every_table_has_one_place_and_its_commands(remake):
 
 
 def test_tables_of_a_bench(remake):
-    bench = json.loads((ROOT / "tests/fixtures/bench_janus_pro_1b.json").read_text())
+    bench = json.loads((ROOT / "tests/fixtures/bench_janus_pro_1b_epyc.json").read_text())
     rows = bench["decoders"]
     tables = remake.sizes([bench, bench])
     assert set(tables) == set(remake.GROUPS["sizes"].tables)

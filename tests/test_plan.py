@@ -338,10 +338,12 @@ def test_wide_products_that_take_no_longer_have_their_plain_rate(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["ar", "ssd", "ssd-wave"])
-def test_plan_and_bench_agree(name, fixtures):
-    """Within 1.5, at Janus-Pro-1B's sizes. The file is from a run on two cores of an Intel Xeon with AMX; its command
-    is in it. To remake it run that, with nothing else running, and copy the bench.json that it writes."""
-    bench = json.loads((fixtures / "bench_janus_pro_1b.json").read_text())
+@pytest.mark.parametrize("processor", ["epyc", "xeon"])
+def test_plan_and_bench_agree(name, processor, fixtures):
+    """Within 1.5, at Janus-Pro-1B's sizes. The files are from runs on two cores of an AMD EPYC (Zen 5) and of an Intel
+    Xeon with AMX; their command is in them. To remake one run that, with nothing else running, and copy the bench.json
+    that it writes."""
+    bench = json.loads((fixtures / f"bench_janus_pro_1b_{processor}.json").read_text())
     setup, measured = bench["setup"], bench["decoders"][name]
     dtype = jnp.dtype(setup["dtype"])
     job = published("configs/janus_pro.py:1b", dtype=dtype, attention=setup["attention"], prompt=16, here=True)
