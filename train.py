@@ -46,10 +46,10 @@ def main() -> None:
     if "stage" in config:
         if COORDINATOR.value or NUM_PROCESSES.value is not None or PROCESS_ID.value is not None:
             raise UserError("Several processes train draft heads of published backbones alone, not this config.")
-        from ssd_jax.training import stages  # after the flags, so that --help is quick
+        from ssd_jax import train_emoji  # after the flags, so that --help is quick
 
         with locked(workdir):
-            export = stages.run(config)
+            export = train_emoji.run(config)
         print(f"The model is in {export}; draw with it: python sample.py --weights={export}")
         return
     entry.use_devices(config.mesh, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)

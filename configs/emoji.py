@@ -18,7 +18,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seed = 0
     config.workdir = "runs/emoji"  # checkpoints, logs, pictures; the finished model in <workdir>/export
     config.data = "data/emoji"  # built from installed packages if absent
-    config.styles = ("twemoji", "noto")
+    config.styles = ("twemoji", "noto")  # all that there are: ssd_jax/training/emoji_sources.py
     config.weights = "emoji"  # what sample.py loads with this config: the bundled checkpoint, or a folder
     config.max_batch = 16  # pictures that sample.py draws at once
     config.limit = 0  # draw only so many emoji; 0 = all
@@ -52,8 +52,10 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.backbone.update(
         code_noise=0.4,  # from this step on, up to this share of the codes that a training picture shows is wrong
+        code_blind=0.0,  # a share of pictures that show still fewer true codes, down to none
         code_noise_from=200,
         decay=0.45,
+        accumulation=1,  # 6: parts of four pictures stay in the caches of a CPU, which trains on half as many more
         matmul="bfloat16",  # products of the training steps; weights, optimizer and all between are float32
     )
     # The draft heads: first on Smooth L1 as published, then on the overlap of their drafts with the verifier.
@@ -61,6 +63,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.overlap = ConfigDict(dict(optimizer, **captions, steps=500, batch=16, lr=2e-3, save_every=100))
     config.heads.matmul = config.overlap.matmul = config.backbone.matmul
     config.report_images = 400  # per split, in <workdir>/report.md
+    config.report_drawn = 64  # pictures of trained captions, and of held-out combinations, that must be recognised
     # What is drawn while the backbone trains, and by sample.py without a prompt: of kinds that the model can draw.
     config.sample_prompts = (
         "crying face, noto",
@@ -96,5 +99,6 @@ def _shrink(config: ConfigDict) -> None:
     for stage in (config.tokenizer, config.backbone, config.heads, config.overlap):
         stage.update(steps=12, batch=4, warmup=2, save_every=4, log_every=4, eval_images=8)
     config.tokenizer.continuous_steps = 4
-    config.backbone.code_noise_from = 6
-    config.report_images = 8
+    config.backbone.update(code_noise_from=6, accumulation=2)
+    config.report_images = config.report_drawn = 8
+    config.report_drawn = 8

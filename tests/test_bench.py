@@ -12,7 +12,6 @@ from PIL import Image
 from ssd_jax import AR, MTP, PRESETS, SSD, Group, Raster, UserError, Wave, entry
 from ssd_jax.bench import __main__ as bench
 from ssd_jax.bench import accelerator
-from ssd_jax.bench.gallery import Gallery
 from ssd_jax.bench.pieces import Clock, Draft, Verify, composition
 from ssd_jax.bench.plots import quality_against_passes
 from ssd_jax.bench.report import table
@@ -21,6 +20,7 @@ from ssd_jax.decode.names import parse_decoder, parse_decoders
 from ssd_jax.decode.stretches import total
 from ssd_jax.eval.estimates import Estimate
 from ssd_jax.eval.features import available
+from ssd_jax.eval.gallery import Gallery
 from ssd_jax.layout import Grid
 from ssd_jax.plan.this_machine import RATES
 

@@ -31,7 +31,7 @@ LAYERS = [
     {"decode", "training", "weights", "sharding", "room", "distributed", "prompts", "checkpoint", "request", "teacher"},
     {"pipeline", "pictures", "origin"},
     {"loading", "config_models", "random_weights", "opening"},
-    {"entry", "bench", "eval", "train_heads", "plan"},
+    {"entry", "bench", "eval", "train_heads", "train_emoji", "plan"},
     {""},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

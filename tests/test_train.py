@@ -20,9 +20,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import ssd_jax
+from ssd_jax import train_emoji
 from ssd_jax.lock import locked
 from ssd_jax.models.config import VQConfig
-from ssd_jax.training import emoji, stages
+from ssd_jax.training import emoji
+from ssd_jax.training.backbone import corrupt
 from ssd_jax.training.loop import Task, fit
 from ssd_jax.training.metrics import MetricLog, read_log
 from ssd_jax.training.report import training_minutes
@@ -226,6 +228,23 @@ def test_weight_decay_leaves_vectors_alone():
     np.testing.assert_array_equal(changed["vector"], params["vector"])
 
 
+@pytest.mark.parametrize(("blind", "least", "most"), [(0.0, 0.0, 0.4), (1.0, 0.4, 1.0)])
+def test_pictures_are_shown_with_wrong_codes_from_their_batch(blind, least, most):
+    """The share of wrong codes is drawn evenly between its bounds, for every picture anew."""
+    codes = np.arange(400 * 256, dtype=np.int32).reshape(400, 256)  # no code occurs twice, so what is wrong can be seen
+    shown = corrupt(codes, 0.4, blind, np.random.default_rng(0))
+    shares = (shown != codes).mean(axis=1)
+    assert np.isin(shown, codes).all()
+    assert abs(shares.mean() - (least + most) / 2) < 0.03 and abs(shares.std() - (most - least) / 12**0.5) < 0.02
+    assert shares.min() > least - 0.12 and shares.max() < most + 0.12
+
+
+def test_some_pictures_are_blind():
+    codes = np.arange(2000 * 64, dtype=np.int32).reshape(2000, 64)
+    shares = (corrupt(codes, 0.0, 0.25, np.random.default_rng(0)) != codes).mean(axis=1)
+    assert abs((shares == 0).mean() - 0.75) < 0.05
+
+
 def test_the_tokenizers_update_is_compiled_once(tiny_run):
     """The second step's state must have the first one's types, weak types included."""
     config = SimpleNamespace(**{**vars(CHEAP), "batch": 4}, eval_images=8, gradient_weight=0.5, continuous_steps=4)
@@ -298,11 +317,12 @@ def tiny_config(folder: Path, data: Path, **changes):
         ("backbone.matmul", "int4", ["int4", "float32", "bfloat16"]),
         ("overlap.matmul", "int4", ["config.overlap.matmul", "int4", "float32", "bfloat16"]),
         ("seed", -1, ["seed", "-1"]),
+        ("backbone.accumulation", 3, ["config.backbone.batch", "4", "3"]),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_before_anything_is_begun(tmp_path, name, value, words):
     with pytest.raises(ssd_jax.UserError) as caught:
-        stages.run(tiny_config(tmp_path / "runs", tmp_path / "data", **{name: value}))
+        train_emoji.run(tiny_config(tmp_path / "runs", tmp_path / "data", **{name: value}))
     assert all(word in str(caught.value) for word in words)
     assert os.listdir(tmp_path) == []
 
@@ -315,4 +335,4 @@ def test_a_stage_without_its_predecessor_says_which_to_run(tiny_run, tmp_path, s
         for codes in (tiny_run / "runs").glob("codes-*.npy"):
             shutil.copy(codes, tmp_path)
     with pytest.raises(ssd_jax.UserError, match=f"run the stage '{missing}' first"):
-        stages.run(tiny_config(tmp_path, tiny_run / "data", stage=stage))
+        train_emoji.run(tiny_config(tmp_path, tiny_run / "data", stage=stage))

@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 from ssd_jax import entry
 from ssd_jax.bench import accelerator, plots, report
 from ssd_jax.bench.baseline import measure_baseline
-from ssd_jax.bench.gallery import TUNED, Gallery
 from ssd_jax.bench.numerics import measure_numerics
 from ssd_jax.bench.options import parse
 from ssd_jax.bench.pieces import Clock
@@ -31,6 +30,7 @@ from ssd_jax.decode.stretches import widest
 from ssd_jax.errors import UserError
 from ssd_jax.eval.distances import LEAST
 from ssd_jax.eval.features import available
+from ssd_jax.eval.gallery import TUNED, Gallery
 from ssd_jax.loading import find_folder_here, require_options
 from ssd_jax.lock import locked
 from ssd_jax.opening import RANDOM, RANDOM_NOTE, is_random, open_model

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ssd_jax.bench.gallery import Gallery
 from ssd_jax.bench.speed import agreement
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.presets import Decoder, is_lossless
 from ssd_jax.eval.distances import DIMS, ENOUGH, frechet_distance, kernel_distance, principal_axes
 from ssd_jax.eval.estimates import Estimate
 from ssd_jax.eval.features import features, load_network
+from ssd_jax.eval.gallery import Gallery
 from ssd_jax.eval.likelihood import token_nll
 from ssd_jax.pipeline import Pipeline
 

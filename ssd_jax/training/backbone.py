@@ -79,13 +79,16 @@ class CaptionedCodes:
         return *pad_left(frames, self.pad_id, self.length), self.codes[indices]
 
 
-def corrupt(codes: np.ndarray, most: float, rng: np.random.Generator) -> np.ndarray:
+def corrupt(codes: np.ndarray, most: float, blind: float, rng: np.random.Generator) -> np.ndarray:
     """The codes a model is shown in training: some are replaced by codes from elsewhere in the batch.
 
-    Each picture loses a share drawn evenly from 0 to `most`. A model that always sees true codes knows a picture it has
-    memorised from the first few and stops reading the caption, and its own first mistake throws it off.
+    Each picture loses a share drawn evenly from 0 to `most`, with probability `blind` one from `most` to 1. A model
+    that always sees true codes knows a picture it has memorised from the first few and stops reading the caption, and
+    its own first mistake throws it off; one that sees hardly any has nothing but the caption to go by.
     """
-    replaced = rng.random(codes.shape) < most * rng.random((len(codes), 1))
+    share = most * rng.random((len(codes), 1))
+    share = np.where(rng.random((len(codes), 1)) < blind, 1.0 - (1.0 - most) * rng.random((len(codes), 1)), share)
+    replaced = rng.random(codes.shape) < share
     return np.where(replaced, rng.permutation(codes.reshape(-1)).reshape(codes.shape), codes)
 
 
@@ -129,8 +132,10 @@ def backbone_task(
 
     def batch(step: int) -> tuple[np.ndarray, ...]:
         ids, mask, codes = source.batch(seed, step)
-        most = config.code_noise if step >= config.code_noise_from else 0.0
-        return ids, mask, codes, corrupt(codes, most, np.random.default_rng([seed, step, 1]))
+        if step < config.code_noise_from:
+            return ids, mask, codes, codes
+        rng = np.random.default_rng([seed, step, 1])
+        return ids, mask, codes, corrupt(codes, config.code_noise, config.code_blind, rng)
 
     def loss(params: Any, frozen: None, batch: tuple, key: jax.Array):
         del frozen, key
@@ -145,7 +150,7 @@ def backbone_task(
         params = nn.unbox(model.init(key, jnp.zeros((1, grid.size), jnp.int32)))["params"]
         return {"params": _codes_alike(params, jax.random.fold_in(key, 1), code_vectors, model_config)}
 
-    return Task("backbone", init, loss, batch, evaluate, draw, block_matrices)
+    return Task("backbone", init, loss, batch, evaluate, draw, block_matrices, accumulation=config.accumulation)
 
 
 def _codes_alike(params: dict, key: jax.Array, code_vectors: np.ndarray, config: ModelConfig) -> dict:

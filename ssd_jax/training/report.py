@@ -140,13 +140,28 @@ def training_minutes(workdir: Path, config: Any) -> dict[str, float]:
     return out
 
 
-def write_report(path: Path, nll: dict, vq: dict, heads: dict[str, dict], minutes: dict[str, float]) -> None:
-    """Writes `<path>.json` and, as markdown tables, `<path>.md`."""
+def write_report(
+    path: Path,
+    nll: dict,
+    vq: dict,
+    heads: dict[str, dict],
+    minutes: dict[str, float],
+    shares: dict[str, dict[int, Any]],
+    note: str,
+) -> None:
+    """Writes `<path>.json` and, as markdown tables, `<path>.md`; `shares` and `note` are those of
+    `eval.recognition`."""
     lines = ["| split | NLL, nats per token | VQ round trip, dB | pictures |", "|---|---|---|---|"]
     for name, value in nll.items():
         quality = f"{vq[name].mean:.2f} ± {vq[name].half:.2f}" if name in vq else ""
         lines.append(f"| {name} | {value.mean:.3f} ± {value.half:.3f} | {quality} | {value.count} |")
     lines += heads_tables(heads)
+    if shares:
+        lines += ["", "| captions | R@1 | R@5 |", "|---|---|---|"]
+    for name, share in shares.items():
+        cells = [f"{share[k].value:.2f} [{share[k].low:.2f}, {share[k].high:.2f}]" for k in (1, 5)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", note] if note else []
     lines += ["", "| stage | minutes |", "|---|---|"]
     lines += [f"| {stage} | {value:.1f} |" for stage, value in minutes.items()]
     with replacing(path.with_suffix(".md")) as temporary:
@@ -155,6 +170,8 @@ def write_report(path: Path, nll: dict, vq: dict, heads: dict[str, dict], minute
         "nll": {name: dataclasses.asdict(value) for name, value in nll.items()},
         "psnr": {name: dataclasses.asdict(value) for name, value in vq.items()},
         "heads": heads,
+        "recognised": {name: {f"r@{k}": dataclasses.asdict(v) for k, v in by.items()} for name, by in shares.items()},
+        "gallery": note,
         "minutes": minutes,
     }
     with replacing(path.with_suffix(".json")) as temporary:

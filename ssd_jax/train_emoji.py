@@ -18,8 +18,12 @@ from tqdm import tqdm
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.engine import decode, make_cache
 from ssd_jax.errors import UserError, require_one_of
+from ssd_jax.eval.features import available
+from ssd_jax.eval.gallery import Gallery
+from ssd_jax.eval.recognition import recognition
 from ssd_jax.files import replacing
 from ssd_jax.layout import Grid
+from ssd_jax.loading import load
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict
 from ssd_jax.models.heads import abstract_heads
 from ssd_jax.models.products import PRODUCTS
@@ -53,6 +57,11 @@ def run(config: Any) -> Path:
     require_one_of("stage", config.stage, ("all", *STAGES))
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError('matplotlib, which draws the loss curves, is missing: pip install "ssd_jax[train]".')
+    if config.backbone.batch % config.backbone.accumulation:
+        raise UserError(
+            f"config.backbone.batch ({config.backbone.batch}) must be a multiple of its accumulation "
+            f"({config.backbone.accumulation})."
+        )
     for part in ("backbone", "heads", "overlap"):
         require_one_of(f"config.{part}.matmul", config[part].matmul, tuple(PRODUCTS))
     wanted = STAGES if config.stage == "all" else (config.stage,)
@@ -171,7 +180,18 @@ def _train_heads(config: Any, trained: Trained, workdir: Path) -> None:
         vq_report(trained.vq, trained.vq_params, source, limit, batch),
         heads_report(setup, states, backbone, source, limit, batch),
         training_minutes(workdir, config),
+        *_recognition(config, trained.export),
     )
+
+
+def _recognition(config: Any, export: Path) -> tuple[dict, str]:
+    """How many of the finished model's pictures are recognised, or why that was not measured."""
+    if not available():
+        return {}, 'Recognition was not measured; it needs pip install "ssd_jax[eval]".'
+    try:
+        return recognition(load(export), Gallery.read(Path(config.data)), config.report_drawn)
+    except UserError as error:
+        return {}, f"Recognition was not measured: {error}"
 
 
 def open_data(config: Any) -> emoji.EmojiData:

@@ -1,0 +1,38 @@
+"""Whether what a model draws of a caption is recognised: its nearest reference pictures show the same thing or not."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ssd_jax.eval.estimates import Estimate
+from ssd_jax.eval.features import features, load_network
+from ssd_jax.eval.gallery import Gallery
+from ssd_jax.pipeline import Pipeline
+
+ASKED = {"trained captions": "train", "held-out combinations": "combination"}
+"""What the report calls the splits whose captions are drawn."""
+
+BATCH = 16  # pictures at once
+
+
+class Recognition(NamedTuple):
+    """R@1 and R@5 by what was asked for, and in words among what the pictures were looked up."""
+
+    shares: dict[str, dict[int, Estimate]]
+    note: str
+
+
+def recognition(pipe: Pipeline, gallery: Gallery, count: int) -> Recognition:
+    """Draws `count` captions of every kind with `ar` at default settings, and looks the pictures up.
+
+    Raises `UserError` if the image features are not installed, or if there are no such captions.
+    """
+    network, shares, notes = load_network(), {}, []
+    for name, split in ASKED.items():
+        prompts = gallery.prompts(count, (split,))
+        out = pipe.generate(prompts, seed=list(range(count)), max_batch=BATCH)
+        seen = features(network, np.stack([np.asarray(image) for image in out.images]))
+        found, note = gallery.find(pipe, network, prompts, {name: seen})
+        shares |= found
+        notes.append(f"{name}: {note}")
+    return Recognition(shares, " ".join(notes))
