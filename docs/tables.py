@@ -74,6 +74,7 @@ QUALITY = (
     ("on fresh prompts", "fresh nll difference", "{:+.3f}"),
     ("NLL - that of `{against}`", "nll against", "{:+.3f}"),
     ("KID x 1000", "kid", "{:.0f}", 1e3),
+    ("FD", "fd", "{:.1f}"),
     ("R@5", "r@5", "{:.2f}"),
 )
 SECONDS = (

@@ -23,16 +23,19 @@ TUNED = 64
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """All pictures of a data folder, to find identities among.
+    """Pictures of a data folder to find identities among: those of all styles and splits without skin tones, which are
+    up to 25 variants of one picture.
 
     Attributes:
         folder: the data folder; features are kept in it.
         data: pictures, captions, identities, splits.
+        rows: int64 [M], which of the pictures belong to the gallery.
         mark: twelve hexadecimal digits of the pictures and of what is said of them.
     """
 
     folder: Path
     data: emoji.EmojiData
+    rows: np.ndarray
     mark: str
 
     @classmethod
@@ -47,27 +50,28 @@ class Gallery:
         for name in ("index.json", "images.npy"):
             with (folder / name).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
-        return cls(folder, data, digest.hexdigest()[:12])
+        rows = np.array([row for row, tone in enumerate(data.tones) if not tone])
+        return cls(folder, data, rows, digest.hexdigest()[:12])
 
     def prompts(self, count: int, splits: Sequence[str] = ("train", "combination")) -> list[str]:
-        """Captions without skin tone of some splits, in a fixed random order; repeated if there are not enough.
+        """Captions of the gallery's pictures of some splits, in a fixed random order; repeated if there are too few.
 
         The default are those of identities that a model has been trained on. Raises `UserError` if there is none.
         """
-        asked = np.array([not tone for tone in self.data.tones]) & np.isin(self.data.splits, splits)
-        if not asked.any():
+        asked = self.rows[np.isin(self.data.splits[self.rows], splits)]
+        if not len(asked):
             raise UserError(f"{self.folder} has no picture without skin tone in {' or '.join(splits)}.")
-        order = np.random.default_rng(0).permutation(np.flatnonzero(asked))
+        order = np.random.default_rng(0).permutation(asked)
         return [self.data.captions[i] for i in np.resize(order, count)]
 
     def shelf(self, network: Any) -> np.ndarray:
-        """Features of all pictures, float32 [N, d]; kept in the folder if it can be written to."""
+        """Features of its pictures, float32 [M, d]; kept in the folder if it can be written to."""
         path = self.folder / f"features-{self.mark}.npy"
         if path.is_file():
             found = np.load(path, allow_pickle=False)
-            if len(found) == len(self.data):
+            if len(found) == len(self.rows):
                 return found
-        parts = np.array_split(np.arange(len(self.data)), -(-len(self.data) // 256))
+        parts = np.array_split(self.rows, -(-len(self.rows) // 256))
         everything = tqdm(parts, desc="gallery", unit="part", dynamic_ncols=True)
         found = np.concatenate([features(network, np.asarray(self.data.images[part])) for part in everything])
         try:
@@ -88,15 +92,15 @@ class Gallery:
             prompts: N texts; those that are no caption of a reference picture are left out.
             seen: painter -> features [N, d].
         """
-        row_of = {caption: row for row, caption in enumerate(self.data.captions)}
+        row_of = {self.data.captions[row]: row for row in self.rows.tolist()}
         asked = [index for index, text in enumerate(prompts) if text in row_of]
         if not asked:
             return {}, "No prompt is the caption of a reference picture, so there is no retrieval."
         rows = [row_of[prompts[index]] for index in asked]
-        wanted, shelf = [self.data.identities[row] for row in rows], self.shelf(network)
+        shelf, identities = self.shelf(network), [self.data.identities[row] for row in self.rows]
 
         def found(queries: np.ndarray) -> dict[int, Estimate]:
-            return retrieval(queries, wanted, shelf, self.data.identities)
+            return retrieval(queries, [self.data.identities[row] for row in rows], shelf, identities)
 
         shares = {name: found(values[asked]) for name, values in seen.items()}
         note = f"Retrieval: {len(asked)} pictures among {len(shelf)} (gallery {self.mark})"
