@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from ssd_jax.compiling import compiled
+from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.engine import decode, make_cache
-from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder, has_heads, require_heads, require_window
+from ssd_jax.decode.presets import PRESETS, find_decoder, require_fits, require_heads
 from ssd_jax.errors import require_text, require_whole
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
@@ -144,12 +145,12 @@ class Pipeline:
 
     def decoders(self) -> list[str]:
         """Names of the presets this checkpoint can run."""
-        return [name for name, decoder in PRESETS.items() if has_heads(decoder, *self.head_counts)]
+        return [name for name, decoder in PRESETS.items() if decoder.runs_with(*self.head_counts)]
 
     def require(self, decoder: Decoder, size: tuple[int, int] | str | None = None) -> None:
         """Raises `UserError` if the decoder needs draft heads that this checkpoint lacks, or a larger picture."""
         require_heads(decoder, *self.head_counts)
-        require_window(decoder, grid_of(self.config, size, self.vq_config.stride))
+        require_fits(decoder, grid_of(self.config, size, self.vq_config.stride))
 
     @property
     def head_counts(self) -> tuple[int, int]:

@@ -14,8 +14,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.names import parse_decoder
-from ssd_jax.decode.presets import PRESETS, Decoder, is_lossless
+from ssd_jax.decode.presets import PRESETS
 from ssd_jax.distributed import together
 from ssd_jax.errors import UserError, require_one_of, require_whole
 from ssd_jax.files import replacing
@@ -128,8 +129,8 @@ def checked(config: Any) -> tuple[Decoder | None, HeadsConfig]:
     if config.images:
         return None, heads
     decoder = parse_decoder(config.decoder)
-    if not is_lossless(decoder):
-        fitting = ", ".join(name for name, preset in PRESETS.items() if is_lossless(preset) and not any(preset.heads))
+    if not decoder.lossless:
+        fitting = ", ".join(name for name, preset in PRESETS.items() if preset.lossless and not any(preset.heads))
         raise UserError(
             f"The decoder {config.decoder} does not draw what the model would; to train on, choose a lossless one: "
             f"{fitting}."

@@ -98,7 +98,7 @@ MUTANTS = [
     ),
     Mutant(
         "row ends: outputs are not looked up",
-        "decode/engine.py",
+        "decode/bound.py",
         "jnp.take_along_axis(hidden, outputs[..., None], axis=1)",
         "hidden[:, : codes.shape[1]]",
         "test_row_ends.py::test_ar_is_ancestral_sampling_over_whole_sequences",
@@ -284,8 +284,8 @@ MUTANTS = [
     Mutant(
         "one key accepts and corrects, in a block",
         "decode/accept.py",
-        "keys = fresh_keys(functions.keys(positions), Tag.RESIDUAL, clock)",
-        "keys = fresh_keys(functions.keys(positions), Tag.ACCEPT, clock)",
+        "keys = fresh_keys(verifier.keys(positions), Tag.RESIDUAL, clock)",
+        "keys = fresh_keys(verifier.keys(positions), Tag.ACCEPT, clock)",
         BLOCKS,
     ),
     Mutant(
@@ -313,8 +313,8 @@ MUTANTS = [
     Mutant(
         "ar: the noise of the position before",
         "decode/ar.py",
-        "choose(log_p, functions.noise(positions))",
-        "choose(log_p, functions.noise(positions - 1))",
+        "choose(log_p, verifier.noise(positions))",
+        "choose(log_p, verifier.noise(positions - 1))",
         "test_ar.py::test_ar_equals_a_slow_loop_over_full_forwards",
     ),
     Mutant(
@@ -404,8 +404,8 @@ MUTANTS = [
     Mutant(
         "mtp: drafts use the noise of the position before",
         "decode/mtp.py",
-        "functions.noise(positions[:, :-1])",
-        "functions.noise(inputs[:, :-1])",
+        "verifier.noise(positions[:, :-1])",
+        "verifier.noise(inputs[:, :-1])",
         "test_mtp.py::test_a_window_is_the_last_committed_token_and_head_drafts_alone",
     ),
     Mutant(

@@ -18,6 +18,7 @@ from ssd_jax.cache import write
 from ssd_jax.compiling import compiled
 from ssd_jax.decode import engine
 from ssd_jax.decode.ar import AR
+from ssd_jax.decode.bound import BoundVerifier
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
 from ssd_jax.layout import Grid
@@ -77,19 +78,19 @@ def attentions(pipe) -> list[str]:
 def walk(params, cache, ids, mask, keys, codes, sampler, *, model, grid, window):
     """Prefill, then passes over a whole picture of given codes: states of the first picture, caches, first log p."""
     hidden, cache = engine.prefill(model, params, cache, ids, mask)
-    functions = engine.bind(model, params, grid, mask, keys, sampler, guided=True)
+    verifier = BoundVerifier(model, params, grid, mask, keys, sampler, guided=True)
     B = codes.shape[0]
 
     def body(state):
         start, cache, states = state
         positions = jnp.broadcast_to(start + jnp.arange(window, dtype=jnp.int32), (B, window))
         fed = jnp.take_along_axis(codes, jnp.minimum(positions, grid.size - 1), axis=1)
-        hidden, cache = functions.verify(cache, fed, positions)
+        hidden, cache = verifier.verify(cache, fed, positions)
         return start + window, cache, states.at[:, positions[0]].set(hidden, mode="drop")
 
     states = jnp.zeros((2 * B, grid.size, model.config.width))
     _, cache, states = jax.lax.while_loop(lambda s: s[0] < grid.size, body, (jnp.int32(0), cache, states))
-    return hidden, states, cache, functions.log_p(states[:, :window])[:, :1]
+    return hidden, states, cache, verifier.log_p(states[:, :window])[:, :1]
 
 
 def passes(pipe) -> list[str]:

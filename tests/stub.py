@@ -5,15 +5,15 @@ would read: the input embedding, and a second state that depends on the context 
 the verifier calls.
 """
 
+from copy import copy
 from functools import partial
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.decode.engine import LOOPS
 from ssd_jax.decode.presets import find_decoder
-from ssd_jax.decode.state import Functions
+from ssd_jax.decode.verifier import Verifier
 from ssd_jax.layout import Grid
 from ssd_jax.masks import causal, row
 from ssd_jax.sampling import gumbel, image_keys, position_keys
@@ -30,56 +30,72 @@ class StubCache:
     calls: jax.Array
 
 
-def stub(images: int, grid: Grid, keys: jax.Array, sharpness: float = 0.7, horizontal: int = 5, codes: int = V):
-    """(functions, empty cache, hidden state of the prefill)."""
-    embedding = jax.random.normal(jax.random.key(10), (codes, D))
-    head = jax.random.normal(jax.random.key(11), (D, codes)) * sharpness
-    turn = jax.random.normal(jax.random.key(12), (D, D)) * D**-0.5
+class Stub(Verifier):
+    """`images` pictures, no row ends, heads that see one state."""
 
-    def verify(cache, codes, positions, committed=None, ends=None):
+    vertical = 2
+
+    def __init__(self, images: int, grid: Grid, keys: jax.Array, sharpness: float, horizontal: int, codes: int):
+        self.images, self.grid, self.image_keys, self.codes = images, grid, keys, codes
+        self.horizontal = horizontal
+        self.embedding = jax.random.normal(jax.random.key(10), (codes, D))
+        self.head = jax.random.normal(jax.random.key(11), (D, codes)) * sharpness
+        self.turn = jax.random.normal(jax.random.key(12), (D, D)) * D**-0.5
+
+    def verify(self, cache, codes, positions, committed=None, ends=None):
         del ends  # no row ends
-        starts = jnp.zeros((images,), jnp.int32)
+        grid, starts = self.grid, jnp.zeros((self.images,), jnp.int32)
         if committed is None:
             seen = causal(positions, starts, grid.size)
         else:
             seen = row(positions, starts, committed, 0, grid.cols, grid.size)
         away = jnp.abs(positions[:, :, None] - jnp.arange(grid.size))
         weights = jnp.where(seen, 0.6**away, 0.0)
-        rows = jnp.arange(images)[:, None]
-        e = embedding[codes]
+        rows = jnp.arange(self.images)[:, None]
+        e = self.embedding[codes]
         first = cache.first.at[rows, positions].set(e, mode="drop")
-        state = jnp.tanh(e + jnp.einsum("bwt,btd->bwd", weights, first) @ turn)
+        state = jnp.tanh(e + jnp.einsum("bwt,btd->bwd", weights, first) @ self.turn)
         second = cache.second.at[rows, positions].set(state, mode="drop")
         hidden = jnp.einsum("bwt,btd->bwd", weights, second)
         return hidden, StubCache(first, second, cache.calls + 1)
 
-    def log_p(hidden):
-        return jax.nn.log_softmax(jnp.tanh(hidden) @ head, axis=-1)
+    def log_p(self, hidden):
+        return jax.nn.log_softmax(jnp.tanh(hidden) @ self.head, axis=-1)
 
-    def draft(hidden, codes, columns, offsets, count=None):
-        out = 0.6 * hidden + jnp.tanh(embedding[codes])
-        return jnp.stack([log_p(out * 0.9 ** (down + right)) for down, right in offsets], axis=1)[:, :, :count]
+    def noise(self, positions):
+        return gumbel(self.keys(positions), self.codes)
 
-    functions = Functions(
-        verify=verify,
-        log_p=log_p,
-        noise=lambda positions: gumbel(position_keys(keys, positions), codes),
-        keys=lambda positions: position_keys(keys, positions),
-        embed=lambda codes: embedding[codes],
-        draft=draft,
-        horizontal=horizontal,
-        vertical=2,
-    )
+    def keys(self, positions):
+        return position_keys(self.image_keys, positions)
+
+    def embed(self, codes):
+        return self.embedding[codes]
+
+    def draft(self, hidden, codes, columns, offsets, count=None):
+        out = 0.6 * hidden + jnp.tanh(self.embedding[codes])
+        return jnp.stack([self.log_p(out * 0.9 ** (down + right)) for down, right in offsets], axis=1)[:, :, :count]
+
+
+def stub(images: int, grid: Grid, keys: jax.Array, sharpness: float = 0.7, horizontal: int = 5, codes: int = V):
+    """(verifier, empty cache, hidden state of the prefill)."""
     empty = jnp.zeros((images, grid.size, D))
-    return functions, StubCache(empty, empty, jnp.int32(0)), jnp.ones((images, 1, D))
+    verifier = Stub(images, grid, keys, sharpness, horizontal, codes)
+    return verifier, StubCache(empty, empty, jnp.int32(0)), jnp.ones((images, 1, D))
+
+
+def changed(verifier: Verifier, **changes) -> Verifier:
+    """The verifier with other attributes, or functions in place of its methods."""
+    other = copy(verifier)
+    vars(other).update(changes)
+    return other
 
 
 @partial(jax.jit, static_argnames=("decoder", "grid", "codes"))
 def _decode(numbers, seed, decoder, grid, sharpness, codes):
     images = numbers.shape[0]
     keys = image_keys(jnp.broadcast_to(seed, (images,)), numbers)
-    functions, cache, hidden = stub(images, grid, keys, sharpness, codes=codes)
-    return LOOPS[type(decoder)](functions, cache, hidden, grid, decoder)
+    verifier, cache, hidden = stub(images, grid, keys, sharpness, codes=codes)
+    return decoder.run(verifier, cache, hidden, grid)
 
 
 def decode(decoder, grid: Grid, images=4, seed=0, numbers=None, sharpness=0.7, codes=V, program=_decode):
@@ -97,15 +113,15 @@ def fresh_program():
 def forced(tokens: jax.Array, grid: Grid, sharpness, codes: int) -> jax.Array:
     """log p of given pictures by teacher forcing, float32 [B, R*C, codes]."""
     keys = image_keys(jnp.zeros(len(tokens), jnp.int32), tokens[:, 0])
-    functions, cache, start = stub(len(tokens), grid, keys, sharpness, codes=codes)
+    verifier, cache, start = stub(len(tokens), grid, keys, sharpness, codes=codes)
     positions = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
-    hidden, _ = functions.verify(cache, tokens, positions)
-    return functions.log_p(jnp.concatenate([start, hidden[:, :-1]], axis=1))
+    hidden, _ = verifier.verify(cache, tokens, positions)
+    return verifier.log_p(jnp.concatenate([start, hidden[:, :-1]], axis=1))
 
 
 @partial(jax.jit, static_argnames="grid")
 def fresh_cache(tokens: jax.Array, grid: Grid) -> StubCache:
     """The cache after one pass over whole pictures."""
-    functions, cache, _ = stub(tokens.shape[0], grid, image_keys(jnp.zeros(len(tokens), jnp.int32), tokens[:, 0]))
+    verifier, cache, _ = stub(tokens.shape[0], grid, image_keys(jnp.zeros(len(tokens), jnp.int32), tokens[:, 0]))
     positions = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
-    return functions.verify(cache, tokens, positions)[1]
+    return verifier.verify(cache, tokens, positions)[1]

@@ -3,23 +3,22 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import stub
 
 from ssd_jax.decode import accept
-from ssd_jax.decode.state import Functions
+from ssd_jax.decode.verifier import Verifier
 from ssd_jax.sampling import image_keys, position_keys
 
 POSITIONS, CLOCK = jnp.array([[3, 4, 5]]), jnp.array([2])
 KEYS = image_keys(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
-FUNCTIONS = Functions(
-    verify=None, log_p=None, noise=None, embed=None, keys=lambda positions: position_keys(KEYS, positions)
-)
+VERIFIER = stub.changed(Verifier(), keys=lambda positions: position_keys(KEYS, positions))
 
 
 @pytest.mark.parametrize("number", [0.0, 1.0 - 2.0**-23])  # the least and the largest that are drawn
 def test_an_impossible_draft_is_never_kept(number, monkeypatch):
     monkeypatch.setattr(accept, "uniform", lambda keys: jnp.full(keys.shape, number))
     chance = jnp.array([[0.0, 1.0, 0.0]])
-    np.testing.assert_array_equal(accept.accept(FUNCTIONS, chance, POSITIONS, CLOCK), [[False, True, False]])
+    np.testing.assert_array_equal(accept.accept(VERIFIER, chance, POSITIONS, CLOCK), [[False, True, False]])
 
 
 def test_the_chance_is_the_ratio_and_at_most_one():

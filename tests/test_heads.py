@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import stub
 import toy
 
 from ssd_jax.decode import drafters, engine
+from ssd_jax.decode.bound import BoundVerifier
 from ssd_jax.decode.rows import SSD
-from ssd_jax.decode.state import Functions
+from ssd_jax.decode.verifier import Verifier
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig
 from ssd_jax.models.forced import image_hidden
@@ -174,19 +176,12 @@ def test_the_raster_loop_gives_the_row_above_with_its_columns():
         return jnp.zeros((*codes.shape[:1], len(offsets), codes.shape[1], 7))[:, :, :count]
 
     keys = image_keys(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
-    functions = Functions(
-        verify=None,
-        log_p=None,
-        embed=None,
-        noise=lambda at: gumbel_noise(keys, at, 7),
-        keys=None,
-        draft=draft,
-        horizontal=2,
-        vertical=1,
+    verifier = stub.changed(
+        Verifier(), noise=lambda at: gumbel_noise(keys, at, 7), draft=draft, horizontal=2, vertical=1
     )
     tokens, row = jnp.arange(20, dtype=jnp.int32)[None], states(1, 5)
     seen = drafters.Seen(tokens, jnp.array([11]), jnp.asarray(row), jnp.array([3]))
-    drafters.draft("spatial", functions, Grid(4, 5), 7, seen, 8)
+    drafters.draft("spatial", verifier, Grid(4, 5), 7, seen, 8)
     hidden, codes, columns = given[-1]
     np.testing.assert_array_equal(hidden, row)
     assert codes.tolist() == [[7, 8, 9, 10, 11]] and columns.tolist() == [[2, 3, 4, 0, 1]]
@@ -200,15 +195,15 @@ def test_a_few_drafts_are_those_of_the_whole_row(last):
     heads = toy.heads_config("context")
     keys = image_keys(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
     mask = jnp.ones((1, toy.PROMPT), bool)
-    functions = engine.bind(
+    verifier = BoundVerifier(
         Transformer(config), params, grid, mask, keys, toy.sampler(), False, heads, toy.TOY.heads("context")
     )
     tokens = jnp.arange(24, dtype=jnp.int32)[None]
     row = jax.random.normal(jax.random.key(3), (1, grid.cols, config.width))
     seen = drafters.Seen(tokens, jnp.array([last]), row, jnp.array([3]))
-    few, wide = (drafters.draft("spatial", functions, grid, config.visual_size, seen, n)[1] for n in (count, 6))
+    few, wide = (drafters.draft("spatial", verifier, grid, config.visual_size, seen, n)[1] for n in (count, 6))
     np.testing.assert_allclose(few, wide[:, :count], atol=1e-5)
-    blind = drafters.draft("spatial", functions._replace(context=0), grid, config.visual_size, seen, count)[1]
+    blind = drafters.draft("spatial", stub.changed(verifier, context=0), grid, config.visual_size, seen, count)[1]
     assert np.abs(np.exp(blind) - np.exp(few)).max() > 1e-3  # negative control
 
 
@@ -228,15 +223,15 @@ def test_rows_are_drafted_from_the_whole_row_above(at_once):
         cache = engine.make_cache(config, grid, 2 * images, toy.PROMPT, jnp.float32)
         hidden, cache = engine.prefill(model, params, cache, ids, mask)
         heads = toy.heads_config("context"), toy.TOY.heads("context")
-        functions = engine.bind(model, params, grid, mask, keys, sampler, True, *heads)
+        verifier = BoundVerifier(model, params, grid, mask, keys, sampler, True, *heads)
         places = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
-        rest, _ = functions.verify(cache, tokens, places)
+        rest, _ = verifier.verify(cache, tokens, places)
         hidden = jnp.concatenate([hidden, rest[:, :-1]], axis=1)
         rows = []
         for row in range(1, grid.rows, at_once):
             above, here = places[:, (row - 1) * 5 : row * 5], places[:, row * 5 : (row + at_once) * 5]
-            log_q = functions.draft(hidden[:, above[0]], tokens[:, above[0]], above % 5, offsets)
-            rows.append(choose(log_q.reshape(images, here.shape[1], -1), functions.noise(here)))
+            log_q = verifier.draft(hidden[:, above[0]], tokens[:, above[0]], above % 5, offsets)
+            rows.append(choose(log_q.reshape(images, here.shape[1], -1), verifier.noise(here)))
         return jnp.concatenate(rows, axis=1)
 
     np.testing.assert_array_equal(expected(out.tokens), out.tokens[:, grid.cols :])

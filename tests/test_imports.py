@@ -37,9 +37,8 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 # Further limits inside the layers.
-LOOPS = "ar raster mtp rows wave"
-PURE_DECODE = {f"decode.{name}" for name in f"state stretches drafters accept history blocks schedule {LOOPS}".split()}
-NOT_FOR_PURE_DECODE = ("models", "weights", "decode.engine")  # they receive functions; the engine binds the model
+BINDING = ("decode.bound", "decode.engine")  # the others receive a verifier and know no model
+NOT_FOR_PURE_DECODE = ("models", "weights", *BINDING)
 WEIGHTS_MAY_IMPORT = ("models.config", "models.published", "models.vq_config", "models.int8", "sharding", "weights")
 WEIGHTS_MAY_IMPORT += ("errors", "files")
 OUTSIDE = {"configs", "train", "sample", "tests"}  # the checkout's own files, not installed
@@ -81,8 +80,8 @@ def import_faults(module: str, target: str):
     top, own = inner.split(".")[0], module.split(".")[0]
     if RANK.get(top, RANK[""]) > RANK[own]:  # a name that is no module lives in ssd_jax/__init__.py, the top
         yield f"imports {target}, which is higher up"
-    if module in PURE_DECODE and within(inner, *NOT_FOR_PURE_DECODE):
-        yield f"imports {target}, but receives functions instead"
+    if module.startswith("decode.") and module not in BINDING and within(inner, *NOT_FOR_PURE_DECODE):
+        yield f"imports {target}, but receives a verifier instead"
     if own == "decode" and top == "training":
         yield f"imports {target}: training may use decode, not the reverse"
     if own == "weights" and not within(inner, *WEIGHTS_MAY_IMPORT):
@@ -148,9 +147,9 @@ def faults(module: str, source: str, is_package: bool = False) -> list[str]:
         ("pipeline", "from ssd_jax import PRESETS", "higher up"),
         ("pipeline", "from ssd_jax import *", "higher up"),
         # limits inside the layers
-        ("decode.raster", "from ssd_jax.models.config import ModelConfig", "receives functions"),
-        ("decode.accept", "from ..weights import load", "receives functions"),
-        ("decode.state", "from . import engine", "receives functions"),
+        ("decode.raster", "from ssd_jax.models.config import ModelConfig", "receives a verifier"),
+        ("decode.accept", "from ..weights import load", "receives a verifier"),
+        ("decode.state", "from . import engine", "receives a verifier"),
         ("decode.engine", "from ssd_jax import training", "not the reverse"),
         ("weights.load", "from ssd_jax.models import transformer", "weights may import only"),
         ("weights.load", "from ssd_jax.models import config_reader", "weights may import only"),

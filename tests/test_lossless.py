@@ -20,9 +20,10 @@ from scipy import stats
 from ssd_jax.decode import accept, engine
 from ssd_jax.decode.accept import COUPLINGS
 from ssd_jax.decode.ar import AR
+from ssd_jax.decode.base import KINDS
 from ssd_jax.decode.drafters import DRAFTERS
 from ssd_jax.decode.mtp import MTP
-from ssd_jax.decode.presets import PRESETS, is_lossless
+from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
@@ -103,11 +104,11 @@ def test_whatever_is_called_lossless_is_tried():
     def kind(decoder) -> tuple:
         return type(decoder), *(getattr(decoder, option, None) for option in ("drafter", "coupling", "rounds"))
 
-    assert all(is_lossless(decoder) for decoder in LOSSLESS.values())
+    assert all(decoder.lossless for decoder in LOSSLESS.values())
     tried = {kind(decoder) for decoder in LOSSLESS.values()}
-    assert {kind(decoder) for decoder in PRESETS.values() if is_lossless(decoder)} <= tried
-    assert {type(decoder) for decoder in LOSSLESS.values()} | {Wave} == set(engine.LOOPS)
-    assert not is_lossless(Wave())
+    assert {kind(decoder) for decoder in PRESETS.values() if decoder.lossless} <= tried
+    assert {type(decoder) for decoder in LOSSLESS.values()} | {Wave} == set(KINDS.values())
+    assert not Wave().lossless
 
 
 @pytest.mark.parametrize("name", LOSSLESS)

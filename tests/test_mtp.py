@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import stub
 
-from ssd_jax.decode.mtp import MTP, decode_mtp
+from ssd_jax.decode.mtp import MTP
 from ssd_jax.layout import Grid
 from ssd_jax.sampling import choose, image_keys
 
@@ -18,31 +18,31 @@ GRID, IMAGES = Grid(3, 4), 6
 
 @pytest.fixture(scope="module", params=[(3, 5), (5, 2)], ids=["more heads than drafts", "fewer heads than drafts"])
 def recorded(request):
-    """k, the functions, (draft, verify) calls in order, the pictures' states, and what came out."""
+    """k, the verifier, (draft, verify) calls in order, the pictures' states, and what came out."""
     (drafts, heads), k = request.param, min(request.param)
     keys, calls = image_keys(jnp.zeros(IMAGES, jnp.int32), jnp.arange(IMAGES)), []
-    functions, cache, start = stub.stub(IMAGES, GRID, keys, sharpness=0.3, horizontal=heads)
+    verifier, cache, start = stub.stub(IMAGES, GRID, keys, sharpness=0.3, horizontal=heads)
 
     def note(name: str, *arrays):
         jax.debug.callback(lambda *x: calls.append((name, *map(np.asarray, x))), *arrays, ordered=True)
 
     def verify(cache, codes, positions):
         note("verify", codes, positions)
-        return functions.verify(cache, codes, positions)
+        return verifier.verify(cache, codes, positions)
 
     def draft(hidden, codes, columns, offsets):
         assert offsets == tuple((0, right) for right in range(1, k + 1))
-        log_q = functions.draft(hidden, codes, columns, offsets)
+        log_q = verifier.draft(hidden, codes, columns, offsets)
         note("draft", hidden, codes, columns, log_q)
         return log_q
 
-    spied = functions._replace(verify=verify, draft=draft)
-    out = jax.jit(lambda cache: decode_mtp(spied, cache, start, GRID, MTP(drafts)))(cache)
+    spied = stub.changed(verifier, verify=verify, draft=draft)
+    out = jax.jit(lambda cache: MTP(drafts).run(spied, cache, start, GRID))(cache)
     jax.effects_barrier()
     # The states that predict the tokens, when all of a picture is seen at once.
     whole = jnp.broadcast_to(jnp.arange(GRID.size, dtype=jnp.int32), out.tokens.shape)
-    states = jnp.concatenate([start, functions.verify(cache, out.tokens, whole)[0][:, :-1]], axis=1)
-    return k, functions, calls, np.asarray(states), out
+    states = jnp.concatenate([start, verifier.verify(cache, out.tokens, whole)[0][:, :-1]], axis=1)
+    return k, verifier, calls, np.asarray(states), out
 
 
 def passes_of(calls):
@@ -64,11 +64,11 @@ def test_every_pass_drafts_from_the_last_committed_token(recorded):
 
 
 def test_a_window_is_the_last_committed_token_and_head_drafts_alone(recorded):
-    k, functions, calls, _, out = recorded
+    k, verifier, calls, _, out = recorded
     trace, again = np.asarray(out.trace), 0
     for number, ((_, source, _, log_q), (codes, positions)) in enumerate(passes_of(calls), start=2):
         assert codes.shape == (IMAGES, k + 1)
-        drafted = choose(jnp.asarray(log_q)[:, :, 0], functions.noise(jnp.asarray(positions[:, 1:])))
+        drafted = choose(jnp.asarray(log_q)[:, :, 0], verifier.noise(jnp.asarray(positions[:, 1:])))
         for image in np.flatnonzero(np.asarray(out.passes) >= number):
             last = int((trace[image] < number).sum()) - 1
             assert positions[image].tolist() == list(range(last, last + k + 1))

@@ -5,10 +5,9 @@ from math import ceil, floor
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from stub import V, decode, stub
+from stub import V, changed, decode, stub
 
 from ssd_jax.decode.accept import COUPLINGS
-from ssd_jax.decode.engine import LOOPS
 from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
@@ -88,7 +87,7 @@ ADAPTIVE = [Raster(window=5, drafter="left"), Raster(rows=1), MTP(), MTP(drafts=
 def test_the_fewest_passes_are_those_with_every_draft_accepted(decoder):
     """A model that draws code 0 everywhere, and heads that know it."""
     grid = Grid(4, 6)
-    functions, cache, hidden = stub(1, grid, image_keys(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)))
+    verifier, cache, hidden = stub(1, grid, image_keys(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)))
     certain = jnp.where(jnp.arange(V) == 0, 0.0, -jnp.inf)
 
     def log_p(hidden):
@@ -97,9 +96,9 @@ def test_the_fewest_passes_are_those_with_every_draft_accepted(decoder):
     def draft(hidden, codes, columns, offsets, count=None):
         return jnp.stack([log_p(hidden[:, :count])] * len(offsets), axis=1)
 
-    functions = functions._replace(log_p=log_p, draft=draft)
-    out = LOOPS[type(decoder)](functions, cache, hidden, grid, decoder)
-    assert int(out.passes[0]) == total(decoder.stretches(grid, functions.horizontal))
+    verifier = changed(verifier, log_p=log_p, draft=draft)
+    out = decoder.run(verifier, cache, hidden, grid)
+    assert int(out.passes[0]) == total(decoder.stretches(grid, verifier.horizontal))
     if isinstance(decoder, MTP):  # there are five heads
         assert int(out.passes[0]) == 1 + ceil((grid.size - 1) / (min(decoder.drafts, 5) + 1))
 

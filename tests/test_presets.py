@@ -9,8 +9,9 @@ import toy
 from ssd_jax.decode import engine
 from ssd_jax.decode.accept import Group
 from ssd_jax.decode.ar import AR
+from ssd_jax.decode.base import KINDS
 from ssd_jax.decode.mtp import MTP
-from ssd_jax.decode.presets import PRESETS, find_decoder, is_lossless, require_heads, require_window
+from ssd_jax.decode.presets import PRESETS, find_decoder, require_fits, require_heads
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
@@ -24,14 +25,14 @@ def test_the_names():
     names = "ar sjd scd scd-gumbel gsd mtp ssd ssd2 ssd-exact ssd-wave jacobi-match jacobi-above jacobi-wave"
     assert set(PRESETS) == set(names.split())
     assert all(find_decoder(name) is decoder and hash(decoder) for name, decoder in PRESETS.items())
-    assert all(type(decoder) in engine.LOOPS for decoder in PRESETS.values())
+    assert {type(decoder) for decoder in PRESETS.values()} == set(KINDS.values())
     assert find_decoder(SSD(rounds=0)) == SSD(rounds=0)
 
 
 def test_which_are_lossless():
-    others = {name for name, decoder in PRESETS.items() if not is_lossless(decoder)}
+    others = {name for name, decoder in PRESETS.items() if not decoder.lossless}
     assert others == {"gsd", "ssd", "ssd2", "ssd-wave", "jacobi-wave"}
-    assert is_lossless(SSD(rounds="auto")) and not is_lossless(SSD(rounds=5))
+    assert SSD(rounds="auto").lossless and not SSD(rounds=5).lossless
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_which_are_lossless():
         (lambda: Raster(history=-1), "history must be a whole number of at least 0"),
         (lambda: Raster(history=8, coupling="gumbel"), "Only the match coupling has a history"),
         (lambda: AR(window=0), "window must be a whole number of at least 1, not 0"),
-        (lambda: require_window(AR(window=13), Grid(3, 4)), "A window of 13 is larger than the picture, which has 12"),
+        (lambda: require_fits(AR(window=13), Grid(3, 4)), "A window of 13 is larger than the picture, which has 12"),
         (lambda: MTP(drafts=0), "drafts must be a whole number of at least 1, not 0"),
         (lambda: Group(size=0), "size must be a whole number of at least 1"),
         (lambda: Group(delta=-1.0), "delta must be None or at least 0"),
@@ -109,19 +110,19 @@ def test_missing_heads_stop_before_anything_is_traced(monkeypatch):
     ids=["window", "rows", "history", "mtp", "wave"],
 )
 def test_a_window_larger_than_the_picture_is_refused(decoder, most):
-    require_window(decoder(most), Grid(3, 4))
+    require_fits(decoder(most), Grid(3, 4))
     with pytest.raises(
         UserError,
         match=f"{most + 1}.*more than|window of 13 is larger.*12 tokens|{most + 1} passes is (too slow|longer)",
     ) as caught:
-        require_window(decoder(most + 1), Grid(3, 4))
+        require_fits(decoder(most + 1), Grid(3, 4))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_cut_to_any_picture(name):
     for grid in (Grid(1, 1), Grid(1, 9), Grid(9, 1)):
-        require_window(PRESETS[name], grid)
+        require_fits(PRESETS[name], grid)
 
 
 def test_decoders_are_static_arguments():

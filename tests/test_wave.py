@@ -8,7 +8,7 @@ import stub
 import toy
 
 from ssd_jax.decode.schedule import slanted
-from ssd_jax.decode.wave import Wave, decode_wave
+from ssd_jax.decode.wave import Wave
 from ssd_jax.layout import Grid
 from ssd_jax.sampling import image_keys
 
@@ -114,20 +114,20 @@ def test_tokens_are_final_when_the_schedule_says(grid, drafter):
 def test_heads_draft_a_row_from_the_states_that_predicted_the_one_above():
     """What the heads are given is what one pass over the same tokens gives, and for token 0 what the prefill gave."""
     grid, given = Grid(2, 3), []
-    functions, cache, hidden = stub.stub(1, grid, image_keys(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)))
+    verifier, cache, hidden = stub.stub(1, grid, image_keys(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)))
 
     def draft(states, codes, columns, offsets, count=None):
         jax.debug.callback(lambda *values: given.append(values), states, codes, ordered=True)
-        return functions.draft(states, codes, columns, offsets, count)
+        return verifier.draft(states, codes, columns, offsets, count)
 
     start, steep = 3.0 * hidden, Wave(down=grid.cols, right=1, depth=1)
     plan = steep.schedule(grid)
     assert plan.new[plan.below == 1] == -1  # row 1 is drafted after a pass that fed no new row: the states were kept
-    out = jax.jit(lambda cache: decode_wave(functions._replace(draft=draft), cache, start, grid, steep))(cache)
+    out = jax.jit(lambda cache: steep.run(stub.changed(verifier, draft=draft), cache, start, grid))(cache)
     jax.effects_barrier()
     states, codes = given[-1]
     np.testing.assert_array_equal(codes, out.tokens[:, : grid.cols])
-    forced, _ = functions.verify(cache, out.tokens, jnp.arange(grid.size)[None])
+    forced, _ = verifier.verify(cache, out.tokens, jnp.arange(grid.size)[None])
     # Row 0's states are those of the pass that fed it first; token 1 was its draft then.
     np.testing.assert_allclose(states[:, :2], jnp.concatenate([start, forced[:, :1]], axis=1), atol=1e-5)
 

@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import stub
 from scipy import stats
 
 from ssd_jax import sampling
 from ssd_jax.decode import accept
-from ssd_jax.decode.state import Functions
+from ssd_jax.decode.verifier import Verifier
 from ssd_jax.sampling import Tag
 
 IMAGES = 100_000
@@ -45,24 +46,22 @@ def settle_twice(rule: str) -> Settled:
 
     def draw(numbers: jax.Array) -> Settled:
         keys = sampling.image_keys(jnp.zeros_like(numbers), numbers)
-        functions = Functions(
-            verify=None,
-            log_p=None,
-            embed=None,
+        verifier = stub.changed(
+            Verifier(),
             noise=lambda at: sampling.gumbel_noise(keys, at, V),
             keys=lambda at: sampling.position_keys(keys, at),
         )
         at, clock = jnp.broadcast_to(jnp.arange(7, 10, dtype=jnp.int32), (IMAGES, 3)), jnp.full_like(numbers, 4)
-        drafts = sampling.choose(law(Q, 3), functions.noise(at))
+        drafts = sampling.choose(law(Q, 3), verifier.noise(at))
         if rule == "rows":
-            first = accept.auto_correct(functions, drafts, law(P, 3), law(Q, 3), at, clock)
-            second = accept.auto_correct(functions, first, law(LATER, 3), law(P, 3), at, clock + 1)
+            first = accept.auto_correct(verifier, drafts, law(P, 3), law(Q, 3), at, clock)
+            second = accept.auto_correct(verifier, first, law(LATER, 3), law(P, 3), at, clock + 1)
             return Settled(first, second, jnp.zeros_like(numbers))
         coupling, chance = "resample" if rule == "mtp" else rule, accept.token_chance
-        first, stood = accept.settle(functions, coupling, chance, drafts[:, :2], law(P, 3), law(Q, 2), at, clock)
+        first, stood = accept.settle(verifier, coupling, chance, drafts[:, :2], law(P, 3), law(Q, 2), at, clock)
         at, q = at[:, 1:], REDRAFT if rule == "mtp" else P
-        drafts = sampling.choose(law(q, 1), functions.noise(at[:, :1])) if rule == "mtp" else first[:, 1:2]
-        second, _ = accept.settle(functions, coupling, chance, drafts, law(LATER, 2), law(q, 1), at, clock + 1)
+        drafts = sampling.choose(law(q, 1), verifier.noise(at[:, :1])) if rule == "mtp" else first[:, 1:2]
+        second, _ = accept.settle(verifier, coupling, chance, drafts, law(LATER, 2), law(q, 1), at, clock + 1)
         return Settled(first, second, stood)
 
     return jax.tree.map(np.asarray, jax.jit(draw)(jnp.arange(IMAGES, dtype=jnp.int32)))

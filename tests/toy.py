@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssd_jax.decode import engine
+from ssd_jax.decode.bound import BoundVerifier
 from ssd_jax.decode.presets import find_decoder
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
@@ -170,11 +171,11 @@ def _forced(params, tokens, ids, mask, keys, knobs, config, grid, guided):
     model = Transformer(config)
     cache = engine.make_cache(config, grid, ids.shape[0], ids.shape[1], jnp.float32)
     hidden, cache = engine.prefill(model, params, cache, ids, mask)
-    functions = engine.bind(model, params, grid, mask, keys, knobs, guided)
+    verifier = BoundVerifier(model, params, grid, mask, keys, knobs, guided)
     positions = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
-    rest, cache = functions.verify(cache, tokens, positions)
-    log_p = functions.log_p(jnp.concatenate([hidden, rest[:, :-1]], axis=1))
-    return log_p, functions.noise(positions), cache
+    rest, cache = verifier.verify(cache, tokens, positions)
+    log_p = verifier.log_p(jnp.concatenate([hidden, rest[:, :-1]], axis=1))
+    return log_p, verifier.noise(positions), cache
 
 
 def forced(toy: Toy, tokens, grid: Grid, seed=0, cfg_scale=2.0, numbers=None, which=None, **knobs):

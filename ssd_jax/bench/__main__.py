@@ -25,7 +25,8 @@ from ssd_jax.bench.quality import Painter, Task, measure_quality
 from ssd_jax.bench.speed import Runs, agreement, measure_speed
 from ssd_jax.config_models import find_models
 from ssd_jax.decode.ar import AR
-from ssd_jax.decode.presets import PRESETS, Decoder, require_heads
+from ssd_jax.decode.base import Decoder
+from ssd_jax.decode.presets import PRESETS, require_heads
 from ssd_jax.decode.stretches import widest
 from ssd_jax.errors import UserError
 from ssd_jax.eval.distances import LEAST

@@ -24,7 +24,7 @@ from ssd_jax.bench.pieces import Clock, Verify
 from ssd_jax.bench.speed import agreement, measure_speed
 from ssd_jax.config_models import find_models
 from ssd_jax.decode.ar import AR
-from ssd_jax.decode.presets import PRESETS, on_accelerator
+from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import WIDE
 from ssd_jax.errors import UserError
 from ssd_jax.files import replacing
@@ -148,7 +148,7 @@ def agreements(attention: str) -> dict[str, Any]:
     for name, tokens in {"ar, all at once": draw(AR(), None), f"AR(window={WIDE})": wide}.items():
         found[name] = dict(zip(("tokens as ar", "pictures as ar"), agreement(tokens, ar), strict=True))
     for name in EXACT:
-        tokens = draw(on_accelerator(PRESETS[name]))
+        tokens = draw(PRESETS[name].on_accelerator())
         keys = ("tokens as ar", "pictures as ar", "tokens as in its window", "pictures as in its window")
         found[name] = dict(zip(keys, (*agreement(tokens, ar), *agreement(tokens, wide)), strict=True))
     return found

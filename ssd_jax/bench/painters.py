@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.names import parse_decoder, split_names
-from ssd_jax.decode.presets import Decoder
 from ssd_jax.errors import UserError
 
 MARK = "@"

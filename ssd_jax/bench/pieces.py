@@ -18,10 +18,11 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from ssd_jax.compiling import compiled
-from ssd_jax.decode.engine import bind, make_cache
-from ssd_jax.decode.presets import Decoder
-from ssd_jax.decode.state import Offsets
+from ssd_jax.decode.base import Decoder
+from ssd_jax.decode.bound import BoundVerifier
+from ssd_jax.decode.engine import make_cache
 from ssd_jax.decode.stretches import Stretches, total
+from ssd_jax.decode.verifier import Offsets
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.transformer import Transformer
@@ -145,13 +146,13 @@ def _verify(
 ) -> tuple:
     """So many passes at places spread over the grid; each hangs on every output of the one before."""
     model = Transformer(config)
-    functions = bind(model, params, grid, mask, keys, sampler, guided)
+    verifier = BoundVerifier(model, params, grid, mask, keys, sampler, guided)
 
     def body(step: jax.Array, state: tuple) -> tuple:
         codes, cache = state
         start = step * 37 % max(grid.size - piece.window + 1, 1)
         positions = jnp.broadcast_to(start + jnp.arange(piece.window, dtype=jnp.int32), codes.shape)
-        hidden, cache = functions.verify(cache, codes, positions)
+        hidden, cache = verifier.verify(cache, codes, positions)
         if piece.outputs:
             hidden = model.apply(params, hidden[:, piece.window - piece.outputs :], method="logits")
         return codes + (jnp.max(hidden) > 1e30).astype(jnp.int32), cache
@@ -175,15 +176,15 @@ def _draft(
 ) -> jax.Array:
     """So many drafts, each from the tokens that the one before drew."""
     grid = Grid(config.rows, config.cols)
-    functions = bind(Transformer(config), params, grid, mask, keys, sampler, guided, heads, heads_params)
+    verifier = BoundVerifier(Transformer(config), params, grid, mask, keys, sampler, guided, heads, heads_params)
     hidden = jax.random.normal(jax.random.key(1), (mask.shape[0], piece.sources, config.width))
     columns = jnp.broadcast_to(jnp.arange(piece.sources, dtype=jnp.int32), (keys.size, piece.sources))
 
     def body(step: jax.Array, codes: jax.Array) -> jax.Array:
-        log_q = functions.draft(hidden, codes, columns, piece.offsets)
+        log_q = verifier.draft(hidden, codes, columns, piece.offsets)
         log_q = log_q.reshape(keys.size, -1, log_q.shape[-1])
         positions = jnp.broadcast_to(step + jnp.arange(log_q.shape[1], dtype=jnp.int32), log_q.shape[:2])
-        drawn = choose(log_q, functions.noise(positions))
+        drawn = choose(log_q, verifier.noise(positions))
         return drawn[:, : piece.sources]
 
     return jax.lax.fori_loop(0, loops, body, jnp.zeros((keys.size, piece.sources), jnp.int32))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ssd_jax.bench.speed import agreement
 from ssd_jax.decode.ar import AR
-from ssd_jax.decode.presets import Decoder, is_lossless
+from ssd_jax.decode.base import Decoder
 from ssd_jax.eval.distances import DIMS, ENOUGH, frechet_distance, kernel_distance, principal_axes
 from ssd_jax.eval.estimates import Estimate
 from ssd_jax.eval.features import features, load_network
@@ -90,7 +90,7 @@ def measure_quality(
     }
     rows = {name: _row(task, one, found[baseline]) for name, one in found.items()}
     for name, row in rows.items():
-        row["lossless"] = is_lossless(painters[name][1])
+        row["lossless"] = painters[name][1].lossless
         if against is not None:
             row["nll against"] = Estimate.mean(found[name].nll - found[against].nll, task.numbers)
             row["passes against"] = Estimate.mean(found[name].passes - found[against].passes, task.numbers)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ssd_jax.decode.presets import Decoder
+from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.stretches import total, widest
 from ssd_jax.layout import Grid
 from ssd_jax.pipeline import Pipeline

@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.decode.state import Functions
+from ssd_jax.decode.verifier import Verifier
 from ssd_jax.errors import UserError, require_whole
 from ssd_jax.sampling import Tag, choose, fresh_keys, gumbel, residual, uniform
 
@@ -86,22 +86,22 @@ def group_members(p: jax.Array, drafts: jax.Array, size: int) -> tuple[jax.Array
     return members, jnp.concatenate([below >= 0.0, above >= -1.0], axis=-1)
 
 
-def accept(functions: Functions, chance: jax.Array, positions: jax.Array, clock: jax.Array) -> jax.Array:
+def accept(verifier: Verifier, chance: jax.Array, positions: jax.Array, clock: jax.Array) -> jax.Array:
     """Which drafts are kept, bool [B, X]: u < chance, u fresh for (image, position, pass)."""
-    return uniform(fresh_keys(functions.keys(positions), Tag.ACCEPT, clock)) < chance
+    return uniform(fresh_keys(verifier.keys(positions), Tag.ACCEPT, clock)) < chance
 
 
 def auto_correct(
-    functions: Functions, drafts: jax.Array, log_p: jax.Array, log_q: jax.Array, positions: jax.Array, clock: jax.Array
+    verifier: Verifier, drafts: jax.Array, log_p: jax.Array, log_q: jax.Array, positions: jax.Array, clock: jax.Array
 ) -> jax.Array:
     """Every position by itself keeps its draft or takes a residual draw, int32 [B, X] (SSD, arXiv 2606.20543)."""
-    right = accept(functions, token_chance(drafts, log_p, log_q), positions, clock)
-    keys = fresh_keys(functions.keys(positions), Tag.RESIDUAL, clock)
+    right = accept(verifier, token_chance(drafts, log_p, log_q), positions, clock)
+    keys = fresh_keys(verifier.keys(positions), Tag.RESIDUAL, clock)
     return jnp.where(right, drafts, choose(residual(log_p, log_q), gumbel(keys, log_p.shape[-1])))
 
 
 def settle(
-    functions: Functions,
+    verifier: Verifier,
     coupling: str,
     chance,
     drafts: jax.Array,
@@ -129,10 +129,10 @@ def settle(
     """
     V = log_p.shape[-1]
     if coupling == "match":
-        tokens = choose(log_p, functions.noise(positions))
+        tokens = choose(log_p, verifier.noise(positions))
         return tokens, _leading(drafts == tokens[:, :-1])
 
-    right = accept(functions, chance(drafts, log_p[:, :-1], log_q), positions[:, :-1], clock)
+    right = accept(verifier, chance(drafts, log_p[:, :-1], log_q), positions[:, :-1], clock)
     m = _leading(right)
     first = jnp.arange(drafts.shape[1], dtype=jnp.int32) == m[:, None]
     # Where a draft was refused and the draw corrects for it; the others are draws from p.
@@ -140,7 +140,7 @@ def settle(
     kept = right if coupling == "maximal" else jnp.arange(drafts.shape[1], dtype=jnp.int32) < m[:, None]
     law = jnp.where(corrected[..., None], residual(log_p[:, :-1], log_q), log_p[:, :-1])
     law = jnp.concatenate([law, log_p[:, -1:]], axis=1)
-    keys = functions.keys(positions)
+    keys = verifier.keys(positions)
     plain = keys if coupling == "gumbel" else fresh_keys(keys, Tag.RESAMPLE, clock)
     no_draft = jnp.zeros_like(kept, shape=(kept.shape[0], 1))
     keys = jnp.where(jnp.concatenate([corrected, no_draft], axis=1), fresh_keys(keys, Tag.RESIDUAL, clock), plain)

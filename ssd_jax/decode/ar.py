@@ -7,15 +7,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from ssd_jax.cache import KVCache
-from ssd_jax.decode.state import Decoded, Functions
+from ssd_jax.decode.base import Decoder, register, require_window
+from ssd_jax.decode.state import Decoded
 from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
+from ssd_jax.decode.verifier import Verifier
 from ssd_jax.errors import require_whole
 from ssd_jax.layout import Grid
 from ssd_jax.sampling import choose
 
 
+@register
 @dataclasses.dataclass(frozen=True)
-class AR:
+class AR(Decoder):
     """Ancestral sampling by Gumbel-max, token i = argmax(log p_i + g_i); R*C passes, the prefill included.
 
     Where the backbone has row ends every pass has a slot for one, whether a row ends there or not. A branch would save
@@ -29,58 +32,48 @@ class AR:
 
     window: int = 1
 
-    adaptive = False
+    lossless = True
 
     def __post_init__(self):
         require_whole("window", self.window, 1)
-
-    @property
-    def heads(self) -> tuple[int, int]:
-        """How many horizontal and vertical heads it needs at least."""
-        return 0, 0
 
     def width(self, grid: Grid) -> int:
         """W on a grid."""
         return min(self.window, grid.size)
 
+    def check(self, grid: Grid) -> None:
+        """See `Decoder.check`."""
+        require_window(self.window, grid)
+
     def stretches(self, grid: Grid, horizontal: int = 0, passes: int | None = None) -> Stretches:
-        """See `decode.stretches`."""
+        """See `Decoder.stretches`."""
         del horizontal, passes
         return PREFILL, Stretch(grid.size - 1, window=self.width(grid), outputs=self.width(grid))
 
+    def run(self, verifier: Verifier, cache: KVCache, hidden: jax.Array, grid: Grid) -> Decoded:
+        """Draws the whole grid."""
+        padding = ((0, 0), (0, self.width(grid) - 1))
 
-def decode_ar(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: AR = AR()) -> Decoded:
-    """Draws the whole grid.
+        def draw(hidden: jax.Array, position: jax.Array) -> jax.Array:
+            """The token at `position` of every image, int32 [B, 1]."""
+            log_p = verifier.log_p(hidden)[:, :1]
+            positions = jnp.broadcast_to(position, (log_p.shape[0], 1)).astype(jnp.int32)
+            with jax.named_scope("sampling"):
+                return choose(log_p, verifier.noise(positions))
 
-    Args:
-        functions: the model.
-        cache: after the prefill.
-        hidden: [G, 1, D], the prefill's last hidden state, which predicts token 0.
-        grid: R and C.
-        decoder: the window.
-    """
-    padding = ((0, 0), (0, decoder.width(grid) - 1))
+        def body(state: tuple) -> tuple:
+            position, token, tokens, cache = state
+            positions = jnp.broadcast_to(position - 1, token.shape)
+            positions = jnp.pad(positions, padding, constant_values=grid.size)
+            hidden, cache = verifier.verify(cache, jnp.pad(token, padding), positions)
+            token = draw(hidden, position)
+            tokens = lax.dynamic_update_slice(tokens, token, (0, position))
+            return position + 1, token, tokens, cache
 
-    def draw(hidden: jax.Array, position: jax.Array) -> jax.Array:
-        """The token at `position` of every image, int32 [B, 1]."""
-        log_p = functions.log_p(hidden)[:, :1]
-        positions = jnp.broadcast_to(position, (log_p.shape[0], 1)).astype(jnp.int32)
-        with jax.named_scope("sampling"):
-            return choose(log_p, functions.noise(positions))
-
-    def body(state: tuple) -> tuple:
-        position, token, tokens, cache = state
-        positions = jnp.broadcast_to(position - 1, token.shape)
-        positions = jnp.pad(positions, padding, constant_values=grid.size)
-        hidden, cache = functions.verify(cache, jnp.pad(token, padding), positions)
-        token = draw(hidden, position)
-        tokens = lax.dynamic_update_slice(tokens, token, (0, position))
-        return position + 1, token, tokens, cache
-
-    token = draw(hidden, jnp.int32(0))
-    tokens = jnp.zeros((token.shape[0], grid.size), jnp.int32).at[:, :1].set(token)
-    state = (jnp.int32(1), token, tokens, cache)
-    position, _, tokens, cache = lax.while_loop(lambda s: functions.goes_on(s[0] < grid.size, s[0]), body, state)
-    passes = jnp.broadcast_to(position, tokens.shape[:1])
-    trace = jnp.broadcast_to(jnp.arange(1, grid.size + 1, dtype=jnp.int32), tokens.shape)
-    return Decoded(tokens, passes, trace, cache)
+        token = draw(hidden, jnp.int32(0))
+        tokens = jnp.zeros((token.shape[0], grid.size), jnp.int32).at[:, :1].set(token)
+        state = (jnp.int32(1), token, tokens, cache)
+        position, _, tokens, cache = lax.while_loop(lambda s: verifier.goes_on(s[0] < grid.size, s[0]), body, state)
+        passes = jnp.broadcast_to(position, tokens.shape[:1])
+        trace = jnp.broadcast_to(jnp.arange(1, grid.size + 1, dtype=jnp.int32), tokens.shape)
+        return Decoded(tokens, passes, trace, cache)

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 
 from ssd_jax.cache import KVCache
 from ssd_jax.decode.accept import auto_correct
-from ssd_jax.decode.state import Functions, first_token, gather, scatter
+from ssd_jax.decode.state import first_token, gather, scatter
 from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
+from ssd_jax.decode.verifier import Verifier
 from ssd_jax.layout import Grid
 from ssd_jax.sampling import choose
 
@@ -80,12 +81,12 @@ def first_row_stretches(grid: Grid, horizontal: int, rounds: int | str = 1) -> S
     return (PREFILL, verify) if rounds == AUTO else (PREFILL, verify, Stretch(blocks, length, outputs=0))
 
 
-def first_row(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, rounds: int | str) -> State:
+def first_row(verifier: Verifier, cache: KVCache, hidden: jax.Array, grid: Grid, rounds: int | str) -> State:
     """Token 0 from the prefill and the rest of row 0 in blocks of k_h; `row` then holds its hidden states [G, C, D]."""
-    tokens, trace, _ = first_token(functions, hidden, grid.size)
+    tokens, trace, _ = first_token(verifier, hidden, grid.size)
     one = trace[:, 0]
     row = jnp.pad(hidden, ((0, 0), (0, grid.cols - 1), (0, 0)))
-    length = min(functions.horizontal, max(grid.cols - 1, 1))
+    length = min(verifier.horizontal, max(grid.cols - 1, 1))
 
     def remember(row: jax.Array, hidden: jax.Array, positions: jax.Array) -> jax.Array:
         positions = jnp.tile(positions, (row.shape[0] // positions.shape[0], 1))
@@ -96,22 +97,22 @@ def first_row(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Gri
         source = jnp.minimum(base - 1, grid.cols - 1)[:, None]  # a position of row 0, hence a column
         h = jnp.take_along_axis(row, jnp.tile(source, (row.shape[0] // source.size, 1))[..., None], axis=1)
         offsets = tuple((0, right) for right in range(1, length + 1))
-        return functions.draft(h, gather(tokens, source), source, offsets)[:, :, 0]
+        return verifier.draft(h, gather(tokens, source), source, offsets)[:, :, 0]
 
     phase = Phase(length, grid.cols, rounds, rounds, False, remember, draft)
-    return run(functions, grid, phase, State(tokens, one, jnp.zeros_like(one), None, row, one, trace, cache))
+    return run(verifier, grid, phase, State(tokens, one, jnp.zeros_like(one), None, row, one, trace, cache))
 
 
-def run(functions: Functions, grid: Grid, phase: Phase, state: State) -> State:
+def run(verifier: Verifier, grid: Grid, phase: Phase, state: State) -> State:
     """Drafts and settles blocks until every image has reached the phase's end; images go at their own speed."""
-    B, _, V = jax.eval_shape(functions.log_p, state.row[:, :1]).shape
+    B, _, V = jax.eval_shape(verifier.log_p, state.row[:, :1]).shape
     state = state.replace(log_q=jnp.zeros((B, phase.length, V), jnp.float32), stage=jnp.zeros_like(state.stage))
-    state = _draft_next(functions, grid, phase, state, jnp.ones((B,), bool))
-    body = partial(_pass, functions, grid, phase)
-    return jax.lax.while_loop(lambda s: functions.goes_on(s.base < phase.end, s.passes), body, state)
+    state = _draft_next(verifier, grid, phase, state, jnp.ones((B,), bool))
+    body = partial(_pass, verifier, grid, phase)
+    return jax.lax.while_loop(lambda s: verifier.goes_on(s.base < phase.end, s.passes), body, state)
 
 
-def _pass(functions: Functions, grid: Grid, phase: Phase, s: State) -> State:
+def _pass(verifier: Verifier, grid: Grid, phase: Phase, s: State) -> State:
     """One verifier pass: a round for some images, the commit pass for others; finished images see only padding."""
     positions = s.base[:, None] + jnp.arange(phase.length, dtype=jnp.int32)
     live, inside = s.base < phase.end, positions < phase.end
@@ -119,12 +120,12 @@ def _pass(functions: Functions, grid: Grid, phase: Phase, s: State) -> State:
     inputs = jnp.where(inside, positions - 1, grid.size)
     drafts = gather(s.tokens, positions)
     committed = jnp.where(verifying, s.base, grid.size) if phase.row_mask else None
-    hidden, cache = functions.verify(s.cache, gather(s.tokens, inputs), inputs, committed)
+    hidden, cache = verifier.verify(s.cache, gather(s.tokens, inputs), inputs, committed)
     passes = s.passes + live.astype(jnp.int32)
 
     def correct() -> tuple[jax.Array, jax.Array]:
-        log_p = functions.log_p(hidden)
-        tokens = auto_correct(functions, drafts, log_p, s.log_q, positions, passes)
+        log_p = verifier.log_p(hidden)
+        tokens = auto_correct(verifier, drafts, log_p, s.log_q, positions, passes)
         return tokens, jnp.where(verifying[:, None, None], log_p, s.log_q)
 
     with jax.named_scope("accept"):
@@ -150,10 +151,10 @@ def _pass(functions: Functions, grid: Grid, phase: Phase, s: State) -> State:
         trace=scatter(s.trace, target, passes),
         cache=cache,
     )
-    return _draft_next(functions, grid, phase, state.replace(base=jnp.minimum(state.base, phase.end)), commit)
+    return _draft_next(verifier, grid, phase, state.replace(base=jnp.minimum(state.base, phase.end)), commit)
 
 
-def _draft_next(functions: Functions, grid: Grid, phase: Phase, s: State, which: jax.Array) -> State:
+def _draft_next(verifier: Verifier, grid: Grid, phase: Phase, s: State, which: jax.Array) -> State:
     """Drafts the block at `base` of the images `which`, bool [B], that have one."""
     which &= s.base < phase.end
     positions = s.base[:, None] + jnp.arange(phase.length, dtype=jnp.int32)
@@ -161,7 +162,7 @@ def _draft_next(functions: Functions, grid: Grid, phase: Phase, s: State, which:
 
     def draft() -> tuple[jax.Array, jax.Array, jax.Array]:
         log_q = phase.draft(s.row, s.tokens, s.base)
-        tokens = scatter(s.tokens, target, choose(log_q, functions.noise(positions)))
+        tokens = scatter(s.tokens, target, choose(log_q, verifier.noise(positions)))
         return tokens, jnp.where(which[:, None, None], log_q, s.log_q), scatter(s.trace, target, s.passes)
 
     with jax.named_scope("draft"):

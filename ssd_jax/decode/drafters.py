@@ -9,7 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.decode.state import Functions, gather
+from ssd_jax.decode.state import gather
+from ssd_jax.decode.verifier import Verifier
 from ssd_jax.layout import Grid
 from ssd_jax.sampling import Tag, choose, fresh_keys, uniform_codes
 
@@ -35,7 +36,7 @@ class Seen(NamedTuple):
     clock: jax.Array
 
 
-def draft(drafter: str, functions: Functions, grid: Grid, vocabulary: int, seen: Seen, count: int):
+def draft(drafter: str, verifier: Verifier, grid: Grid, vocabulary: int, seen: Seen, count: int):
     """Drafts of the positions last + 1 .. last + count.
 
     Returns:
@@ -43,24 +44,24 @@ def draft(drafter: str, functions: Functions, grid: Grid, vocabulary: int, seen:
     """
     positions = seen.last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32)
     if drafter == "random":
-        codes = uniform_codes(fresh_keys(functions.keys(positions), Tag.DRAFT, seen.clock), vocabulary)
+        codes = uniform_codes(fresh_keys(verifier.keys(positions), Tag.DRAFT, seen.clock), vocabulary)
         return codes, _certain(codes, vocabulary)
     codes = gather(seen.tokens, _copied_from(drafter, positions, seen.last[:, None], grid.cols))
     log_q = _certain(codes, vocabulary)
     if drafter not in HEADS:
         return codes, log_q
 
-    reach = min(functions.horizontal, count)
-    log_q = log_q.at[:, :reach].set(_horizontal(drafter, functions, grid, seen, positions[:, :reach], log_q))
+    reach = min(verifier.horizontal, count)
+    log_q = log_q.at[:, :reach].set(_horizontal(drafter, verifier, grid, seen, positions[:, :reach], log_q))
     if drafter == "spatial":
         below = min(grid.cols, count)
-        log_q = log_q.at[:, :below].set(_vertical(functions, grid, seen, positions[:, :below], log_q))
+        log_q = log_q.at[:, :below].set(_vertical(verifier, grid, seen, positions[:, :below], log_q))
         reach = max(reach, below)
-    drawn = choose(log_q[:, :reach], functions.noise(positions[:, :reach]))
+    drawn = choose(log_q[:, :reach], verifier.noise(positions[:, :reach]))
     return jnp.concatenate([drawn, codes[:, reach:]], axis=1), log_q
 
 
-def _horizontal(drafter: str, functions: Functions, grid: Grid, seen: Seen, positions, log_q) -> jax.Array:
+def _horizontal(drafter: str, verifier: Verifier, grid: Grid, seen: Seen, positions, log_q) -> jax.Array:
     """log q of the positions in reach of the heads of `last` and in its row; the others keep theirs. [B, reach, V]."""
     reach = positions.shape[1]
     last = seen.last[:, None]
@@ -68,7 +69,7 @@ def _horizontal(drafter: str, functions: Functions, grid: Grid, seen: Seen, posi
 
     def heads() -> jax.Array:
         offsets = tuple((0, right) for right in range(1, reach + 1))
-        q = functions.draft(seen.row[:, -1:], gather(seen.tokens, last), last % grid.cols, offsets)[:, :, 0]
+        q = verifier.draft(seen.row[:, -1:], gather(seen.tokens, last), last % grid.cols, offsets)[:, :, 0]
         return jnp.where(same_row[..., None], q, log_q[:, :reach])
 
     if drafter == "horizontal":
@@ -77,15 +78,15 @@ def _horizontal(drafter: str, functions: Functions, grid: Grid, seen: Seen, posi
     return jax.lax.cond(jnp.any(last + 1 < grid.cols), heads, lambda: log_q[:, :reach])
 
 
-def _vertical(functions: Functions, grid: Grid, seen: Seen, positions, log_q) -> jax.Array:
+def _vertical(verifier: Verifier, grid: Grid, seen: Seen, positions, log_q) -> jax.Array:
     """log q of the positions below one with a hidden state: the next C after `last`, but for row 0. [B, <= C, V].
 
     What stands beside a source is given too, where heads have a context; it may be a draft still.
     """
     count = positions.shape[1]
-    X = min(count + functions.context, grid.cols)
+    X = min(count + verifier.context, grid.cols)
     sources = seen.last[:, None] + 1 + jnp.arange(-grid.cols, X - grid.cols, dtype=jnp.int32)
-    q = functions.draft(seen.row[:, :X], gather(seen.tokens, sources), sources % grid.cols, ((1, 0),), count)[:, 0]
+    q = verifier.draft(seen.row[:, :X], gather(seen.tokens, sources), sources % grid.cols, ((1, 0),), count)[:, 0]
     return jnp.where((positions >= grid.cols)[..., None], q, log_q[:, :count])
 
 

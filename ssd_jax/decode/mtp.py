@@ -20,15 +20,18 @@ import jax.numpy as jnp
 
 from ssd_jax.cache import KVCache
 from ssd_jax.decode.accept import settle, token_chance
-from ssd_jax.decode.state import Decoded, Functions, first_token, gather, scatter
+from ssd_jax.decode.base import Decoder, register, require_window
+from ssd_jax.decode.state import Decoded, first_token, gather, scatter
 from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
+from ssd_jax.decode.verifier import Verifier
 from ssd_jax.errors import require_whole
 from ssd_jax.layout import Grid
 from ssd_jax.sampling import choose
 
 
+@register
 @dataclasses.dataclass(frozen=True)
-class MTP:
+class MTP(Decoder):
     """Speculative decoding along the raster order, drafted by the heads that look to the right.
 
     The heads know nothing of rows: those of a row's last tokens draft the beginning of the next row.
@@ -40,25 +43,42 @@ class MTP:
     drafts: int = 5
 
     adaptive = True
+    lossless = True
 
     def __post_init__(self):
         require_whole("drafts", self.drafts, 1)
 
     @property
     def heads(self) -> tuple[int, int]:
-        """How many horizontal and vertical heads it needs at least."""
+        """See `Decoder`."""
         return 1, 0
 
     def length(self, grid: Grid, horizontal: int) -> int:
         """k on a grid, with so many horizontal heads."""
         return min(self.drafts, horizontal, grid.size - 1)
 
+    def check(self, grid: Grid) -> None:
+        """See `Decoder.check`."""
+        require_window(self.drafts + 1, grid)
+
     def stretches(self, grid: Grid, horizontal: int, passes: int | None = None) -> Stretches:
-        """See `decode.stretches`. The fewest passes, 1 + ceil((R*C - 1) / (k + 1)), need every draft to be accepted."""
+        """See `Decoder.stretches`. The fewest passes, 1 + ceil((R*C - 1) / (k + 1)), need all drafts to be accepted."""
         k = self.length(grid, horizontal)
         fewest = -(-(grid.size - 1) // (k + 1))
         count = fewest if passes is None else max(passes - 1, fewest)
         return PREFILL, Stretch(count, k + 1, k + 1, drafts=count, horizontal=k, sources=1)
+
+    def run(self, verifier: Verifier, cache: KVCache, hidden: jax.Array, grid: Grid) -> Decoded:
+        """Decodes a batch; every image goes at its own speed."""
+        tokens, trace, _ = first_token(verifier, hidden, grid.size)
+        one = trace[:, 0]
+        k = self.length(grid, verifier.horizontal)
+        if k == 0:  # a picture of one token
+            return Decoded(tokens, one, trace, cache)
+        state = State(tokens, one, hidden, one, trace, cache)
+        body = partial(_pass, verifier, grid, k)
+        state = jax.lax.while_loop(lambda s: verifier.goes_on(s.first < grid.size, s.passes), body, state)
+        return Decoded(state.tokens, state.passes, state.trace, state.cache)
 
 
 @flax.struct.dataclass
@@ -80,20 +100,7 @@ class State:
     cache: KVCache
 
 
-def decode_mtp(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: MTP) -> Decoded:
-    """Decodes a batch; every image goes at its own speed. Arguments as for `decode_raster`."""
-    tokens, trace, _ = first_token(functions, hidden, grid.size)
-    one = trace[:, 0]
-    k = decoder.length(grid, functions.horizontal)
-    if k == 0:  # a picture of one token
-        return Decoded(tokens, one, trace, cache)
-    state = State(tokens, one, hidden, one, trace, cache)
-    body = partial(_pass, functions, grid, k)
-    state = jax.lax.while_loop(lambda s: functions.goes_on(s.first < grid.size, s.passes), body, state)
-    return Decoded(state.tokens, state.passes, state.trace, state.cache)
-
-
-def _pass(functions: Functions, grid: Grid, k: int, s: State) -> State:
+def _pass(verifier: Verifier, grid: Grid, k: int, s: State) -> State:
     """One draft of k tokens and the verifier pass over it."""
     inputs = s.first[:, None] - 1 + jnp.arange(k + 1, dtype=jnp.int32)
     positions = inputs + 1
@@ -101,15 +108,15 @@ def _pass(functions: Functions, grid: Grid, k: int, s: State) -> State:
     token = gather(s.tokens, last)
     with jax.named_scope("draft"):
         offsets = tuple((0, right) for right in range(1, k + 1))
-        log_q = functions.draft(s.hidden, token, last % grid.cols, offsets)[:, :, 0]
-        drafts = choose(log_q, functions.noise(positions[:, :-1]))
+        log_q = verifier.draft(s.hidden, token, last % grid.cols, offsets)[:, :, 0]
+        drafts = choose(log_q, verifier.noise(positions[:, :-1]))
 
-    hidden, cache = functions.verify(s.cache, jnp.concatenate([token, drafts], axis=1), inputs)
+    hidden, cache = verifier.verify(s.cache, jnp.concatenate([token, drafts], axis=1), inputs)
     unfinished = s.first < grid.size
     passes = s.passes + unfinished.astype(jnp.int32)
-    log_p = functions.log_p(hidden)
+    log_p = verifier.log_p(hidden)
     with jax.named_scope("accept"):
-        settled, m = settle(functions, "resample", token_chance, drafts, log_p, log_q, positions, passes)
+        settled, m = settle(verifier, "resample", token_chance, drafts, log_p, log_q, positions, passes)
     # What the coupling draws behind the first rejection is not used.
     target = jnp.where(jnp.arange(k + 1, dtype=jnp.int32) <= m[:, None], positions, grid.size)
     newest = jnp.tile(m, hidden.shape[0] // m.shape[0])

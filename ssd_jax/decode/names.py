@@ -3,15 +3,9 @@
 import ast
 
 from ssd_jax.decode.accept import Group
-from ssd_jax.decode.ar import AR
-from ssd_jax.decode.mtp import MTP
-from ssd_jax.decode.presets import PRESETS, Decoder, find_decoder
-from ssd_jax.decode.raster import Raster
-from ssd_jax.decode.rows import SSD
-from ssd_jax.decode.wave import Wave
+from ssd_jax.decode.base import KINDS, Decoder
+from ssd_jax.decode.presets import PRESETS, find_decoder
 from ssd_jax.errors import UserError
-
-KINDS = {kind.__name__: kind for kind in (AR, Raster, MTP, SSD, Wave, Group)}
 
 
 def parse_decoder(text: str) -> Decoder:
@@ -55,7 +49,8 @@ def split_names(text: str) -> list[str]:
 
 
 def _build(node: ast.expr) -> object:
-    """A literal, or one of `KINDS` called with keywords; nothing else is evaluated."""
+    """A literal, or a kind of decoder, or `Group`, called with keywords; nothing else is evaluated."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-        return KINDS[node.func.id](**{word.arg: _build(word.value) for word in node.keywords})
+        kind = Group if node.func.id == Group.__name__ else KINDS[node.func.id]
+        return kind(**{word.arg: _build(word.value) for word in node.keywords})
     return ast.literal_eval(node)

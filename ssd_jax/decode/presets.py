@@ -17,19 +17,15 @@
 | `jacobi-wave`  | wave   | above      |          | ours: as `ssd-wave`, no heads                                   |
 """
 
-import dataclasses
-
 from ssd_jax.decode.accept import Group
 from ssd_jax.decode.ar import AR
-from ssd_jax.decode.blocks import AUTO
+from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.mtp import MTP
-from ssd_jax.decode.raster import WIDE, Raster
+from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
 from ssd_jax.errors import UserError, require_one_of
 from ssd_jax.layout import Grid
-
-Decoder = AR | Raster | MTP | SSD | Wave
 
 PRESETS: dict[str, Decoder] = {
     "ar": AR(),
@@ -57,28 +53,9 @@ def find_decoder(decoder: str | Decoder) -> Decoder:
     return PRESETS[decoder]
 
 
-def on_accelerator(decoder: Decoder) -> Decoder:
-    """The decoder as it is where decoding does not run on a CPU, whatever this machine is."""
-    if isinstance(decoder, Raster) and decoder.window is None:
-        return dataclasses.replace(decoder, window=WIDE)
-    return decoder
-
-
-def is_lossless(decoder: Decoder) -> bool:
-    """Whether its pictures are known to follow the backbone's law exactly, on every grid."""
-    if isinstance(decoder, SSD):
-        return decoder.rounds == AUTO
-    return isinstance(decoder, AR | MTP) or (isinstance(decoder, Raster) and decoder.acceptance == "token")
-
-
-def has_heads(decoder: Decoder, horizontal: int, vertical: int) -> bool:
-    """Whether so many draft heads are enough for the decoder; 0 and 0 stands for no heads."""
-    return horizontal >= decoder.heads[0] and vertical >= decoder.heads[1]
-
-
 def require_heads(decoder: Decoder, horizontal: int, vertical: int) -> None:
     """Raises `UserError` if the decoder needs more draft heads than there are; 0 and 0 stands for no heads."""
-    if has_heads(decoder, horizontal, vertical):
+    if decoder.runs_with(horizontal, vertical):
         return
     needed = decoder.heads
     name = next((name for name, preset in PRESETS.items() if preset == decoder), type(decoder).__name__)
@@ -89,21 +66,10 @@ def require_heads(decoder: Decoder, horizontal: int, vertical: int) -> None:
     )
 
 
-def require_window(decoder: Decoder, grid: Grid) -> None:
+def require_fits(decoder: Decoder, grid: Grid) -> None:
     """Raises `UserError` if the decoder asks for more tokens or rows at once than a picture has, or for more passes.
 
-    The loops would cut them; they do so for presets, whose windows are made for larger pictures.
+    Presets are made for larger pictures; the loops cut them.
     """
-    if decoder in PRESETS.values():
-        return
-    window = decoder.window if isinstance(decoder, AR) or isinstance(decoder, Raster) and decoder.rows is None else None
-    if isinstance(decoder, MTP):
-        window = decoder.drafts + 1
-    if window is not None and window > grid.size:
-        raise UserError(f"A window of {window} is larger than the picture, which has {grid.size} tokens.")
-    if isinstance(decoder, Raster) and decoder.rows is not None and decoder.rows > grid.rows:
-        raise UserError(f"{decoder.rows} rows at once are more than the {grid.rows} that there are to draw.")
-    if isinstance(decoder, Raster) and decoder.history > grid.size:
-        raise UserError(f"A history of {decoder.history} passes is longer than the picture's {grid.size} tokens.")
-    if isinstance(decoder, Wave) and decoder.passes(grid) > grid.size + 1:
-        raise UserError(f"A wave of {decoder.passes(grid)} passes is too slow for a picture of {grid.size} tokens.")
+    if decoder not in PRESETS.values():
+        decoder.check(grid)

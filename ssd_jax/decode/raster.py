@@ -17,9 +17,11 @@ import jax.numpy as jnp
 
 from ssd_jax.cache import KVCache
 from ssd_jax.decode import accept, drafters, history
+from ssd_jax.decode.base import Decoder, register, require_window
 from ssd_jax.decode.drafters import Seen
-from ssd_jax.decode.state import Decoded, Functions, first_token, gather, scatter
+from ssd_jax.decode.state import Decoded, first_token, gather, scatter
 from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
+from ssd_jax.decode.verifier import Verifier
 from ssd_jax.errors import UserError, require_one_of, require_whole
 from ssd_jax.layout import Grid
 
@@ -30,8 +32,9 @@ NARROW = 8
 """The default window on a CPU, where every position of a small model costs: measured on the bundled one."""
 
 
+@register
 @dataclasses.dataclass(frozen=True)
-class Raster:
+class Raster(Decoder):
     """Jacobi-style decoding in raster order.
 
     Attributes:
@@ -74,7 +77,7 @@ class Raster:
 
     @property
     def heads(self) -> tuple[int, int]:
-        """How many horizontal and vertical heads it needs at least."""
+        """See `Decoder`."""
         return drafters.HEADS.get(self.drafter, (0, 0))
 
     def width(self, grid: Grid) -> int:
@@ -83,8 +86,26 @@ class Raster:
         window = default if self.window is None else self.window
         return min(window if self.rows is None else self.rows * grid.cols, grid.size)
 
+    @property
+    def lossless(self) -> bool:
+        """See `Decoder`."""
+        return self.acceptance == "token"
+
+    def check(self, grid: Grid) -> None:
+        """See `Decoder.check`."""
+        if self.window is not None and self.rows is None:
+            require_window(self.window, grid)
+        if self.rows is not None and self.rows > grid.rows:
+            raise UserError(f"{self.rows} rows at once are more than the {grid.rows} that there are to draw.")
+        if self.history > grid.size:
+            raise UserError(f"A history of {self.history} passes is longer than the picture's {grid.size} tokens.")
+
+    def on_accelerator(self) -> "Raster":
+        """See `Decoder.on_accelerator`."""
+        return dataclasses.replace(self, window=WIDE) if self.window is None else self
+
     def stretches(self, grid: Grid, horizontal: int, passes: int | None = None) -> Stretches:
-        """See `decode.stretches`. The fewest passes, 1 + ceil((R*C - 1) / W), need every draft to be accepted; drafts
+        """See `Decoder.stretches`. The fewest passes, 1 + ceil((R*C - 1) / W), need every draft to be accepted; drafts
         that the horizontal heads make for `spatial` in row 0 are left out."""
         W = self.width(grid)
         fewest = -(-(grid.size - 1) // W)
@@ -95,6 +116,13 @@ class Raster:
         if W > 1 and self.drafter == "horizontal":
             return PREFILL, Stretch(count, W, W, drafts=count + 1, horizontal=min(horizontal, W - 1), sources=1)
         return PREFILL, Stretch(count, W, W)
+
+    def run(self, verifier: Verifier, cache: KVCache, hidden: jax.Array, grid: Grid) -> Decoded:
+        """Decodes a batch; every image goes at its own speed."""
+        state = _start(verifier, cache, hidden, grid, self)
+        body = partial(_pass, verifier, grid, self)
+        state = jax.lax.while_loop(lambda s: verifier.goes_on(s.first < grid.size, s.passes), body, state)
+        return Decoded(state.tokens, state.passes, state.trace, state.cache)
 
 
 @flax.struct.dataclass
@@ -122,51 +150,35 @@ class State:
     cache: KVCache
 
 
-def decode_raster(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: Raster) -> Decoded:
-    """Decodes a batch; every image goes at its own speed.
-
-    Args:
-        functions: the model.
-        cache: after the prefill.
-        hidden: [G, 1, D], the prefill's last hidden state, which predicts token 0.
-        grid: R and C.
-        decoder: the options.
-    """
-    state = _start(functions, cache, hidden, grid, decoder)
-    body = partial(_pass, functions, grid, decoder)
-    state = jax.lax.while_loop(lambda s: functions.goes_on(s.first < grid.size, s.passes), body, state)
-    return Decoded(state.tokens, state.passes, state.trace, state.cache)
-
-
-def _start(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: Raster) -> State:
+def _start(verifier: Verifier, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: Raster) -> State:
     """Token 0 from the prefill, and the first drafts."""
-    tokens, trace, V = first_token(functions, hidden, grid.size)
+    tokens, trace, V = first_token(verifier, hidden, grid.size)
     one, row = trace[:, 0], None
     zero = jnp.zeros_like(one)
     if any(decoder.heads):
         row = jnp.pad(hidden, ((0, 0), (grid.cols - 1, 0), (0, 0)))
-    tokens, log_q = _refill(functions, grid, decoder, V, Seen(tokens, zero, row, one))
+    tokens, log_q = _refill(verifier, grid, decoder, V, Seen(tokens, zero, row, one))
     log_q = None if decoder.coupling == "match" else log_q
     past = history.empty(one.size, decoder.history, grid) if decoder.history else None
     return State(tokens, one, zero, log_q, row, one, trace, past, cache)
 
 
-def _pass(functions: Functions, grid: Grid, decoder: Raster, s: State) -> State:
+def _pass(verifier: Verifier, grid: Grid, decoder: Raster, s: State) -> State:
     """One verifier pass and everything that follows from it."""
     W = decoder.width(grid)
     inputs = s.first[:, None] - 1 + jnp.arange(W, dtype=jnp.int32)
     positions = inputs + 1
     codes = gather(s.tokens, inputs)
-    hidden, cache = functions.verify(s.cache, codes, inputs)
+    hidden, cache = verifier.verify(s.cache, codes, inputs)
     unfinished = s.first < grid.size
     passes = s.passes + unfinished.astype(jnp.int32)
-    log_p = functions.log_p(hidden)
+    log_p = verifier.log_p(hidden)
 
     with jax.named_scope("accept"):
         chance = accept.token_chance
         if decoder.acceptance == "grouped":
-            chance = partial(accept.grouped_chance, group=decoder.group, embed=functions.embed)
-        settled, m = accept.settle(functions, decoder.coupling, chance, codes[:, 1:], log_p, s.log_q, positions, passes)
+            chance = partial(accept.grouped_chance, group=decoder.group, embed=verifier.embed)
+        settled, m = accept.settle(verifier, decoder.coupling, chance, codes[:, 1:], log_p, s.log_q, positions, passes)
     first = jnp.minimum(s.first + m + 1, grid.size)
     index = jnp.arange(grid.size, dtype=jnp.int32)
     newly = (index >= s.first[:, None]) & (index < first[:, None])
@@ -181,7 +193,7 @@ def _pass(functions: Functions, grid: Grid, decoder: Raster, s: State) -> State:
             tokens = scatter(tokens, positions, settled)
         last = positions[:, -1]
         row = None if s.row is None else _last_row(s.row, hidden, last - s.last)
-        tokens, fresh = _refill(functions, grid, decoder, log_p.shape[-1], Seen(tokens, last, row, passes))
+        tokens, fresh = _refill(verifier, grid, decoder, log_p.shape[-1], Seen(tokens, last, row, passes))
         log_q = None
         if s.log_q is not None:
             # Drafts that stay in the window were drawn from this pass's p; the window moves on by m + 1.
@@ -190,12 +202,12 @@ def _pass(functions: Functions, grid: Grid, decoder: Raster, s: State) -> State:
     return State(tokens, first, last, log_q, row, passes, trace, past, cache)
 
 
-def _refill(functions: Functions, grid: Grid, decoder: Raster, vocabulary: int, seen: Seen):
+def _refill(verifier: Verifier, grid: Grid, decoder: Raster, vocabulary: int, seen: Seen):
     """Puts drafts behind the last position seen; tokens [B, R*C] and log q [B, W-1, V] of the drafts."""
     count = decoder.width(grid) - 1
     if count == 0:
         return seen.tokens, jnp.zeros((seen.tokens.shape[0], 0, vocabulary), jnp.float32)
-    codes, log_q = drafters.draft(decoder.drafter, functions, grid, vocabulary, seen, count)
+    codes, log_q = drafters.draft(decoder.drafter, verifier, grid, vocabulary, seen, count)
     positions = seen.last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32)
     return scatter(seen.tokens, positions, codes), log_q
 

@@ -16,15 +16,18 @@ import jax
 import jax.numpy as jnp
 
 from ssd_jax.cache import KVCache
+from ssd_jax.decode.base import Decoder, register
 from ssd_jax.decode.blocks import AUTO, MASKS, Phase, first_row, first_row_stretches, run
-from ssd_jax.decode.state import Decoded, Functions, gather
+from ssd_jax.decode.state import Decoded, gather
 from ssd_jax.decode.stretches import Stretch, Stretches, total
+from ssd_jax.decode.verifier import Verifier
 from ssd_jax.errors import UserError, is_whole, require_one_of, require_whole
 from ssd_jax.layout import Grid
 
 
+@register
 @dataclasses.dataclass(frozen=True)
-class SSD:
+class SSD(Decoder):
     """Spatially speculative decoding by rows.
 
     Passes on an R x C grid with k_h horizontal heads, b = rounds and i = extra_rounds:
@@ -68,16 +71,21 @@ class SSD:
 
     @property
     def heads(self) -> tuple[int, int]:
-        """How many horizontal and vertical heads it needs at least."""
+        """See `Decoder`."""
         return 1, self.rows
 
     @property
     def adaptive(self) -> bool:
-        """Whether the number of passes depends on the picture."""
+        """See `Decoder`."""
+        return self.rounds == AUTO
+
+    @property
+    def lossless(self) -> bool:
+        """See `Decoder`."""
         return self.rounds == AUTO
 
     def stretches(self, grid: Grid, horizontal: int, passes: int | None = None) -> Stretches:
-        """See `decode.stretches`; passes of an adaptive one beyond the fewest count as rounds below row 0."""
+        """See `Decoder.stretches`; passes of an adaptive one beyond the fewest count as rounds below row 0."""
         start = first_row_stretches(grid, horizontal, AUTO if self.adaptive else 1)
         blocks, X = -(-(grid.rows - 1) // self.rows), self.rows * grid.cols
         drafts = dict(drafts=blocks, vertical=self.rows, sources=grid.cols)
@@ -87,26 +95,25 @@ class SSD:
         rounds = blocks * (self.rounds + self.extra_rounds)
         return *start, Stretch(rounds, X, X, **drafts), Stretch(blocks, X, outputs=0)
 
+    def run(self, verifier: Verifier, cache: KVCache, hidden: jax.Array, grid: Grid) -> Decoded:
+        """Decodes a batch."""
+        state = first_row(verifier, cache, hidden, grid, AUTO if self.rounds == AUTO else 1)
+        offsets = tuple((down, 0) for down in range(1, self.rows + 1))
 
-def decode_rows(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: SSD) -> Decoded:
-    """Decodes a batch; arguments as for `decode_raster`."""
-    state = first_row(functions, cache, hidden, grid, AUTO if decoder.rounds == AUTO else 1)
-    offsets = tuple((down, 0) for down in range(1, decoder.rows + 1))
+        def draft(row: jax.Array, tokens: jax.Array, base: jax.Array) -> jax.Array:
+            columns = jnp.broadcast_to(jnp.arange(grid.cols, dtype=jnp.int32), (base.size, grid.cols))
+            above = base[:, None] - grid.cols + columns
+            log_q = verifier.draft(row, gather(tokens, above), columns, offsets)
+            return log_q.reshape(log_q.shape[0], -1, log_q.shape[-1])
 
-    def draft(row: jax.Array, tokens: jax.Array, base: jax.Array) -> jax.Array:
-        columns = jnp.broadcast_to(jnp.arange(grid.cols, dtype=jnp.int32), (base.size, grid.cols))
-        above = base[:, None] - grid.cols + columns
-        log_q = functions.draft(row, gather(tokens, above), columns, offsets)
-        return log_q.reshape(log_q.shape[0], -1, log_q.shape[-1])
-
-    phase = Phase(
-        length=decoder.rows * grid.cols,
-        end=grid.size,
-        rounds=AUTO if decoder.rounds == AUTO else decoder.rounds + decoder.extra_rounds,
-        joint=decoder.rounds,
-        row_mask=decoder.mask == "row",
-        remember=lambda row, hidden, positions: hidden[:, -grid.cols :],
-        draft=draft,
-    )
-    state = run(functions, grid, phase, state)
-    return Decoded(state.tokens, state.passes, state.trace, state.cache)
+        phase = Phase(
+            length=self.rows * grid.cols,
+            end=grid.size,
+            rounds=AUTO if self.rounds == AUTO else self.rounds + self.extra_rounds,
+            joint=self.rounds,
+            row_mask=self.mask == "row",
+            remember=lambda row, hidden, positions: hidden[:, -grid.cols :],
+            draft=draft,
+        )
+        state = run(verifier, grid, phase, state)
+        return Decoded(state.tokens, state.passes, state.trace, state.cache)

@@ -1,11 +1,4 @@
-"""How many passes a decoder makes and how wide they are: what a picture costs, before one is drawn.
-
-Every decoder has
-
-    adaptive                                 -> whether the number of passes depends on the picture
-    stretches(grid, horizontal, passes=None) -> its passes on a grid with so many horizontal heads; `passes` is the
-                                                total of an adaptive one, None the fewest it can take
-"""
+"""How many passes a decoder makes and how wide they are: what a picture costs, before one is drawn."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 
 from ssd_jax.cache import KVCache
 from ssd_jax.decode import drafters
+from ssd_jax.decode.base import Decoder, register
 from ssd_jax.decode.drafters import Seen
 from ssd_jax.decode.schedule import Schedule, count_passes, slanted
-from ssd_jax.decode.state import Decoded, Functions, first_token, gather, scatter
+from ssd_jax.decode.state import Decoded, first_token, gather, scatter
 from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
+from ssd_jax.decode.verifier import Verifier
 from ssd_jax.errors import UserError, require_one_of, require_whole
 from ssd_jax.layout import Grid
 from ssd_jax.sampling import choose
@@ -22,8 +24,9 @@ STEEPEST = 10_000
 """Passes between neighbours, at most."""
 
 
+@register
 @dataclasses.dataclass(frozen=True)
-class Wave:
+class Wave(Decoder):
     """Correction of many rows at once, against a deadline for every token (ours; not lossless).
 
     The token at row r and column c is final in pass
@@ -58,8 +61,6 @@ class Wave:
     depth: int = 3
     drafter: str = "spatial"
 
-    adaptive = False
-
     def __post_init__(self):
         for name, least in (("down", 1), ("right", 0)):
             value = getattr(self, name)
@@ -70,7 +71,7 @@ class Wave:
 
     @property
     def heads(self) -> tuple[int, int]:
-        """How many horizontal and vertical heads it needs at least."""
+        """See `Decoder`."""
         return drafters.HEADS.get(self.drafter, (0, 0))
 
     def schedule(self, grid: Grid) -> Schedule:
@@ -81,8 +82,13 @@ class Wave:
         """How many passes a picture takes, the prefill included."""
         return count_passes(grid, self.down, self.right)
 
+    def check(self, grid: Grid) -> None:
+        """See `Decoder.check`."""
+        if self.passes(grid) > grid.size + 1:
+            raise UserError(f"A wave of {self.passes(grid)} passes is too slow for a picture of {grid.size} tokens.")
+
     def stretches(self, grid: Grid, horizontal: int, passes: int | None = None) -> Stretches:
-        """See `decode.stretches`; every window is as wide as the widest. Drafts of row 0 are left out."""
+        """See `Decoder.stretches`; every window is as wide as the widest. Drafts of row 0 are left out."""
         del horizontal, passes
         if grid.size == 1:
             return (PREFILL,)
@@ -90,49 +96,50 @@ class Wave:
         drafts = dict(drafts=grid.rows - 1, vertical=1, sources=grid.cols) if self.drafter == "spatial" else {}
         return PREFILL, Stretch(self.passes(grid) - 1, plan.fed.shape[1], plan.live.shape[1], **drafts)
 
+    def run(self, verifier: Verifier, cache: KVCache, hidden: jax.Array, grid: Grid) -> Decoded:
+        """Decodes a batch; all images go at the same speed."""
+        plan, C = self.schedule(grid), grid.cols
+        tokens, trace, V = first_token(verifier, hidden, grid.size)
+        B, one = tokens.shape[0], trace[:, 0]
 
-def decode_wave(functions: Functions, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: Wave) -> Decoded:
-    """Decodes a batch; all images go at the same speed. Arguments as for `decode_raster`."""
-    plan, C = decoder.schedule(grid), grid.cols
-    tokens, trace, V = first_token(functions, hidden, grid.size)
-    B, one = tokens.shape[0], trace[:, 0]
+        def draft(tokens: jax.Array, last: jax.Array, row: jax.Array, passes: jax.Array, count: int) -> jax.Array:
+            """Drafts `count` positions behind `last`, int32 [B]; row [G, C, D] has h of the C positions up to there."""
+            codes, _ = drafters.draft(self.drafter, verifier, grid, V, Seen(tokens, last, row, passes), count)
+            return scatter(tokens, last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32), codes)
 
-    def draft(tokens: jax.Array, last: jax.Array, row: jax.Array, passes: jax.Array, count: int) -> jax.Array:
-        """Drafts `count` positions behind `last`, int32 [B]; row [G, C, D] holds h of the C positions up to there."""
-        codes, _ = drafters.draft(decoder.drafter, functions, grid, V, Seen(tokens, last, row, passes), count)
-        return scatter(tokens, last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32), codes)
+        start, newest = hidden, jnp.pad(hidden, ((0, 0), (C - 1, 0), (0, 0)))
+        if C > 1:
+            tokens = draft(tokens, jnp.zeros_like(one), newest, one, C - 1)
+        if grid.size == 1:
+            return Decoded(tokens, one, trace, cache)
+        fed_at, live_at, outputs, new, states_at, below = (
+            jnp.asarray(table) for table in (plan.fed, plan.live, plan.outputs, plan.new, plan.states, plan.below)
+        )
 
-    start, newest = hidden, jnp.pad(hidden, ((0, 0), (C - 1, 0), (0, 0)))
-    if C > 1:
-        tokens = draft(tokens, jnp.zeros_like(one), newest, one, C - 1)
-    if grid.size == 1:
-        return Decoded(tokens, one, trace, cache)
-    fed_at, live_at, outputs, new, states_at, below = (
-        jnp.asarray(table) for table in (plan.fed, plan.live, plan.outputs, plan.new, plan.states, plan.below)
-    )
+        def body(state: tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, KVCache]) -> tuple:
+            k, tokens, newest, passes, trace, cache = state
+            fed, live = (jnp.broadcast_to(table[k], (B, table.shape[1])) for table in (fed_at, live_at))
+            hidden, cache = verifier.verify(cache, gather(tokens, fed), fed, ends=plan.ends)
+            passes = passes + 1
+            log_p = verifier.log_p(hidden[:, outputs[k]])
+            with jax.named_scope("accept"):
+                tokens = scatter(tokens, live, choose(log_p, verifier.noise(live)))
+                trace = scatter(trace, live, passes)
 
-    def body(state: tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, KVCache]) -> tuple:
-        k, tokens, newest, passes, trace, cache = state
-        fed, live = (jnp.broadcast_to(table[k], (B, table.shape[1])) for table in (fed_at, live_at))
-        hidden, cache = functions.verify(cache, gather(tokens, fed), fed, ends=plan.ends)
-        passes = passes + 1
-        log_p = functions.log_p(hidden[:, outputs[k]])
-        with jax.named_scope("accept"):
-            tokens = scatter(tokens, live, choose(log_p, functions.noise(live)))
-            trace = scatter(trace, live, passes)
+            with jax.named_scope("draft"):
+                states = hidden[:, states_at[k]]
+                # Token 0 is the prefill's.
+                states = jnp.where((new[k] == 0) & (jnp.arange(C) == 0)[:, None], start, states)
+                newest = jnp.where(new[k] >= 0, states, newest)
+                last = jnp.broadcast_to(below[k] * C - 1, (B,))
+                # A real branch: most passes draft nothing on grids that are wide.
+                tokens = jax.lax.cond(
+                    below[k] < grid.rows, lambda: draft(tokens, last, newest, passes, C), lambda: tokens
+                )
+            return k + 1, tokens, newest, passes, trace, cache
 
-        with jax.named_scope("draft"):
-            states = hidden[:, states_at[k]]
-            # Token 0 is the prefill's.
-            states = jnp.where((new[k] == 0) & (jnp.arange(C) == 0)[:, None], start, states)
-            newest = jnp.where(new[k] >= 0, states, newest)
-            last = jnp.broadcast_to(below[k] * C - 1, (B,))
-            # A real branch: most passes draft nothing on grids that are wide.
-            tokens = jax.lax.cond(below[k] < grid.rows, lambda: draft(tokens, last, newest, passes, C), lambda: tokens)
-        return k + 1, tokens, newest, passes, trace, cache
-
-    state = (jnp.int32(0), tokens, newest, one, trace, cache)
-    _, tokens, _, passes, trace, cache = jax.lax.while_loop(
-        lambda s: functions.goes_on(s[0] < len(plan.fed), s[3]), body, state
-    )
-    return Decoded(tokens, passes, trace, cache)
+        state = (jnp.int32(0), tokens, newest, one, trace, cache)
+        _, tokens, _, passes, trace, cache = jax.lax.while_loop(
+            lambda s: verifier.goes_on(s[0] < len(plan.fed), s[3]), body, state
+        )
+        return Decoded(tokens, passes, trace, cache)

@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh, AxisType
 
 from ssd_jax.cache import AXES, KVCache, shape_of
 from ssd_jax.config_models import Models
-from ssd_jax.decode.presets import Decoder, on_accelerator
+from ssd_jax.decode.base import Decoder
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
 from ssd_jax.loading import require_options
@@ -92,7 +92,7 @@ class Job:
 
     def as_run(self, decoder: Decoder) -> Decoder:
         """The decoder with its window."""
-        return decoder if self.here else on_accelerator(decoder)
+        return decoder if self.here else decoder.on_accelerator()
 
     def fed(self, window: int) -> int:
         """Slots of a pass over `window` visual tokens, those for row ends included; 0 is the prompt's pass. A slanted

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.engine import decode
-from ssd_jax.decode.presets import Decoder, require_heads, require_window
+from ssd_jax.decode.presets import require_fits, require_heads
 from ssd_jax.errors import UserError
 from ssd_jax.pictures import at_once, to_pixels
 from ssd_jax.plan.chips import Chip
@@ -85,7 +86,7 @@ def compiled(job: Job, decoder: Decoder, mesh: Mesh | None = None) -> jax.stages
         UserError: the decoder needs more heads than the job has, or a larger picture.
     """
     require_heads(decoder, job.heads.horizontal, job.heads.vertical)
-    require_window(decoder, job.grid)
+    require_fits(decoder, job.grid)
     decoder = job.as_run(decoder)
     whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
 

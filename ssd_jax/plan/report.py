@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 
-from ssd_jax.decode.presets import PRESETS, Decoder, has_heads
+from ssd_jax.decode.base import Decoder
+from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.stretches import total
 from ssd_jax.plan.attention import score_bytes, scores
 from ssd_jax.plan.chips import CHIPS, Chip
@@ -74,7 +75,7 @@ def rows(job: Job, decoders: Mapping[str, Decoder], chips: Sequence[Chip] = CHIP
     found = []
     assumed = -(-total(PRESETS["ar"].stretches(job.grid)) // ASSUMED)
     for name, decoder in decoders.items():
-        if not has_heads(decoder, job.heads.horizontal, job.heads.vertical):
+        if not decoder.runs_with(job.heads.horizontal, job.heads.vertical):
             continue
         decoder = job.as_run(decoder)
         least = decoder.stretches(job.grid, job.heads.horizontal)

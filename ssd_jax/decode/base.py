@@ -1,0 +1,75 @@
+"""What a decoder is: options in a frozen dataclass, and what the engine, the plan and the bench ask of it."""
+
+from typing import TypeVar
+
+import jax
+
+from ssd_jax.cache import KVCache
+from ssd_jax.decode.state import Decoded
+from ssd_jax.decode.stretches import Stretches
+from ssd_jax.decode.verifier import Verifier
+from ssd_jax.errors import UserError
+from ssd_jax.layout import Grid
+
+KINDS: dict[str, type["Decoder"]] = {}
+"""Decoders by the name that they have on a command line, "SSD(rounds=0)"; see `register`."""
+
+
+class Decoder:
+    """A way to draw a grid of tokens. Subclasses are frozen dataclasses, so that one is a static argument of the jitted
+    program.
+
+    Attributes:
+        adaptive: whether the number of passes depends on the picture.
+        heads: how many horizontal and vertical draft heads it needs at least.
+        lossless: whether its pictures are known to follow the backbone's distribution exactly, on every grid.
+    """
+
+    adaptive: bool = False
+    heads: tuple[int, int] = (0, 0)
+    lossless: bool = False
+
+    def run(self, verifier: Verifier, cache: KVCache, hidden: jax.Array, grid: Grid) -> Decoded:
+        """Decodes a batch.
+
+        Args:
+            verifier: the model.
+            cache: after the prefill.
+            hidden: [G, 1, D], the prefill's last hidden state, which predicts token 0.
+            grid: R and C.
+        """
+        raise NotImplementedError
+
+    def stretches(self, grid: Grid, horizontal: int, passes: int | None = None) -> Stretches:
+        """Its passes on a grid, by kind, with so many horizontal heads.
+
+        `passes` is the total of an adaptive one; None stands for the fewest that it can take.
+        """
+        raise NotImplementedError
+
+    def check(self, grid: Grid) -> None:
+        """Raises `UserError` if it asks for more at once than a grid has. A loop may cut what it asks for instead."""
+
+    def on_accelerator(self) -> "Decoder":
+        """The decoder as it is where decoding does not run on a CPU, whatever this machine is."""
+        return self
+
+    def runs_with(self, horizontal: int, vertical: int) -> bool:
+        """Whether so many draft heads are enough; 0 and 0 stands for no heads."""
+        return horizontal >= self.heads[0] and vertical >= self.heads[1]
+
+
+def require_window(window: int, grid: Grid) -> None:
+    """Raises `UserError` if a window is larger than a grid."""
+    if window > grid.size:
+        raise UserError(f"A window of {window} is larger than the picture, which has {grid.size} tokens.")
+
+
+Kind = TypeVar("Kind", bound=type[Decoder])
+
+
+def register(kind: Kind) -> Kind:
+    """Makes a kind of decoder known by its name: on command lines and in the bench. For use as a class decorator."""
+    if KINDS.setdefault(kind.__name__, kind) is not kind:
+        raise ValueError(f"there is another decoder of the name {kind.__name__}")
+    return kind
