@@ -28,7 +28,9 @@ LAYERS = [
     },
     {"masks", "cache", "sampling"},
     {"models"},
-    {"decode", "training", "weights", "sharding", "room", "distributed", "prompts", "checkpoint", "request", "teacher"},
+    {"prompts"},
+    {"backbones"},
+    {"decode", "training", "weights", "sharding", "room", "distributed", "checkpoint", "request", "teacher"},
     {"pipeline", "pictures", "origin"},
     {"loading", "config_models", "random_weights", "opening"},
     {"entry", "bench", "eval", "train_heads", "train_emoji", "plan"},
@@ -40,8 +42,11 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 LOOPS = "ar raster mtp rows wave"
 PURE_DECODE = {f"decode.{name}" for name in f"state stretches drafters accept history blocks schedule {LOOPS}".split()}
 NOT_FOR_PURE_DECODE = ("models", "weights", "decode.engine")  # they receive functions; the engine binds the model
-WEIGHTS_MAY_IMPORT = ("models.config", "models.published", "models.vq_config", "models.int8", "sharding", "weights")
+WEIGHTS_MAY_IMPORT = ("models.config", "models.vq_config", "models.int8", "backbones", "sharding", "weights")
 WEIGHTS_MAY_IMPORT += ("errors", "files")
+ROOMS = {"emoji", "emu3", "lumina", "janus"}  # files of backbones/; others find them in the table of its __init__.py
+MAY_ENTER = {"emoji": ("train_emoji", "training")}  # what trains the bundled model
+BELOW_THE_TABLE = {f"backbones.{name}" for name in (*ROOMS, "base", "fields")}
 OUTSIDE = {"configs", "train", "sample", "tests"}  # the checkout's own files, not installed
 UNSAFE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
 # The one exception: a module that reads a single known file, whose sha256 it checks before it interprets a byte, with
@@ -83,6 +88,11 @@ def import_faults(module: str, target: str):
         yield f"imports {target}, which is higher up"
     if module in PURE_DECODE and within(inner, *NOT_FOR_PURE_DECODE):
         yield f"imports {target}, but receives functions instead"
+    room = inner.removeprefix("backbones.").split(".")[0]
+    if within(inner, "backbones") and room in ROOMS and module != "backbones" and own not in MAY_ENTER.get(room, ()):
+        yield f"imports {target}: rooms are found in the table of backbones"
+    if module in BELOW_THE_TABLE and within(inner, "backbones") and not within(inner, *BELOW_THE_TABLE):
+        yield f"imports {target}: the table knows the rooms, not the reverse"
     if own == "decode" and top == "training":
         yield f"imports {target}: training may use decode, not the reverse"
     if own == "weights" and not within(inner, *WEIGHTS_MAY_IMPORT):
@@ -144,6 +154,9 @@ def faults(module: str, source: str, is_package: bool = False) -> list[str]:
         ("training.loop", "from ssd_jax import pipeline", "higher up"),
         ("training.loop", "from ssd_jax.entry import main", "higher up"),
         ("viz", "from ssd_jax.sampling import draw", "higher up"),
+        ("models.config", "from ssd_jax.backbones import BACKBONES", "higher up"),
+        ("prompts.words", "from ..backbones.base import Token", "higher up"),
+        ("backbones.emu3", "from ssd_jax.weights.load import read_config", "higher up"),
         ("pipeline", "import ssd_jax", "higher up"),
         ("pipeline", "from ssd_jax import PRESETS", "higher up"),
         ("pipeline", "from ssd_jax import *", "higher up"),
@@ -155,6 +168,12 @@ def faults(module: str, source: str, is_package: bool = False) -> list[str]:
         ("weights.load", "from ssd_jax.models import transformer", "weights may import only"),
         ("weights.load", "from ssd_jax.models import config_reader", "weights may import only"),
         ("weights.load", "from ssd_jax import shapes", "weights may import only"),
+        ("weights.load", "from ssd_jax.backbones.emu3 import MODEL", "found in the table"),
+        ("loading", "from ssd_jax.backbones import janus", "found in the table"),
+        ("loading", "from ssd_jax.backbones import emoji", "found in the table"),
+        ("backbones.emu3", "from ssd_jax.backbones.janus import VQ", "found in the table"),
+        ("backbones.emu3", "from ssd_jax.backbones import PUBLISHED", "not the reverse"),
+        ("backbones.base", "from .hf_config import from_hf", "not the reverse"),
         ("pipeline", "from configs import emoji", "not part of the library"),
         ("utils", "", "has no layer"),
         # not in the library
@@ -187,6 +206,9 @@ def test_checker_catches(module, source, expected):
         ("decode.engine", "from ssd_jax.models import transformer\nfrom .raster import decode"),
         ("training.loop", "from ssd_jax.decode.engine import generate\nfrom ssd_jax import checkpoint, sharding, viz"),
         ("weights.load", "from ssd_jax.errors import UserError"),
+        ("weights.load", "from ssd_jax.backbones import PUBLISHED\nfrom ..backbones.hf_config import from_hf"),
+        ("backbones.emu3", "from ssd_jax.backbones.base import Token\nfrom . import fields"),
+        ("training.backbone", "from ssd_jax.backbones.emoji import BACKBONE"),
         ("entry", "from ssd_jax.errors import UserError\njax.config.update('a', 1)\nprint(1)"),
         ("weights.load", "from ssd_jax.models.config import from_hf\nfrom . import mapping\nfrom .. import sharding"),
         ("pipeline", "from . import decode, weights\nconfig.update(dict(a=1))  # an ml_collections config"),

@@ -6,11 +6,12 @@ import json
 import pytest
 from transformers import ChameleonConfig, Emu3Config, JanusConfig
 
-from ssd_jax.models.architectures import ARCHITECTURES
+from ssd_jax.backbones import PUBLISHED
+from ssd_jax.backbones.hf_config import from_hf
 from ssd_jax.models.config import NONE, UNKNOWN, ConfigError
-from ssd_jax.models.published import from_hf
 from ssd_jax.weights.load import read_config
 
+ARCHITECTURES = {kind: published for published in PUBLISHED.values() for kind in published.config_json.kinds}
 LUMINA = {"model_type": "chameleon_xllmx", "architectures": ["ChameleonXLLMXForConditionalGeneration"]}
 JANUS = {"model_type": "multi_modality", "language_config": {"num_hidden_layers": 30, "vocab_size": 102400}}
 EMU3_HF = {  # as transformers' converter of 2025 writes it
