@@ -5,6 +5,7 @@ ssd_jax/__init__.py. The checker is tested first, on small sources in memory.
 """
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,8 @@ WEIGHTS_MAY_IMPORT += ("errors", "files")
 ROOMS = {"emoji", "emu3", "lumina", "janus"}  # files of backbones/; others find them in the table of its __init__.py
 MAY_ENTER = {"emoji": ("train_emoji", "training")}  # what trains the bundled model
 BELOW_THE_TABLE = {f"backbones.{name}" for name in (*ROOMS, "base", "fields")}
+NAMES = re.compile("emu3|lumina|chameleon|janus", re.IGNORECASE)
+MAY_NAME = ("backbones", "bench")  # the bench knows transformers' classes
 OUTSIDE = {"configs", "train", "sample", "tests"}  # the checkout's own files, not installed
 UNSAFE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
 # The one exception: a module that reads a single known file, whose sha256 it checks before it interprets a byte, with
@@ -122,6 +125,16 @@ def code_faults(node: ast.AST, entry_point: bool):
             yield "uses pickle (allow_pickle)"
 
 
+def named_models(tree: ast.AST):
+    """Yields (line, text) of published models that code names; docstrings and comments may."""
+    texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        for field in ("id", "attr", "arg", "name", "asname", "value"):
+            found = getattr(node, field, None)
+            if isinstance(found, str) and id(node) not in texts and NAMES.search(found):
+                yield node.lineno, found
+
+
 def faults(module: str, source: str, is_package: bool = False) -> list[str]:
     """Every broken rule in one module, as "ssd_jax.module:line what"."""
     tree = ast.parse(source)
@@ -135,6 +148,8 @@ def faults(module: str, source: str, is_package: bool = False) -> list[str]:
             found.append((line, "imports jax.config"))
     for node in ast.walk(tree):
         found += [(node.lineno, fault) for fault in code_faults(node, entry_point)]
+    if not within(module, *MAY_NAME):
+        found += [(line, f"names a published model: {text!r}") for line, text in named_models(tree)]
     return [f"ssd_jax.{module}:{line} {fault}" for line, fault in sorted(found)]
 
 
@@ -176,6 +191,10 @@ def faults(module: str, source: str, is_package: bool = False) -> list[str]:
         ("backbones.base", "from .hf_config import from_hf", "not the reverse"),
         ("pipeline", "from configs import emoji", "not part of the library"),
         ("utils", "", "has no layer"),
+        ("models.config", "FAMILIES = ('emoji', 'emu3')", "names a published model"),
+        ("weights.load", "if config.architecture == 'chameleon':\n    pass", "names a published model"),
+        ("plan.report", "def janus_rows():\n    return 1", "names a published model"),
+        ("training.loop", "f(f'of Emu3 {x}')", "names a published model"),
         # not in the library
         ("checkpoint", "import pickle", "uses pickle"),
         ("checkpoint", "from pickle import loads", "uses pickle"),
@@ -207,7 +226,9 @@ def test_checker_catches(module, source, expected):
         ("training.loop", "from ssd_jax.decode.engine import generate\nfrom ssd_jax import checkpoint, sharding, viz"),
         ("weights.load", "from ssd_jax.errors import UserError"),
         ("weights.load", "from ssd_jax.backbones import PUBLISHED\nfrom ..backbones.hf_config import from_hf"),
-        ("backbones.emu3", "from ssd_jax.backbones.base import Token\nfrom . import fields"),
+        ("backbones.emu3", "from ssd_jax.backbones.base import Token\nfrom . import fields\nNAME = 'emu3'"),
+        ("models.movq", "'''As in Emu3.'''\nx = 1\n'''Emu3 has 1.'''"),
+        ("bench.transformers_models", "FAMILIES = {'janus': 1}"),
         ("training.backbone", "from ssd_jax.backbones.emoji import BACKBONE"),
         ("entry", "from ssd_jax.errors import UserError\njax.config.update('a', 1)\nprint(1)"),
         ("weights.load", "from ssd_jax.models.config import from_hf\nfrom . import mapping\nfrom .. import sharding"),

@@ -6,8 +6,12 @@ A room is the one file that knows a model by its name; the rest of the library f
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
+from tokenizers import Tokenizer
+
+from ssd_jax.layout import Grid
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.vq_config import MoVQConfig, VQGANConfig
 
@@ -71,7 +75,7 @@ class PublishedVQ:
     Attributes:
         config: the published one. A config.json leaves out what is equal to it.
         attention_levels: (section of config.json, number of levels) -> `LevelsConfig.attention_levels`.
-        keys: keys of that section that only this model has -> our field.
+        keys: keys of that section beside those of all models (`hf_vq.FIELDS`) -> our field.
         sections: where it may stand in config.json, as the keys that lead there.
         prefixes: what stands before its tensors' names inside a whole model; nothing in a file of its own.
         rules: (pattern, replacement) in order, that make names those of VQGAN's first code (see `weights.vq_names`).
@@ -88,6 +92,42 @@ class PublishedVQ:
 
 
 @dataclasses.dataclass(frozen=True)
+class TokenizerFiles:
+    """The files of a tokenizer that is no tokenizer.json.
+
+    Attributes:
+        names: in the checkpoint's folder; the first one shows that they are there.
+        read: folder -> tokenizer; raises `UserError` if a file is missing or malformed.
+    """
+
+    names: tuple[str, ...]
+    read: Callable[[Path], Tokenizer]
+
+
+class Prompts(Protocol):
+    """From texts to ids, as the backbone was trained on them, and from sizes to grids.
+
+    A class is called with a tokenizer and the backbone's `ModelConfig`, that of a published model also with the
+    `vocabulary_map` of config.json, token -> id, and ids of special tokens by key, which go before all names.
+    """
+
+    def pair(self, text: str, negative: str | None, grid: Grid) -> tuple[list[int], list[int]]:
+        """Ids of the prompt's frame, and of the frame that guidance leads away from; `negative` None is the backbone's
+        own. Raises `UserError` for a prompt that it cannot take."""
+
+    def words(self, text: str) -> list[str]:
+        """What it reads of a text."""
+
+    def unknown(self, text: str) -> list[str]:
+        """What of that it never saw."""
+
+    @staticmethod
+    def grid(config: ModelConfig, size: tuple[int, int] | str, stride: int) -> Grid:
+        """The token grid of a picture size, (height, width) in pixels or text; `stride` is pixels per token. Raises
+        `UserError` for sizes that the backbone does not draw."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Published:
     """What is known of a model that others published in a format of theirs.
 
@@ -99,6 +139,7 @@ class Published:
             that prompts alone need.
         vq: its image tokenizer.
         namings: the ways in which its tensors are named: transformers' first.
+        tokenizer: its tokenizer's files where they are others than tokenizer.json, in one of its repositories.
         numbered: keys of families of special tokens that prompts alone need: "size" is size_1, size_2, ...
         unused: a pattern of the names of tensors that drawing does not need, beside those of the image tokenizer.
         safetensors: which repositories have it as safetensors, if its first one has pickles alone; in words.
@@ -109,6 +150,7 @@ class Published:
     tokens: Mapping[str, Token]
     vq: PublishedVQ
     namings: tuple[Naming, ...]
+    tokenizer: TokenizerFiles | None = None
     numbered: tuple[str, ...] = ()
     unused: str = ""
     safetensors: str = ""
@@ -120,8 +162,10 @@ class Backbone:
 
     Attributes:
         name: `ModelConfig.architecture`, as config.json has it in our own format.
+        prompts: the class of its prompts.
         published: None: there is our own format alone, in which config.json says all and tensors have our names.
     """
 
     name: str
+    prompts: type[Prompts]
     published: Published | None = None

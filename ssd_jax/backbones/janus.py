@@ -1,13 +1,23 @@
-"""Janus-Pro by DeepSeek (arXiv 2501.17811; github.com/deepseek-ai/Janus), 7 and 1 billion parameters."""
+"""Janus-Pro by DeepSeek (arXiv 2501.17811; github.com/deepseek-ai/Janus), 7 and 1 billion parameters.
+
+    BOS "<|User|>: text\\n\\n<|Assistant|>:" BOI | ROWS * COLS codes
+
+Prompts and the one size are after its `generation_inference.py`. It is published without negative prompts. That one
+takes a whole frame is decided here, after Emu3's example; nothing tells how well the model can be led away from it.
+"""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from ssd_jax.backbones.base import Backbone, ConfigJson, Naming, Published, PublishedVQ, Token
 from ssd_jax.backbones.fields import section
+from ssd_jax.errors import UserError
+from ssd_jax.layout import Grid
 from ssd_jax.models.config import NONE, ConfigError, ModelConfig
 from ssd_jax.models.vq_config import VQGANConfig
+from ssd_jax.prompts.byte_level import ByteLevelPrompts
+from ssd_jax.prompts.sizes import is_ratio, parse_size
 
 MODEL = ModelConfig(
     architecture="janus",
@@ -105,8 +115,43 @@ VQ_RULES = (
     (r"\.mid\.2\.", ".mid.block_2."),
 )
 
+TEMPLATE, EMPTY = "<|User|>: {}\n\n<|Assistant|>:", "<|User|>:<|Assistant|>:{}"
+"""A text's turn in the conversation, and that of an empty one, which is written without its separators."""
+
+
+class JanusPrompts(ByteLevelPrompts):
+    """Frames of Janus-Pro. The unconditional frame is as long as the prompt's, with padding that is attended to."""
+
+    NAMES: ClassVar = {key: token.name for key, token in TOKENS.items()}
+
+    def frame(self, text: str) -> list[int]:
+        """`BOS "<|User|>: text\\n\\n<|Assistant|>:" BOI`."""
+        text = text.strip()
+        return [self.id("bos"), *self.text(text, TEMPLATE if text else EMPTY), self.id("boi")]
+
+    def pair(self, text: str, negative: str | None, grid: Grid) -> tuple[list[int], list[int]]:
+        """The prompt's frame and the same with all ids but the first and the last replaced by padding, or, given a
+        negative prompt, its frame."""
+        del grid  # is always the same
+        frame = self.frame(text)
+        if negative is not None:
+            return frame, self.frame(negative)
+        return frame, [frame[0], *[self.id("pad")] * (len(frame) - 2), frame[-1]]
+
+    @staticmethod
+    def grid(config: ModelConfig, size: tuple[int, int] | str, stride: int) -> Grid:
+        """The model's own grid; raises `UserError` for another size."""
+        own = Grid(config.rows, config.cols)
+        if is_ratio(size) or parse_size(size) != (own.rows * stride, own.cols * stride):
+            raise UserError(
+                f"Janus-Pro draws pictures of {own.rows * stride}x{own.cols * stride} pixels only, not {size}."
+            )
+        return own
+
+
 BACKBONE = Backbone(
     "janus",
+    JanusPrompts,
     Published(
         model=MODEL,
         config_json=ConfigJson(

@@ -6,7 +6,9 @@ from pathlib import Path
 from ssd_jax.backbones import PUBLISHED
 from ssd_jax.weights.store import WeightsError
 
-FILES = ("*.json", "*.safetensors", "emu3.tiktoken", "emu3_vision_tokens.txt")
+FILES = ("*.json", "*.safetensors") + tuple(
+    name for published in PUBLISHED.values() if published.tokenizer for name in published.tokenizer.names
+)
 """What is downloaded: configurations, tokenizers and weights; no pickles and no code."""
 
 
