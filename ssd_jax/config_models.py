@@ -40,9 +40,10 @@ def find_models(config: Mapping, where: str, weights: str = "", heads: str | Non
     else:
         backbone = from_dict(ModelConfig, dict(config["model"]), f"{where}: model")
         published = backbone_of(backbone, f"{where}: model").published
-        tokenizer = published and published.vq.config
-        if tokenizer is None:
+        if published is None:
             tokenizer = from_dict(VQConfig, dict(config["vq"]), f"{where}: vq")
+        else:
+            tokenizer = published.vq.config
     path = Path(heads) if heads is not None else folder
     path = None if path is None else heads_file(path)
     if heads is not None or path is not None and path.exists():

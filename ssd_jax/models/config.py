@@ -81,8 +81,7 @@ class ModelConfig:
         row_end_id: the token after every row of the grid, the last one included; `NONE` if rows follow each other.
         cfg_scale: default classifier-free-guidance scale.
         top_k: default top-k of the sampler; 0 keeps all codes.
-        architecture: whose prompts and tensor names these are: a name in the table of `ssd_jax.backbones`, which holds
-            it to that.
+        architecture: whose prompts and tensor names these are, a name in the table of `ssd_jax.backbones`.
 
     A special id is `NONE` where the backbone has no such token, and `UNKNOWN` where no file names it.
     """
