@@ -1,6 +1,8 @@
 """The bundled model, which draws emoji; also any other that is trained or exported here, in our own format.
 
-BOS words BOI | ROWS * COLS codes
+    BOS words BOI | ROWS * COLS codes
+
+The unconditional frame is BOS BOI.
 """
 
 from pathlib import Path

@@ -27,7 +27,6 @@ BLOCK = {
 }
 """Parameter of a block -> tensor of a layer, as transformers names those of a Llama, and the layout of its axes."""
 
-
 ROTARY = r".*\.rotary_emb\.inv_freq"
 """Computed tensors, which a file may hold, too."""
 
