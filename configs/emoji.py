@@ -6,7 +6,11 @@ trains the tokenizer, the backbone and the draft heads one after the other. `:ti
 for the tests.
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
+
+from ssd_jax.backbones import emoji
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -23,23 +27,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.max_batch = 16  # pictures that sample.py draws at once
     config.limit = 0  # draw only so many emoji; 0 = all
 
-    config.vq = ConfigDict(
-        dict(
-            channels=48,
-            multipliers=(1, 2),
-            blocks=1,
-            patch=4,
-            groups=16,
-            codebook_size=1024,
-            code_dim=8,
-            normalised=True,
-        )
-    )
-    config.model = ConfigDict(
-        dict(layers=6, width=256, mlp_width=704, heads=2, kv_heads=1, head_dim=128, rope_theta=10_000.0, qk_norm="rms")
-    )
-    # Of pictures drawn with guidance 1.5 to 7, those at 2 were the cleanest.
-    config.model.update(cfg_scale=2.0, top_k=20)
+    config.vq = ConfigDict(dataclasses.asdict(emoji.VQ))
+    config.model = ConfigDict(dict(emoji.MODEL))
     config.heads_model = ConfigDict(dict(horizontal=5, vertical=2, context=2))
 
     optimizer = dict(warmup=50, decay=0.3, clip=1.0, weight_decay=0.01, b2=0.99, log_every=20, eval_images=256)

@@ -14,8 +14,11 @@ No draft heads are published; without --heads the decoders that need none run (`
 `:tiny` has the same parts in sizes for tests.
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
+from ssd_jax.backbones import emu3
 from ssd_jax.training.settings import head_training, tiny_head_training
 
 
@@ -27,32 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.weights = ""  # none come with the project: --weights=DIR
     config.max_batch = 1
     # What the checkpoint's own config.json says; sample.py checks the architecture.
-    config.model = ConfigDict(
-        dict(
-            architecture="emu3",
-            vocab_size=184622,
-            visual_offset=151854,
-            visual_size=32768,
-            layers=32,
-            width=4096,
-            mlp_width=14336,
-            heads=32,
-            kv_heads=8,
-            head_dim=128,
-            rope_theta=1e6,
-            norm_eps=1e-5,
-            qk_norm="",
-            rows=90,
-            cols=90,
-            pad_id=151643,
-            unk_id=-1,
-            bos_id=151849,
-            boi_id=151852,
-            row_end_id=151846,
-            cfg_scale=3.0,
-            top_k=2048,
-        )
-    )
+    config.model = ConfigDict(dataclasses.asdict(emu3.MODEL))
     config.sample_prompts = ("a lighthouse on a rocky coast at dusk", "a portrait of an old fisherman, oil painting")
 
     # Draft heads (train.py): by the program that is compiled for a CPU a step takes 38 GB, 16 of them the backbone.

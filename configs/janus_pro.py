@@ -15,8 +15,11 @@ without --heads the decoders that need none run (`ar`, `jacobi-above`, `scd`, ..
 `:tiny` has the same parts in sizes for tests.
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
+from ssd_jax.backbones import janus
 from ssd_jax.training.settings import head_training, tiny_head_training
 
 
@@ -28,39 +31,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.weights = ""  # none come with the project: --weights=DIR
     config.max_batch = 4
     # What the checkpoint's own config.json says; sample.py checks the architecture.
-    config.model = ConfigDict(
-        dict(
-            architecture="janus",
-            vocab_size=102400,
-            visual_offset=0,
-            visual_size=16384,
-            layers=30,
-            width=4096,
-            mlp_width=11008,
-            heads=32,
-            kv_heads=32,
-            head_dim=128,
-            rope_theta=1e4,
-            norm_eps=1e-6,
-            qk_norm="",
-            code_width=8,
-            head_width=4096,
-            rows=24,
-            cols=24,
-            pad_id=100002,
-            unk_id=-1,
-            bos_id=100000,
-            boi_id=100016,
-            cfg_scale=5.0,
-            top_k=0,
-        )
-    )
+    config.model = ConfigDict(dataclasses.asdict(janus.MODEL))
     config.sample_prompts = ("a lighthouse on a rocky coast at dusk", "a portrait of an old fisherman, oil painting")
 
     # Draft heads (train.py): by the program that is compiled for a CPU a step takes 32 GB, 13 of them the backbone.
     config.update(head_training("janus-pro", window=0, accumulation=4))
     if variant == "1b":
-        config.model.update(layers=24, width=2048, mlp_width=5632, heads=16, kv_heads=16, head_width=2048)
+        config.model.update(dataclasses.asdict(janus.MODEL_1B))
     if variant == "tiny":
         config.model.update(layers=1, width=32, mlp_width=48, heads=4, kv_heads=4, head_dim=8, head_width=32)
         config.model.update(rows=4, cols=4, vocab_size=300, visual_size=64, pad_id=0, bos_id=1, boi_id=2)

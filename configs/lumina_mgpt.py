@@ -15,8 +15,11 @@ heads, 162 for `ssd`. No draft heads are published; without --heads the decoders
 `:tiny` has the same parts in sizes for tests.
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
+from ssd_jax.backbones import lumina
 from ssd_jax.training.settings import head_training, tiny_head_training
 
 
@@ -28,32 +31,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.weights = ""  # none come with the project: --weights=DIR
     config.max_batch = 1
     # What the checkpoint's own config.json says; sample.py checks the architecture.
-    config.model = ConfigDict(
-        dict(
-            architecture="chameleon",
-            vocab_size=65536,
-            visual_offset=4,
-            visual_size=8192,
-            layers=32,
-            width=4096,
-            mlp_width=11008,
-            heads=32,
-            kv_heads=32,
-            head_dim=128,
-            rope_theta=1e4,
-            norm_eps=1e-5,
-            qk_norm="layer",
-            rows=48,
-            cols=48,
-            pad_id=1,
-            unk_id=3,
-            bos_id=0,
-            boi_id=8197,
-            row_end_id=8803,
-            cfg_scale=3.0,
-            top_k=2000,
-        )
-    )
+    config.model = ConfigDict(dataclasses.asdict(lumina.MODEL))
     config.sample_prompts = ("a lighthouse on a rocky coast at dusk", "a portrait of an old fisherman, oil painting")
 
     # Draft heads (train.py): by the program that is compiled for a CPU a step takes 36 GB, 14 of them the backbone.

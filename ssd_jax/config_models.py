@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from ssd_jax.backbones import backbone_of
 from ssd_jax.errors import UserError
 from ssd_jax.loading import find_folder_here
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict
-from ssd_jax.models.vq_config import DEFAULTS
 from ssd_jax.models.vq_models import AnyVQConfig
 from ssd_jax.weights.load import describe_heads, heads_file, read_config
 
@@ -39,9 +39,11 @@ def find_models(config: Mapping, where: str, weights: str = "", heads: str | Non
         backbone, tokenizer = read_config(folder)
     else:
         backbone = from_dict(ModelConfig, dict(config["model"]), f"{where}: model")
-        tokenizer = DEFAULTS.get(backbone.architecture)
-        if tokenizer is None:
+        published = backbone_of(backbone, f"{where}: model").published
+        if published is None:
             tokenizer = from_dict(VQConfig, dict(config["vq"]), f"{where}: vq")
+        else:
+            tokenizer = published.vq.config
     path = Path(heads) if heads is not None else folder
     path = None if path is None else heads_file(path)
     if heads is not None or path is not None and path.exists():

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from ssd_jax.backbones.prompting import read_prompts
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq
-from ssd_jax.prompts import read_prompts
 from ssd_jax.weights.load import find_vq_weights, fingerprint, read_vq
 from ssd_jax.weights.store import find_weights
 
@@ -27,7 +27,7 @@ class Origin(Protocol):
         """Identifies the backbone."""
 
     def prompts(self, config: ModelConfig) -> Any:
-        """Text to ids, as `ssd_jax.prompts` describes."""
+        """Text to ids, as `backbones.base.Prompts` describes."""
 
     def tokenizer(self, config: ModelConfig, vq: AnyVQConfig) -> Any:
         """The image tokenizer's parameters, float32, on one device."""

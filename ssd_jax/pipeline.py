@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
+from ssd_jax.backbones.prompting import grid_of
 from ssd_jax.compiling import compiled
 from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.engine import decode, make_cache
@@ -24,7 +25,7 @@ from ssd_jax.models.products import describe
 from ssd_jax.models.vq_models import AnyVQConfig
 from ssd_jax.origin import Origin
 from ssd_jax.pictures import Pictures
-from ssd_jax.prompts import grid_of, pad_left
+from ssd_jax.prompts import pad_left
 from ssd_jax.request import Output, guidance_of, images_of_call, sampler_of, whole_batch
 from ssd_jax.sampling import Sampler, image_keys
 from ssd_jax.sharding import DATA, replicate, using

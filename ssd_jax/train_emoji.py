@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from ssd_jax.backbones.emoji import EmojiPrompts
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.engine import decode, make_cache
 from ssd_jax.errors import UserError, require_one_of
@@ -30,7 +31,7 @@ from ssd_jax.models.products import PRODUCTS
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.models.vq import VQModel, to_float, to_uint8
 from ssd_jax.models.vq_models import abstract_vq
-from ssd_jax.prompts import SPECIALS, Prompts, pad_left, word_tokenizer
+from ssd_jax.prompts import SPECIALS, pad_left, word_tokenizer
 from ssd_jax.request import sampler_of
 from ssd_jax.sampling import image_keys
 from ssd_jax.training import emoji
@@ -105,7 +106,7 @@ class Trained:
     vq_params: Any
     data: emoji.EmojiData
     codes: np.ndarray
-    prompts: Prompts
+    prompts: EmojiPrompts
     export: Path
 
     @classmethod
@@ -123,7 +124,7 @@ class Trained:
         values |= {f"{name.strip('<>')}_id": index for index, name in enumerate(SPECIALS)}
         model = from_dict(ModelConfig, values, "config.model")
         codes = encode_pictures(vq, vq_params, data, Path(config.workdir) / f"codes-{fingerprint(path)[:12]}.npy")
-        return cls(vq, model, vq_params, data, codes, Prompts(tokenizer, model), export)
+        return cls(vq, model, vq_params, data, codes, EmojiPrompts(tokenizer, model), export)
 
     def captioned(self, stage: Any) -> CaptionedCodes:
         """Batches for a stage's config."""

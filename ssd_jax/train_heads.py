@@ -14,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ssd_jax.backbones.prompting import grid_of
 from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.names import parse_decoder
 from ssd_jax.decode.presets import PRESETS
@@ -26,7 +27,6 @@ from ssd_jax.models.config import HeadsConfig, from_dict
 from ssd_jax.models.heads import boxed_heads
 from ssd_jax.models.products import PRODUCTS
 from ssd_jax.pipeline import Pipeline
-from ssd_jax.prompts import grid_of
 from ssd_jax.prompts.lines import read_lines
 from ssd_jax.sharding import DATA, place, using
 from ssd_jax.training.bands import Setup

@@ -21,8 +21,8 @@ from transformers import (
     JanusForConditionalGeneration,
 )
 
+from ssd_jax.backbones.hf_config import from_hf
 from ssd_jax.models.config import NONE, ModelConfig
-from ssd_jax.models.published import from_hf
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.weights.mapping import flatten
 from ssd_jax.weights.names import find_sources, ignored_names

@@ -5,6 +5,7 @@ ssd_jax/__init__.py. The checker is tested first, on small sources in memory.
 """
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,9 @@ LAYERS = [
     },
     {"masks", "cache", "sampling"},
     {"models"},
-    {"decode", "training", "weights", "sharding", "room", "distributed", "prompts", "checkpoint", "request", "teacher"},
+    {"prompts"},
+    {"backbones"},
+    {"decode", "training", "weights", "sharding", "room", "distributed", "checkpoint", "request", "teacher"},
     {"pipeline", "pictures", "origin"},
     {"loading", "config_models", "random_weights", "opening"},
     {"entry", "bench", "eval", "train_heads", "train_emoji", "plan"},
@@ -38,9 +41,15 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 # Further limits inside the layers.
 BINDING = ("decode.bound", "decode.engine")  # the others receive a verifier and know no model
-NOT_FOR_PURE_DECODE = ("models", "weights", *BINDING)
-WEIGHTS_MAY_IMPORT = ("models.config", "models.published", "models.vq_config", "models.int8", "sharding", "weights")
+NOT_FOR_PURE_DECODE = ("models", "backbones", "weights", *BINDING)
+WEIGHTS_MAY_IMPORT = ("models.config", "models.vq_config", "models.int8", "backbones", "sharding", "weights")
 WEIGHTS_MAY_IMPORT += ("errors", "files")
+SHARED = {"__init__", "base", "fields", "hf_config", "hf_vq", "prompting"}  # files of backbones/ that are no rooms
+ROOMS = {path.stem for path in (PACKAGE / "backbones").glob("*.py")} - SHARED  # others find them in __init__'s table
+MAY_ENTER = {"emoji": ("train_emoji", "training")}  # what trains the bundled model
+BELOW_THE_TABLE = {f"backbones.{name}" for name in (*ROOMS, "base", "fields")}
+NAMES = re.compile("|".join([*ROOMS - {"emoji"}, "chameleon"]), re.IGNORECASE)
+MAY_NAME = ("backbones", "bench")  # the bench knows transformers' classes
 OUTSIDE = {"configs", "train", "sample", "tests"}  # the checkout's own files, not installed
 UNSAFE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
 # The one exception: a module that reads a single known file, whose sha256 it checks before it interprets a byte, with
@@ -82,6 +91,11 @@ def import_faults(module: str, target: str):
         yield f"imports {target}, which is higher up"
     if module.startswith("decode.") and module not in BINDING and within(inner, *NOT_FOR_PURE_DECODE):
         yield f"imports {target}, but receives a verifier instead"
+    room = inner.removeprefix("backbones.").split(".")[0]
+    if within(inner, "backbones") and room in ROOMS and module != "backbones" and own not in MAY_ENTER.get(room, ()):
+        yield f"imports {target}: rooms are found in the table of backbones"
+    if module in BELOW_THE_TABLE and within(inner, "backbones") and not within(inner, *BELOW_THE_TABLE):
+        yield f"imports {target}: the table knows the rooms, not the reverse"
     if own == "decode" and top == "training":
         yield f"imports {target}: training may use decode, not the reverse"
     if own == "weights" and not within(inner, *WEIGHTS_MAY_IMPORT):
@@ -111,6 +125,16 @@ def code_faults(node: ast.AST, entry_point: bool):
             yield "uses pickle (allow_pickle)"
 
 
+def named_models(tree: ast.AST):
+    """Yields (line, text) of published models that code names; docstrings and comments may."""
+    texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        for field in ("id", "attr", "arg", "name", "asname", "value"):
+            found = getattr(node, field, None)
+            if isinstance(found, str) and id(node) not in texts and NAMES.search(found):
+                yield node.lineno, found
+
+
 def faults(module: str, source: str, is_package: bool = False) -> list[str]:
     """Every broken rule in one module, as "ssd_jax.module:line what"."""
     tree = ast.parse(source)
@@ -124,6 +148,8 @@ def faults(module: str, source: str, is_package: bool = False) -> list[str]:
             found.append((line, "imports jax.config"))
     for node in ast.walk(tree):
         found += [(node.lineno, fault) for fault in code_faults(node, entry_point)]
+    if not within(module, *MAY_NAME):
+        found += [(line, f"names a published model: {text!r}") for line, text in named_models(tree)]
     return [f"ssd_jax.{module}:{line} {fault}" for line, fault in sorted(found)]
 
 
@@ -143,6 +169,9 @@ def faults(module: str, source: str, is_package: bool = False) -> list[str]:
         ("training.loop", "from ssd_jax import pipeline", "higher up"),
         ("training.loop", "from ssd_jax.entry import main", "higher up"),
         ("viz", "from ssd_jax.sampling import draw", "higher up"),
+        ("models.config", "from ssd_jax.backbones import BACKBONES", "higher up"),
+        ("prompts.words", "from ..backbones.base import Token", "higher up"),
+        ("backbones.emu3", "from ssd_jax.weights.load import read_config", "higher up"),
         ("pipeline", "import ssd_jax", "higher up"),
         ("pipeline", "from ssd_jax import PRESETS", "higher up"),
         ("pipeline", "from ssd_jax import *", "higher up"),
@@ -154,8 +183,18 @@ def faults(module: str, source: str, is_package: bool = False) -> list[str]:
         ("weights.load", "from ssd_jax.models import transformer", "weights may import only"),
         ("weights.load", "from ssd_jax.models import config_reader", "weights may import only"),
         ("weights.load", "from ssd_jax import shapes", "weights may import only"),
+        ("weights.load", "from ssd_jax.backbones.emu3 import MODEL", "found in the table"),
+        ("loading", "from ssd_jax.backbones import janus", "found in the table"),
+        ("loading", "from ssd_jax.backbones import emoji", "found in the table"),
+        ("backbones.emu3", "from ssd_jax.backbones.janus import VQ", "found in the table"),
+        ("backbones.emu3", "from ssd_jax.backbones import PUBLISHED", "not the reverse"),
+        ("backbones.base", "from .hf_config import from_hf", "not the reverse"),
         ("pipeline", "from configs import emoji", "not part of the library"),
         ("utils", "", "has no layer"),
+        ("models.config", "FAMILIES = ('emoji', 'emu3')", "names a published model"),
+        ("weights.load", "if config.architecture == 'chameleon':\n    pass", "names a published model"),
+        ("plan.report", "def janus_rows():\n    return 1", "names a published model"),
+        ("training.loop", "f(f'of Emu3 {x}')", "names a published model"),
         # not in the library
         ("checkpoint", "import pickle", "uses pickle"),
         ("checkpoint", "from pickle import loads", "uses pickle"),
@@ -186,6 +225,11 @@ def test_checker_catches(module, source, expected):
         ("decode.engine", "from ssd_jax.models import transformer\nfrom .raster import decode"),
         ("training.loop", "from ssd_jax.decode.engine import generate\nfrom ssd_jax import checkpoint, sharding, viz"),
         ("weights.load", "from ssd_jax.errors import UserError"),
+        ("weights.load", "from ssd_jax.backbones import PUBLISHED\nfrom ..backbones.hf_config import from_hf"),
+        ("backbones.emu3", "from ssd_jax.backbones.base import Token\nfrom . import fields\nNAME = 'emu3'"),
+        ("models.movq", "'''As in Emu3.'''\nx = 1\n'''Emu3 has 1.'''"),
+        ("bench.transformers_models", "FAMILIES = {'janus': 1}"),
+        ("training.backbone", "from ssd_jax.backbones.emoji import BACKBONE"),
         ("entry", "from ssd_jax.errors import UserError\njax.config.update('a', 1)\nprint(1)"),
         ("weights.load", "from ssd_jax.models.config import from_hf\nfrom . import mapping\nfrom .. import sharding"),
         ("pipeline", "from . import decode, weights\nconfig.update(dict(a=1))  # an ml_collections config"),

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ssd_jax.models.published import from_hf
+from ssd_jax.backbones import PUBLISHED
+from ssd_jax.backbones.hf_config import from_hf
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.weights.load import read_tensors
 from ssd_jax.weights.mapping import Source, flatten
-from ssd_jax.weights.names import NAMINGS, find_sources
+from ssd_jax.weights.names import find_sources
 from ssd_jax.weights.store import INDEX_SUFFIX
 
 VALUES = {
@@ -56,7 +57,7 @@ for dtype in (jnp.bfloat16, jnp.float32):
 def folder(tmp_path_factory) -> Path:
     """A backbone of 130 MB in bfloat16, in three shards."""
     folder = tmp_path_factory.mktemp("large")
-    config, naming = from_hf(VALUES), NAMINGS["emu3"][-1]
+    config, naming = from_hf(VALUES), PUBLISHED["emu3"].namings[-1]
     leaves, shards, weight_map = flatten(abstract_backbone(config)), [{}, {}, {}], {}
     for index, (name, source) in enumerate(find_sources(config, leaves, [naming.embedding]).items()):
         file = f"model-{index % 3}.safetensors"

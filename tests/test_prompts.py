@@ -5,10 +5,12 @@ import warnings
 import numpy as np
 import pytest
 
+from ssd_jax.backbones.emoji import MAX_WORDS
+from ssd_jax.backbones.emoji import EmojiPrompts as Prompts
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.prompts import MAX_WORDS, SPECIALS, Prompts, pad_left, read_tokenizer, word_tokenizer
+from ssd_jax.prompts import SPECIALS, pad_left, read_tokenizer, word_tokenizer
 from ssd_jax.shapes import bucket
 
 CAPTIONS = ["red apple, twemoji", "red heart, noto", "piñata, noto", "woman's hat, noto", "t-rex, noto"]

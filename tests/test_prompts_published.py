@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from ssd_jax.backbones import BACKBONES
+from ssd_jax.backbones.prompting import grid_of, read_prompts
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid, Layout, prompt_starts, rotary_positions
 from ssd_jax.models.config import UNKNOWN, ModelConfig
-from ssd_jax.prompts import PUBLISHED, grid_of, pad_left, read_prompts
+from ssd_jax.prompts import pad_left
 
 BYTES = 20_000  # id of the first byte token
 ALPHABET = {letter: BYTES + index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
@@ -48,7 +50,7 @@ def byte_tokenizer(special: dict[str, int], merges=(), first: int = BYTES) -> To
 
 def prompts(name: str, tokens=None, vocabulary=None, merges=(), special=None, **changes):
     config = dataclasses.replace(CONFIGS[name], **changes)
-    return PUBLISHED[name](
+    return BACKBONES[name].prompts(
         byte_tokenizer(SPECIAL[name] if special is None else special, merges), config, vocabulary or {}, tokens or {}
     )
 

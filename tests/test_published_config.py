@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from transformers import ChameleonConfig, Emu3Config, JanusConfig
 
-from ssd_jax.models.architectures import ARCHITECTURES
+from ssd_jax import backbones
+from ssd_jax.backbones import BACKBONES, PUBLISHED, backbone_of, emu3, janus, lumina
+from ssd_jax.backbones.hf_config import from_hf
 from ssd_jax.models.config import NONE, UNKNOWN, ConfigError
-from ssd_jax.models.published import from_hf
-from ssd_jax.weights.load import read_config
+from ssd_jax.weights.load import FORMAT, read_config
 
+ARCHITECTURES = {kind: published for published in PUBLISHED.values() for kind in published.config_json.kinds}
 LUMINA = {"model_type": "chameleon_xllmx", "architectures": ["ChameleonXLLMXForConditionalGeneration"]}
 JANUS = {"model_type": "multi_modality", "language_config": {"num_hidden_layers": 30, "vocab_size": 102400}}
 EMU3_HF = {  # as transformers' converter of 2025 writes it
@@ -115,6 +118,36 @@ def test_another_network_is_refused(values, words):
 def test_wrong_tokens(tokens):
     with pytest.raises(ConfigError, match="special token"):
         from_hf(LUMINA, tokens=tokens)
+
+
+@pytest.mark.parametrize(
+    ("room", "values"),
+    [
+        (emu3, EMU3),
+        (lumina, LUMINA),
+        (janus, JANUS | {"gen_head_config": {"params": {"image_token_embed": 4096}}}),
+    ],
+)
+def test_what_a_room_says_is_what_the_published_files_say(room, values):
+    """So are the sizes in its config, which come from there."""
+    assert from_hf(values) == room.MODEL == PUBLISHED[room.MODEL.architecture].model
+    assert room.VQ.codebook_size == room.MODEL.visual_size
+
+
+def test_every_room_is_in_the_table():
+    files = Path(backbones.__file__).parent.glob("*.py")
+    rooms = {path.stem for path in files if "\nBACKBONE = " in path.read_text(encoding="utf-8")}
+    assert rooms >= {"emoji", "emu3", "lumina", "janus"}
+    assert {getattr(backbones, room).BACKBONE.name for room in rooms} == BACKBONES.keys()
+    for name, published in PUBLISHED.items():
+        assert backbone_of(published.model) is BACKBONES[name]
+
+
+def test_a_name_that_is_not_in_the_table(tmp_path):
+    model = {"vocab_size": 9, "visual_offset": 4, "visual_size": 5, "architecture": "dalle"}
+    (tmp_path / "config.json").write_text(json.dumps({"format": FORMAT, "model": model, "vq": {}}))
+    with pytest.raises(ConfigError, match=r"config.json: model: architecture must be one of \('emoji', .* not 'dalle'"):
+        read_config(tmp_path)
 
 
 def test_every_published_class_is_known():

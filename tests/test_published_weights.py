@@ -13,16 +13,18 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import ssd_jax
+from ssd_jax.backbones import PUBLISHED
+from ssd_jax.backbones.hf_config import from_hf
 from ssd_jax.models.config import HeadsConfig
-from ssd_jax.models.published import from_hf
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.weights import hub, load
 from ssd_jax.weights.export import heads_metadata, write_tensors
 from ssd_jax.weights.load import fingerprint, read_backbone, read_config, read_heads_config
 from ssd_jax.weights.mapping import Source, flatten
-from ssd_jax.weights.names import NAMINGS, find_sources
+from ssd_jax.weights.names import find_sources
 from ssd_jax.weights.store import INDEX_SUFFIX, WeightsError, find_weights
 
+NAMINGS = {family: published.namings for family, published in PUBLISHED.items()}
 SIZES = {
     "vocab_size": 60, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2,

@@ -15,9 +15,11 @@ import torch_vq
 from safetensors.numpy import load_file, save_file
 from transformers import Emu3VQVAE, Emu3VQVAEConfig, JanusVQVAE, JanusVQVAEConfig
 
+from ssd_jax.backbones import PUBLISHED
+from ssd_jax.backbones.emu3 import VQ as EMU3
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.models.vq_config import DEFAULTS, EMU3, VQGANConfig
+from ssd_jax.models.vq_config import VQGANConfig
 from ssd_jax.models.vq_models import abstract_vq
 from ssd_jax.origin import Checkpoint
 from ssd_jax.pipeline import Pipeline
@@ -30,7 +32,7 @@ FAMILIES = ("emu3", "chameleon", "janus")
 COUNTS = {"emu3": 495, "chameleon": 293, "janus": 344}
 LEFT_OUT = {"emu3": 8, "chameleon": 0, "janus": 1}
 
-full_size = cache(lambda family: abstract_vq(DEFAULTS[family]))
+full_size = cache(lambda family: abstract_vq(PUBLISHED[family].vq.config))
 
 
 @pytest.fixture(scope="module")

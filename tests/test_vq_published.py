@@ -10,9 +10,13 @@ import torch_vq
 from safetensors.numpy import save_file
 from transformers import Emu3ImageProcessor
 
+from ssd_jax.backbones.emu3 import VQ as EMU3
+from ssd_jax.backbones.hf_vq import vq_from_hf
+from ssd_jax.backbones.janus import VQ as JANUS
+from ssd_jax.backbones.lumina import VQ as CHAMELEON
 from ssd_jax.models.config import ConfigError
 from ssd_jax.models.vq import to_uint8
-from ssd_jax.models.vq_config import CHAMELEON, EMU3, JANUS, MoVQConfig, VQGANConfig, vq_from_hf
+from ssd_jax.models.vq_config import MoVQConfig, VQGANConfig
 from ssd_jax.models.vq_models import abstract_vq, vq_model
 from ssd_jax.weights.load import read_vq
 

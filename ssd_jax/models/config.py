@@ -12,9 +12,6 @@ from ssd_jax.errors import UserError
 NONE, UNKNOWN = -1, -2
 """What stands for a special id that the backbone does not have, and for one that it has but nothing tells."""
 
-FAMILIES = ("emoji", "emu3", "chameleon", "janus")
-"""What `ModelConfig.architecture` may say: the bundled model, Emu3, Lumina-mGPT (a Chameleon), Janus-Pro."""
-
 QK_NORMS = ("", "rms", "layer")
 """What `ModelConfig.qk_norm` may say."""
 
@@ -84,7 +81,7 @@ class ModelConfig:
         row_end_id: the token after every row of the grid, the last one included; `NONE` if rows follow each other.
         cfg_scale: default classifier-free-guidance scale.
         top_k: default top-k of the sampler; 0 keeps all codes.
-        architecture: one of `FAMILIES`: whose prompts and tensor names these are.
+        architecture: whose prompts and tensor names these are, a name in the table of `ssd_jax.backbones`.
 
     A special id is `NONE` where the backbone has no such token, and `UNKNOWN` where no file names it.
     """
@@ -119,9 +116,8 @@ class ModelConfig:
             raise ConfigError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads}).")
         if self.head_dim % 2:
             raise ConfigError(f"head_dim ({self.head_dim}) must be even for the rotary embedding.")
-        for name, allowed in (("qk_norm", QK_NORMS), ("architecture", FAMILIES)):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}.")
+        if self.qk_norm not in QK_NORMS:
+            raise ConfigError(f"qk_norm must be one of {QK_NORMS}, not {self.qk_norm!r}.")
         if not self.code_width and self.visual_offset + self.visual_size > self.vocab_size:
             raise ConfigError(
                 f"visual ids {self.visual_offset}..{self.visual_offset + self.visual_size - 1} "

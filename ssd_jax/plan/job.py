@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
+from ssd_jax.backbones.prompting import grid_of
 from ssd_jax.cache import AXES, KVCache, shape_of
 from ssd_jax.config_models import Models
 from ssd_jax.decode.base import Decoder
@@ -20,7 +21,6 @@ from ssd_jax.models.int8 import scales
 from ssd_jax.models.transformer import boxed_backbone, layout_of
 from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq
 from ssd_jax.pipeline import Pipeline
-from ssd_jax.prompts import grid_of
 from ssd_jax.request import whole_batch
 from ssd_jax.sharding import DATA, MODEL, abstract, check_divides, parse_mesh, sharding_of
 from ssd_jax.weights.mapping import flatten

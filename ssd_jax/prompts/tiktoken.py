@@ -1,23 +1,19 @@
-"""The tokenizer of Emu3's first repository: emu3.tiktoken, and emu3_vision_tokens.txt with names of special tokens.
+"""A tokenizer in tiktoken's format: a file of tokens.
 
-A line of the first is a token, in base64, and its rank, which is its id. In every piece of text tiktoken joins the two
+A line of it is a token, in base64, and its rank, which is its id. In every piece of text tiktoken joins the two
 neighbours whose union has the lowest rank, until no union is a token; a piece that is a token stays whole. `tokenizers`
 joins pairs in the order of a list instead. It does the same with a list of all ways to split a token in two, in the
 order of the tokens' ranks.
-Sources: baaivision/Emu3, `tokenization_emu3.py`; github.com/openai/tiktoken, `_educational.py`.
+Source: github.com/openai/tiktoken, `_educational.py`.
 """
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, models
 
 from ssd_jax.errors import UserError
-
-RANKS_NAME, SPECIAL_NAME = "emu3.tiktoken", "emu3_vision_tokens.txt"
-
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{index}|>" for index in range(205)))
-"""The special tokens before those that are in the file; the first has the id behind the last rank."""
 
 _PLAIN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _LETTERS = {byte: chr(byte) for byte in _PLAIN}
@@ -25,22 +21,20 @@ _LETTERS |= {byte: chr(0x100 + index) for index, byte in enumerate(sorted(set(ra
 """Byte -> the letter that stands for it in byte-level tokenizers (GPT-2)."""
 
 
-def read_tiktoken(folder: Path) -> Tokenizer:
-    """Reads the two files of a checkpoint folder; how text is cut into pieces is left to `Emu3Prompts`.
+def tiktoken_tokenizer(path: Path, special: Sequence[str]) -> Tokenizer:
+    """Reads a file of tokens; how text is cut into pieces is left to the caller.
 
+    Args:
+        path: the file.
+        special: names of the special tokens, whose ids follow the last rank.
     Raises:
-        UserError: a file is missing or malformed.
+        UserError: the file is missing or malformed.
     """
-    ranks = _read_ranks(folder / RANKS_NAME)
-    try:
-        lines = (folder / SPECIAL_NAME).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder / SPECIAL_NAME}, which belongs to {RANKS_NAME}, cannot be read: {error}.") from None
-    special = [*SPECIAL, *(line.strip() for line in lines if line.strip())]
+    ranks = _read_ranks(path)
     vocabulary = {_spell(token): rank for token, rank in ranks.items()}
     vocabulary |= {name: len(ranks) + index for index, name in enumerate(special)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=_merges(ranks), ignore_merges=True))
-    tokenizer.add_special_tokens(special)
+    tokenizer.add_special_tokens(list(special))
     return tokenizer
 
 

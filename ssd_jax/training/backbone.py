@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from optax.contrib import MuonDimensionNumbers
 
+from ssd_jax.backbones.emoji import EmojiPrompts
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.forced import image_hidden
 from ssd_jax.models.products import PRODUCTS
 from ssd_jax.models.transformer import Transformer
-from ssd_jax.prompts import Prompts, pad_left
+from ssd_jax.prompts import pad_left
 from ssd_jax.shapes import bucket
 from ssd_jax.training.emoji import HELD_OUT, EmojiData
 from ssd_jax.training.loop import Task
@@ -32,7 +33,9 @@ class CaptionedCodes:
         pad_id, unk_id: special ids.
     """
 
-    def __init__(self, data: EmojiData, codes: np.ndarray, prompts: Prompts, config: Any, pad_id: int, unk_id: int):
+    def __init__(
+        self, data: EmojiData, codes: np.ndarray, prompts: EmojiPrompts, config: Any, pad_id: int, unk_id: int
+    ):
         self.data, self.codes, self.config = data, codes, config
         self.pad_id, self.unk_id = pad_id, unk_id
         self.captions = [prompts.frame(text) for text in data.captions]

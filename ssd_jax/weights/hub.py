@@ -3,9 +3,12 @@
 import re
 from pathlib import Path
 
+from ssd_jax.backbones import PUBLISHED
 from ssd_jax.weights.store import WeightsError
 
-FILES = ("*.json", "*.safetensors", "emu3.tiktoken", "emu3_vision_tokens.txt")
+FILES = ("*.json", "*.safetensors") + tuple(
+    name for published in PUBLISHED.values() if published.tokenizer for name in published.tokenizer.names
+)
 """What is downloaded: configurations, tokenizers and weights; no pickles and no code."""
 
 
@@ -33,9 +36,10 @@ def download(source: str) -> Path:
         first = str(error).strip().split("\n")[0]
         raise WeightsError(f"{source!r} could not be downloaded from the Hugging Face hub: {first}") from None
     if not any(folder.glob("*.safetensors")):
+        hints = ", ".join(published.safetensors for published in PUBLISHED.values() if published.safetensors)
         raise WeightsError(
             f"The hub's {source!r} has no safetensors files, and pickles are not downloaded; take a converted "
-            "repository (of Janus-Pro those of deepseek-community)."
+            f"repository ({hints})."
         )
     return folder
 

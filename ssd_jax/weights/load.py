@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from ssd_jax.backbones import PUBLISHED, backbone_of
+from ssd_jax.backbones.hf_config import from_hf, with_tokens
+from ssd_jax.backbones.hf_vq import vq_from_hf
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict, read_json
 from ssd_jax.models.int8 import SUFFIX, quantised_leaf, scales
-from ssd_jax.models.published import from_hf, with_tokens
-from ssd_jax.models.vq_config import MoVQConfig, VQGANConfig, vq_from_hf
+from ssd_jax.models.vq_config import MoVQConfig, VQGANConfig
 from ssd_jax.weights.mapping import COLLECTION, Source, flatten, unflatten
 from ssd_jax.weights.names import find_sources, ignored_names
 from ssd_jax.weights.store import Store, WeightsError, find_weights, opened, others
@@ -102,7 +104,7 @@ def _read(store: Store, leaf: Any, source: Source, dtype: DTypeLike | None) -> j
 def read_backbone(path: Path, config: ModelConfig, like: Mapping[str, Any], dtype: DTypeLike) -> dict[str, Any]:
     """Reads a backbone's parameters under our own names or under those of its publishers; otherwise `read_tensors`."""
     names = opened(path).tensors.keys()
-    if "embedding" in names:
+    if "embedding" in names or config.architecture not in PUBLISHED:
         return read_tensors(path, like, dtype)
     leaves = flatten(like)
     try:
@@ -121,7 +123,7 @@ def read_vq(path: Path, family: str, like: Mapping[str, Any]) -> dict[str, Any]:
         like: as for `read_tensors`, which this is otherwise.
     """
     shapes = {name: tensor.shape for name, tensor in opened(path).tensors.items()}
-    if family == "emoji" or "codebook" in shapes:
+    if family not in PUBLISHED or "codebook" in shapes:
         return read_tensors(path, like, jnp.float32)
     try:
         sources = find_vq_sources(family, like, shapes)
@@ -137,7 +139,7 @@ def find_vq_weights(source: Path, family: str) -> Path:
     if source.is_file():
         return source
     for path in (source / "vq.safetensors", source / "vqgan.safetensors"):
-        if path.exists() or family == "emoji":
+        if path.exists() or family not in PUBLISHED:
             return path
     return find_weights(source)
 
@@ -149,7 +151,7 @@ def read_config(
 
     Args:
         folder: its tokenizer.json, if any, names special ids of a published model.
-        tokens: special ids that are known better (see `models.published.from_hf`).
+        tokens: special ids that are known better (see `backbones.hf_config.from_hf`).
     Raises:
         UserError: names the file and what is wrong in it.
     """
@@ -163,6 +165,7 @@ def read_config(
         if name not in values:
             raise WeightsError(f"{path}: section {name!r} is missing.")
     model = from_dict(ModelConfig, values["model"], f"{path}: model")
+    backbone_of(model, f"{path}: model")
     return with_tokens(model, tokens, str(path)), from_dict(VQConfig, values["vq"], f"{path}: vq")
 
 

@@ -1,11 +1,14 @@
-"""Tensor names of the published backbones, and where each of our parameters is among them."""
+"""Where each of our parameters is among the tensors of a published backbone, whose room says how it names them."""
 
-import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable
 
+from ssd_jax.backbones import PUBLISHED
+from ssd_jax.backbones.base import Naming
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.weights.mapping import Source
 from ssd_jax.weights.store import WeightsError
+from ssd_jax.weights.vq_names import PREFIXES
 
 BLOCK = {
     "attention_norm.scale": ("input_layernorm.weight", ""),
@@ -22,81 +25,17 @@ BLOCK = {
     "mlp.up": ("mlp.up_proj.weight", ""),
     "mlp.down": ("mlp.down_proj.weight", ""),
 }
-"""Parameter of a block -> tensor of a layer and the layout of its axes."""
+"""Parameter of a block -> tensor of a layer, as transformers names those of a Llama, and the layout of its axes."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Naming:
-    """One way to name the tensors of a backbone.
-
-    Attributes:
-        trunk: what stands before `embed_tokens`, `layers` and `norm`.
-        rest: our other parameters -> tensor.
-    """
-
-    trunk: str
-    rest: Mapping[str, str]
-
-    @property
-    def embedding(self) -> str:
-        """The embedding table's name, by which the naming is recognised."""
-        return f"{self.trunk}embed_tokens.weight"
-
-
-def _own_codes(table: str, first: str, second: str, inner: str, outer: str) -> dict[str, str]:
-    """Tensors of a separate table, the two layers behind it, and the two of the output head."""
-    layers = {"code_embedding.first": first, "code_embedding.second": second}
-    layers |= {"visual_mlp.first": inner, "visual_mlp.second": outer}
-    weights = {name: f"{layer}.weight" for name, layer in layers.items()}
-    biases = {f"{name}_bias": f"{layer}.bias" for name, layer in layers.items()}
-    return {"code_embedding.table": table, **weights, **biases}
-
-
-NAMINGS = {
-    "emu3": (
-        Naming("text_model.model.", {"visual_head": "text_model.lm_head.weight"}),
-        Naming("model.text_model.", {"visual_head": "lm_head.weight"}),
-        Naming("model.", {"visual_head": "lm_head.weight"}),
-    ),
-    "chameleon": (Naming("model.", {"visual_head": "lm_head.weight"}),),
-    "janus": (
-        Naming(
-            "model.language_model.",
-            _own_codes(
-                "model.generation_embeddings.weight",
-                "model.generation_aligner.fc1",
-                "model.generation_aligner.hidden_layers.0",
-                "model.generation_head.proj_out",
-                "model.generation_head.vision_head",
-            ),
-        ),
-        Naming(
-            "language_model.model.",
-            _own_codes(
-                "gen_embed.weight",
-                "gen_aligner.layers.0",
-                "gen_aligner.layers.2",
-                "gen_head.output_mlp_projector",
-                "gen_head.vision_head",
-            ),
-        ),
-    ),
-}
-"""`ModelConfig.architecture` -> the ways in which its tensors are named: transformers' first."""
-
-IGNORED = (
-    r"(model\.)?vqmodel\..*|gen_vision_model\..*"  # the image tokenizer, which is read by itself
-    r"|.*\.rotary_emb\.inv_freq"  # computed
-)
-"""Tensors that every architecture's files may hold and a backbone does not need."""
-
-UNDERSTANDING = r"|(model\.)?(vision_model|aligner)\..*|(language_model\.)?lm_head\.weight"
-"""Those with which Janus reads pictures and writes text."""
+ROTARY = r".*\.rotary_emb\.inv_freq"
+"""Computed tensors, which a file may hold, too."""
 
 
 def ignored_names(config: ModelConfig) -> str:
-    """The pattern of the names that are left out on purpose when this backbone is read."""
-    return IGNORED + (UNDERSTANDING if config.architecture == "janus" else "")
+    """The pattern of the names that are left out on purpose when this backbone is read: those of image tokenizers,
+    which are read by themselves, what is computed, and what drawing does not need."""
+    patterns = [*(f"{re.escape(prefix)}.*" for prefix in PREFIXES), ROTARY, PUBLISHED[config.architecture].unused]
+    return "|".join(filter(None, patterns))
 
 
 def find_sources(config: ModelConfig, parameters: Iterable[str], names: Collection[str]) -> dict[str, Source]:
@@ -111,7 +50,7 @@ def find_sources(config: ModelConfig, parameters: Iterable[str], names: Collecti
     Raises:
         WeightsError: the names are of no known kind.
     """
-    namings = NAMINGS[config.architecture]
+    namings = PUBLISHED[config.architecture].namings
     naming = next((naming for naming in namings if naming.embedding in names), None)
     if naming is None:
         known = " or ".join(repr(naming.embedding) for naming in namings)

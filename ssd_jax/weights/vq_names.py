@@ -1,19 +1,18 @@
 """Tensor names of the published image tokenizers, as they are on disk and in transformers, and ours.
 
-Ours are the names of `mapping.flatten`: "encoder.down_0_block_1.conv2.kernel". Families are "chameleon" (also Lumina
-and Anole; taming's names), "janus" and "emu3" (both repositories' names and those of the -hf conversions).
+Ours are the names of `mapping.flatten`: "encoder.down_0_block_1.conv2.kernel". Theirs are those of VQGAN's first code
+(CompVis/taming-transformers), or become so by the rules of the backbone's room.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from ssd_jax.backbones import PUBLISHED
 from ssd_jax.weights.mapping import Source, flatten
 from ssd_jax.weights.store import WeightsError, others
 
-Rules = tuple[tuple[str, str], ...]
-
-_PREFIXES = ("model.vqmodel.", "vqmodel.", "gen_vision_model.")
+PREFIXES = tuple(dict.fromkeys(prefix for published in PUBLISHED.values() for prefix in published.vq.prefixes))
 """What stands before a tokenizer's names inside a whole model; nothing in a file of its own."""
 
 _OWN = re.compile(r"(encoder|decoder|quantize|quant_conv|post_quant_conv|loss)\.")
@@ -25,26 +24,7 @@ _LEFT_OUT = re.compile(
     r"|quantize\.codebook_used"  # a record of training
 )
 
-_EMU3: Rules = (
-    (r"^(encoder|decoder)\.middle_block\.", r"\1.mid."),
-    (r"\.(down|up)_block\.", "."),
-    (r"\.attn_norms\.(\d+)\.", r".attn.\1.norm."),
-    (r"\.attn_norm\.", ".attn_1.norm."),
-    (r"\.([qkv])_proj\.", r".\1."),
-    (r"\.out_proj\.", ".proj_out."),
-    (r"\.norm_layer\.", ".norm."),
-    (r"^(encoder|decoder)\.time_conv\.(\d+)\.", r"\1_time.conv_\2."),
-    (r"^(encoder|decoder)\.time_res_stack\.(\d+)\.", r"\1_time.block_\2."),
-)
-_JANUS: Rules = (
-    (r"^encoder\.conv_blocks\.", "encoder.down."),
-    (r"^decoder\.conv_blocks\.", "decoder.up."),
-    (r"\.res\.(\d+)\.", r".block.\1."),
-    (r"\.mid\.0\.", ".mid.block_1."),
-    (r"\.mid\.1\.", ".mid.attn_1."),
-    (r"\.mid\.2\.", ".mid.block_2."),
-)
-_COMMON: Rules = (
+_COMMON = (
     (r"\.(down|up)\.(\d+)\.(block|attn)\.(\d+)\.", r".\1_\2_\3_\4."),
     (r"\.(down|up)\.(\d+)\.(downsample|upsample)\.", r".\1_\2_\3."),
     (r"(\.conv)+\.(weight|bias)$", r".\2"),  # a convolution inside a module that only pads, enlarges or shifts time
@@ -53,7 +33,7 @@ _COMMON: Rules = (
     (r"\.running_(mean|var)$", r".\1"),
     (r"\.weight$", ".kernel"),
 )
-_RULES = {"chameleon": _COMMON, "janus": _JANUS + _COMMON, "emu3": _EMU3 + _COMMON}
+"""(pattern, replacement) in order: from the first code's names to ours."""
 
 ELSEWHERE = "say with vq_weights (sample.py: --vq_weights) in which file or folder all of it is"
 """What to do about a file without a whole image tokenizer."""
@@ -79,7 +59,7 @@ def find_vq_sources(family: str, like: Mapping[str, Any], shapes: Mapping[str, t
     """Where every parameter of a published image tokenizer is stored.
 
     Args:
-        family: "chameleon", "janus" or "emu3".
+        family: `ModelConfig.architecture` of a published model.
         like: the parameters' shapes, nested.
         shapes: of all tensors in the file, by name; what is not the tokenizer's is passed over.
     Returns:
@@ -111,14 +91,15 @@ def find_vq_sources(family: str, like: Mapping[str, Any], shapes: Mapping[str, t
 
 def _local(name: str) -> str:
     """A name without what stands before it in a whole model."""
-    return next((name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)), name)
+    return next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)
 
 
 def _parameter(family: str, local: str, leaves: Mapping[str, Any]) -> str:
     """Our flat name of a published tensor."""
-    for pattern, replacement in _RULES[family]:
+    vq = PUBLISHED[family].vq
+    for pattern, replacement in vq.rules + _COMMON:
         local = re.sub(pattern, replacement, local)
-    if family == "janus":  # counts the decoder's levels from the lowest resolution
+    if vq.lowest_first:
         last = max(int(match[1]) for match in map(re.compile(r"decoder\.up_(\d+)_block_0").match, leaves) if match)
         local = re.sub(r"^decoder\.up_(\d+)_", lambda match: f"decoder.up_{last - int(match[1])}_", local)
     return local

@@ -9,8 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ssd_jax.backbones import PUBLISHED
+from ssd_jax.backbones.base import Published
 from ssd_jax.errors import is_whole
-from ssd_jax.models.architectures import JANUS, Architecture, find_architecture
 from ssd_jax.models.config import NONE, UNKNOWN, ConfigError, ModelConfig, from_dict
 
 SIZES = {
@@ -35,8 +36,19 @@ ONLY = {
 }
 """Keys of which we have implemented one value, the one that a missing key means."""
 
-IN_PROMPTS = re.compile(r"(img|end|size_\d+)(_id)?")
-"""Special tokens that only prompts need: Emu3's image token, Lumina-mGPT's end of turn and number of patches."""
+SPECIAL = ("pad", "unk", "bos", "boi", "row_end")
+"""Special tokens that `ModelConfig` has, each as `<name>_id`."""
+
+
+def find_published(values: Mapping, where: str) -> Published:
+    """What a config.json is of; raises `ConfigError` if it is none of the table."""
+    kinds = {kind: published for published in PUBLISHED.values() for kind in published.config_json.kinds}
+    names = [values.get("model_type"), *(values.get("architectures") or ())]
+    for name in names:
+        if isinstance(name, str) and name in kinds:
+            return kinds[name]
+    known = ", ".join(sorted(PUBLISHED))
+    raise ConfigError(f"{where}: {names[0]!r} is not a model that can be loaded; known are {known} and our own format.")
 
 
 def from_hf(
@@ -55,41 +67,46 @@ def from_hf(
     Raises:
         ConfigError: another model, a network that is not implemented, a malformed value.
     """
-    architecture = find_architecture(values, where)
-    text = next((values[name] for name in architecture.sections if name in values), values)
+    published = find_published(values, where)
+    text = next((values[name] for name in published.config_json.sections if name in values), values)
     if not isinstance(text, Mapping):
         raise ConfigError(f"{where}: the language model's section must be an object.")
     vocabulary = {**(vocabulary or {}), **(values.get("vocabulary_map") or {})}
+    fields = dataclasses.asdict(published.model)
     try:
-        fields = {**architecture.fixed, **_sizes(text, architecture), **architecture.visual(values, vocabulary)}
+        fields |= {**_sizes(text, published), **published.config_json.codes(values, vocabulary)}
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     except (TypeError, ValueError, AttributeError, ZeroDivisionError):
         raise ConfigError(f"{where}: a number or a section has the wrong type.") from None
-    fields |= {"unk_id": NONE, "row_end_id": NONE, "architecture": architecture.family}
-    for field, special in architecture.special.items():
-        given = vocabulary.get(special.name, text.get(special.key, values.get(special.key)))
-        fields[field] = special.default if given is None else given
-        if given is None and special.default >= fields["vocab_size"]:
-            fields[field] = UNKNOWN
+    for key in SPECIAL:
+        if key in published.tokens:
+            token, field = published.tokens[key], f"{key}_id"
+            given = vocabulary.get(token.name, text.get(token.key, values.get(token.key)))
+            if given is not None:
+                fields[field] = given
+            elif fields[field] >= fields["vocab_size"]:
+                fields[field] = UNKNOWN
     return with_tokens(from_dict(ModelConfig, fields, where), tokens, where)
 
 
 def with_tokens(config: ModelConfig, tokens: Mapping[str, int] | None, where: str) -> ModelConfig:
     """The config with other special ids: {"boi": 100016} or {"boi_id": 100016}; those of prompts are left to them."""
-    fields = {name.removesuffix("_id"): name for name in ("pad_id", "unk_id", "bos_id", "boi_id", "row_end_id")}
+    in_prompts = [key for published in PUBLISHED.values() for key in published.tokens if key not in SPECIAL]
+    numbered = [key for published in PUBLISHED.values() for key in published.numbered]
     for name, value in (tokens or {}).items():
-        if name.removesuffix("_id") not in fields and not IN_PROMPTS.fullmatch(name):
-            known = ", ".join([*fields, "img, end, size_N"])
+        key = name.removesuffix("_id")
+        counted = any(re.fullmatch(rf"{family}_\d+", key) for family in numbered)
+        if key not in (*SPECIAL, *in_prompts) and not counted:
+            known = ", ".join([*SPECIAL, *in_prompts, *(f"{family}_N" for family in numbered)])
             raise ConfigError(f"{where}: unknown special token {name!r}; known are {known}.")
         if not is_whole(value, NONE):
             raise ConfigError(f"{where}: the id of the special token {name!r} must be a whole number, not {value!r}.")
-    given = {fields.get(name.removesuffix("_id")): value for name, value in (tokens or {}).items()}
-    changes = {field: value for field, value in given.items() if field is not None}
-    return dataclasses.replace(config, **changes)
+    given = {name.removesuffix("_id"): value for name, value in (tokens or {}).items()}
+    return dataclasses.replace(config, **{f"{key}_id": value for key, value in given.items() if key in SPECIAL})
 
 
-def _sizes(text: Mapping, architecture: Architecture) -> dict[str, Any]:
+def _sizes(text: Mapping, published: Published) -> dict[str, Any]:
     """The transformer's sizes."""
     given = dict(text)
     for rope in (text.get("rope_scaling") or {}, text.get("rope_parameters") or {}):  # the older key and the newer one
@@ -98,10 +115,10 @@ def _sizes(text: Mapping, architecture: Architecture) -> dict[str, Any]:
             raise ConfigError(f"rope_type must be 'default', not {kind!r}.")
         given |= {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
     for key, value in ONLY.items():
-        # Janus has no use for its text head, tied or not.
-        if text.get(key, value) not in (value, None) and (key, architecture) != ("tie_word_embeddings", JANUS):
+        if text.get(key, value) not in (value, None) and key not in published.config_json.unused:
             raise ConfigError(f"{key} must be {value!r}, not {text[key]!r}.")
-    sizes = {ours: given.get(key, architecture.defaults[key]) for key, ours in SIZES.items()}
+    missing = dataclasses.asdict(published.model) | {"head_dim": None} | dict(published.config_json.missing)
+    sizes = {ours: given.get(key, missing[ours]) for key, ours in SIZES.items()}
     if sizes["kv_heads"] is None:
         sizes["kv_heads"] = sizes["heads"]
     if sizes["head_dim"] is None:

@@ -1,4 +1,4 @@
-"""What the prompts of the published backbones share: byte-level text, special tokens by name."""
+"""Prompts of byte-level text, between special tokens that are found by name."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -12,7 +12,7 @@ MAX_TEXT = 512
 """Longest prompt in tokens, so that prompt and picture stay within the positions the backbones were trained on."""
 
 
-class Published:
+class ByteLevelPrompts:
     """Text and special ids of a backbone; subclasses put frames together.
 
     Args:

@@ -1,0 +1,32 @@
+"""The backbones: one room, a file, for each, with all that is known of it, and the one table of them.
+
+To add one, write its room after the example of another, and enter it in `BACKBONES`.
+"""
+
+from ssd_jax.backbones import emoji, emu3, janus, lumina
+from ssd_jax.backbones.base import Backbone, Published
+from ssd_jax.models.config import ConfigError, ModelConfig
+
+BACKBONES: dict[str, Backbone] = {
+    room.BACKBONE.name: room.BACKBONE
+    for room in (
+        emoji,
+        emu3,
+        lumina,
+        janus,
+    )
+}
+"""`ModelConfig.architecture` -> the backbone."""
+
+PUBLISHED: dict[str, Published] = {
+    name: backbone.published for name, backbone in BACKBONES.items() if backbone.published is not None
+}
+"""Those of them that have a format of their publishers."""
+
+
+def backbone_of(config: ModelConfig, where: str = "") -> Backbone:
+    """The backbone that a configuration belongs to; raises `ConfigError`, after `where`, if there is none."""
+    if config.architecture not in BACKBONES:
+        found = f"architecture must be one of {tuple(BACKBONES)}, not {config.architecture!r}."
+        raise ConfigError(f"{where}: {found}" if where else found)
+    return BACKBONES[config.architecture]

@@ -1,0 +1,86 @@
+"""The bundled model, which draws emoji; also any other that is trained or exported here, in our own format.
+
+    BOS words BOI | ROWS * COLS codes
+
+The unconditional frame is BOS BOI.
+"""
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from ssd_jax.backbones.base import Backbone
+from ssd_jax.errors import UserError
+from ssd_jax.layout import Grid
+from ssd_jax.models.config import ModelConfig, VQConfig
+from ssd_jax.prompts.sizes import is_ratio, parse_size
+from ssd_jax.prompts.words import split_words
+
+MODEL = {
+    "layers": 6,
+    "width": 256,
+    "mlp_width": 704,
+    "heads": 2,
+    "kv_heads": 1,
+    "head_dim": 128,
+    "rope_theta": 10_000.0,
+    "qk_norm": "rms",
+    "cfg_scale": 2.0,  # of pictures drawn with guidance 1.5 to 7, those at 2 were the cleanest
+    "top_k": 20,
+}
+"""Fields of its `ModelConfig`. Its training finds the others: the vocabulary is that of the captions."""
+
+VQ = VQConfig(
+    channels=48, multipliers=(1, 2), blocks=1, patch=4, groups=16, codebook_size=1024, code_dim=8, normalised=True
+)
+
+MAX_WORDS = 64
+"""Longest prompt in words; the bundled model never saw more than a dozen."""
+
+
+class EmojiPrompts:
+    """Text to ids for a word-level backbone.
+
+    Args:
+        tokenizer: maps words to ids.
+        config: gives the special ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, config: ModelConfig):
+        self._tokenizer, self._config = tokenizer, config
+
+    def save(self, path: Path) -> None:
+        """Writes tokenizer.json."""
+        self._tokenizer.save(str(path))
+
+    def words(self, text: str) -> list[str]:
+        """The prompt's words as the tokenizer sees them."""
+        return split_words(self._tokenizer, text)
+
+    def unknown(self, text: str) -> list[str]:
+        """Words of the prompt that the backbone never saw."""
+        return [word for word in self.words(text) if self._tokenizer.token_to_id(word) is None]
+
+    def frame(self, text: str) -> list[int]:
+        """`BOS words BOI`; an empty prompt gives the unconditional frame. Raises `UserError` if it is too long."""
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if len(ids) > MAX_WORDS:
+            raise UserError(f"The prompt has {len(ids)} words; at most {MAX_WORDS} are allowed: {text[:60]!r}...")
+        return [self._config.bos_id, *ids, self._config.boi_id]
+
+    def pair(self, text: str, negative: str | None, grid: Grid) -> tuple[list[int], list[int]]:
+        """The frame of the prompt and that of what guidance leads away from; None is the unconditional frame."""
+        del grid  # is not told to this model
+        return self.frame(text), self.frame(negative or "")
+
+    @staticmethod
+    def grid(config: ModelConfig, size: tuple[int, int] | str, stride: int) -> Grid:
+        """The token grid of a picture of `size`; raises `UserError` for sides that are no multiples of `stride`."""
+        del config  # any size will do
+        height, width = parse_size(size)
+        if is_ratio(size) or any(side < stride or side % stride for side in (height, width)):
+            raise UserError(f"This model draws pictures of HEIGHTxWIDTH in multiples of {stride} pixels, not {size}.")
+        return Grid(height // stride, width // stride)
+
+
+BACKBONE = Backbone("emoji", EmojiPrompts)

@@ -1,0 +1,212 @@
+"""Emu3-Gen by BAAI (arXiv 2409.18869; github.com/baaivision/Emu3), 8.5 billion parameters.
+
+    BOS text BOI "ROWS*COLS" IMG | (COLS codes, row end) x ROWS
+
+Prompts and sizes are after its `processing_emu3.py` and `image_generation.py`.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+
+from ssd_jax.backbones.base import Backbone, ConfigJson, Naming, Published, PublishedVQ, Token, TokenizerFiles
+from ssd_jax.backbones.fields import code_range, section, whole_numbers
+from ssd_jax.errors import UserError
+from ssd_jax.layout import Grid
+from ssd_jax.models.config import NONE, ModelConfig
+from ssd_jax.models.vq_config import MoVQConfig
+from ssd_jax.prompts.byte_level import ByteLevelPrompts
+from ssd_jax.prompts.sizes import is_ratio, parse_size
+from ssd_jax.prompts.tiktoken import tiktoken_tokenizer
+
+MODEL = ModelConfig(
+    architecture="emu3",
+    vocab_size=184622,
+    visual_offset=151854,
+    visual_size=32768,
+    layers=32,
+    width=4096,
+    mlp_width=14336,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    rope_theta=1e6,
+    norm_eps=1e-5,
+    qk_norm="",
+    rows=90,
+    cols=90,
+    pad_id=151643,
+    unk_id=NONE,
+    bos_id=151849,
+    boi_id=151852,
+    row_end_id=151846,
+    cfg_scale=3.0,
+    top_k=2048,
+)
+
+TOKENS = {
+    "pad": Token("<|endoftext|>", "pad_token_id"),
+    "bos": Token("<|extra_203|>", "bos_token_id"),
+    "boi": Token("<|image start|>", "boi_token_id"),
+    "row_end": Token("<|extra_200|>", "eol_token_id"),
+    "img": Token("<|image token|>"),
+}
+
+VQ = MoVQConfig(
+    channels=256,
+    multipliers=(1, 2, 2, 4),
+    blocks=2,
+    attention_levels=(3,),
+    codebook_size=MODEL.visual_size,
+    code_dim=4,
+    frames=4,
+)
+"""Emu3-VisionTokenizer, made for video."""
+
+
+def _codes(values: Mapping, vocabulary: Mapping[str, int]) -> dict[str, Any]:
+    side = round(math.sqrt(values.get("image_area", (MODEL.rows * VQ.stride) ** 2)) / VQ.stride)
+    size = section(values, "vq_config").get("codebook_size", values.get("codebook_size", MODEL.visual_size))
+    found = code_range(vocabulary, lambda code: f"<|visual token {code:06d}|>", MODEL.visual_offset, size)
+    return {"rows": side, "cols": side, **found}
+
+
+def _attention_levels(values: Mapping, levels: int) -> tuple[int, ...]:
+    """They are listed as they are, and checked by `VQ`'s class."""
+    del levels
+    return whole_numbers(values.get("attn_resolutions", VQ.attention_levels) or (), "attn_resolutions")
+
+
+# Both repositories' names, and those of the converted ones (-hf).
+VQ_RULES = (
+    (r"^(encoder|decoder)\.middle_block\.", r"\1.mid."),
+    (r"\.(down|up)_block\.", "."),
+    (r"\.attn_norms\.(\d+)\.", r".attn.\1.norm."),
+    (r"\.attn_norm\.", ".attn_1.norm."),
+    (r"\.([qkv])_proj\.", r".\1."),
+    (r"\.out_proj\.", ".proj_out."),
+    (r"\.norm_layer\.", ".norm."),
+    (r"^(encoder|decoder)\.time_conv\.(\d+)\.", r"\1_time.conv_\2."),
+    (r"^(encoder|decoder)\.time_res_stack\.(\d+)\.", r"\1_time.block_\2."),
+)
+
+POSITIVE = " masterpiece, film grained, best quality."
+"""Stands behind every prompt."""
+
+NEGATIVE = (
+    "lowres, bad anatomy, bad hands, text, error, missing fingers, extra digit, fewer digits, cropped, worst quality, "
+    "low quality, normal quality, jpeg artifacts, signature, watermark, username, blurry."
+)
+"""What guidance leads away from, unless the user says something else."""
+
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Where the original tokenizer cuts text (`PAT_STR` of its tokenization_emu3.py): every digit is a piece of its own."""
+
+MAX_ASPECT = 10
+"""No limit is published; this one keeps a picture within the 9216 positions the model was trained on."""
+
+SLACK = 1.02
+"""How far above the model's own area, relatively, a picture may be: rounding to whole tokens goes over it by less."""
+
+
+class Emu3Prompts(ByteLevelPrompts):
+    """Frames of Emu3-Gen. The negative prompt has a whole frame of its own, without `POSITIVE`."""
+
+    NAMES: ClassVar = {key: token.name for key, token in TOKENS.items()}
+
+    def __init__(
+        self, tokenizer: Tokenizer, config: ModelConfig, vocabulary: Mapping[str, int], tokens: Mapping[str, int]
+    ):
+        super().__init__(tokenizer, config, vocabulary, tokens)
+        # Converted checkpoints have a tokenizer.json that cuts as GPT-2 does; the model was trained on these cuts.
+        tokenizer.normalizer = normalizers.NFC()
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+
+    def frame(self, text: str, grid: Grid) -> list[int]:
+        """`BOS text BOI "ROWS*COLS" IMG`."""
+        return [
+            self.id("bos"),
+            *self.text(text),
+            self.id("boi"),
+            *self.text(f"{grid.rows}*{grid.cols}"),
+            self.id("img"),
+        ]
+
+    def pair(self, text: str, negative: str | None, grid: Grid) -> tuple[list[int], list[int]]:
+        """The prompt's frame, and the negative prompt's; None is `NEGATIVE`."""
+        return self.frame(text + POSITIVE, grid), self.frame(NEGATIVE if negative is None else negative, grid)
+
+    @staticmethod
+    def grid(config: ModelConfig, size: tuple[int, int] | str, stride: int) -> Grid:
+        """The grid of an aspect ratio at the model's own area, or of pixels with about that area down to half of it."""
+        height, width = parse_size(size)
+        area = config.rows * config.cols * stride**2
+        if max(height, width) > MAX_ASPECT * min(height, width):
+            pass
+        elif is_ratio(size):
+            side = (area / (height * width)) ** 0.5
+            return Grid(round(height * side / stride), round(width * side / stride))  # half to even, as the original
+        elif not height % stride and not width % stride and area / 2 <= height * width <= SLACK * area:
+            return Grid(height // stride, width // stride)
+        raise UserError(
+            f"Emu3 draws pictures of an aspect ratio such as 16:9 (at most {MAX_ASPECT}:1), or of HEIGHTxWIDTH in "
+            f"multiples of {stride} pixels with an area of {area // 2} to {int(SLACK * area)} pixels, not {size}."
+        )
+
+
+RANKS_NAME, SPECIAL_NAME = "emu3.tiktoken", "emu3_vision_tokens.txt"
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{index}|>" for index in range(205)))
+"""The special tokens before those that are in the file; the first has the id behind the last rank."""
+
+
+def read_tiktoken(folder: Path) -> Tokenizer:
+    """Reads the first repository's tokenizer: emu3.tiktoken, and emu3_vision_tokens.txt with names of special tokens
+    (`tokenization_emu3.py`); how text is cut into pieces is left to `Emu3Prompts`.
+
+    Raises:
+        UserError: a file is missing or malformed.
+    """
+    try:
+        lines = (folder / SPECIAL_NAME).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder / SPECIAL_NAME}, which belongs to {RANKS_NAME}, cannot be read: {error}.") from None
+    return tiktoken_tokenizer(folder / RANKS_NAME, [*SPECIAL, *(line.strip() for line in lines if line.strip())])
+
+
+BACKBONE = Backbone(
+    "emu3",
+    Emu3Prompts,
+    Published(
+        model=MODEL,
+        config_json=ConfigJson(
+            kinds=("Emu3", "emu3", "emu3_text_model", "Emu3ForCausalLM", "Emu3ForConditionalGeneration"),
+            codes=_codes,
+            sections=("text_config",),
+        ),
+        tokens=TOKENS,
+        vq=PublishedVQ(
+            VQ,
+            _attention_levels,
+            keys={"codebook_size": "codebook_size", "temporal_downsample_factor": "frames"},
+            rules=VQ_RULES,
+        ),
+        namings=(
+            Naming("text_model.model.", {"visual_head": "text_model.lm_head.weight"}),
+            Naming("model.text_model.", {"visual_head": "lm_head.weight"}),
+            Naming("model.", {"visual_head": "lm_head.weight"}),
+        ),
+        tokenizer=TokenizerFiles((RANKS_NAME, SPECIAL_NAME), read_tiktoken),
+    ),
+)

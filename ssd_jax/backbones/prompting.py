@@ -1,0 +1,41 @@
+"""From a checkpoint folder to its prompts, and from the size of a picture to a token grid that the backbone draws."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from ssd_jax.backbones import backbone_of
+from ssd_jax.backbones.base import Prompts, TokenizerFiles
+from ssd_jax.errors import UserError
+from ssd_jax.layout import Grid
+from ssd_jax.models.config import ModelConfig, read_json
+from ssd_jax.prompts import TOKENIZER_NAME, read_tokenizer
+
+
+def grid_of(config: ModelConfig, size: tuple[int, int] | str | None, stride: int) -> Grid:
+    """The token grid of a picture size, (height, width) or text; None is the backbone's own. Raises `UserError` for
+    sizes that the backbone does not draw; `stride` is pixels per token."""
+    if size is None:
+        return Grid(config.rows, config.cols)
+    return backbone_of(config).prompts.grid(config, size, stride)
+
+
+def read_prompts(folder: Path, config: ModelConfig, tokens: Mapping[str, int] | None = None) -> Prompts:
+    """The prompts of a checkpoint folder; `tokens` gives ids of special tokens that its files do not name. Raises
+    `UserError` for files that are missing or malformed."""
+    backbone = backbone_of(config)
+    if backbone.published is None:
+        return backbone.prompts(read_tokenizer(folder), config)
+    tokenizer = _published_tokenizer(folder, backbone.published.tokenizer)
+    vocabulary = read_json(folder / "config.json").get("vocabulary_map")
+    return backbone.prompts(tokenizer, config, vocabulary if isinstance(vocabulary, dict) else {}, tokens or {})
+
+
+def _published_tokenizer(folder: Path, own: TokenizerFiles | None) -> Tokenizer:
+    """That of tokenizer.json, which goes before the model's own files."""
+    if own is None or (folder / TOKENIZER_NAME).is_file():
+        return read_tokenizer(folder)
+    if not (folder / own.names[0]).is_file():
+        raise UserError(f"{folder} has neither {TOKENIZER_NAME} nor {own.names[0]}, so prompts cannot be read.")
+    return own.read(folder)
