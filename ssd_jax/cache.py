@@ -4,6 +4,10 @@ It lies as the attention that reads it wants it (`AXES`). "plain" has time in ax
 their batch axes (row, head) in front; with time in axis 1 the CPU backend transposes the whole cache in every pass.
 """
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -37,25 +41,46 @@ class KVCache:
         return self.keys[0].shape[AXES[self.attention].index("slot")]
 
 
-def shape_of(rows: int, kv_heads: int, length: int, head_dim: int, attention: str = "plain") -> tuple[int, ...]:
-    """The shape of a layer's keys or values."""
-    sizes = {"batch": rows, "kv_heads": kv_heads, "slot": length, "head_dim": head_dim}
-    return tuple(sizes[name] for name in AXES[attention])
+@dataclasses.dataclass(frozen=True)
+class CacheSpec:
+    """What a cache is, before there is one: a real, an abstract and a sharded one are made from this.
 
+    Attributes:
+        layers, rows, kv_heads, length, head_dim: L, batch rows (guidance included), K, T, H.
+        dtype: of keys and values.
+        attention: which implementation reads it.
+    """
 
-def empty(
-    layers: int,
-    shape: tuple[int, ...],
-    dtype: DTypeLike,
-    sharding: Sharding | None = None,
-    attention: str = "plain",
-) -> KVCache:
-    """A cache of zeros with arrays of `shape` (see `shape_of`), placed by `sharding`; writes past T are dropped."""
+    layers: int
+    rows: int
+    kv_heads: int
+    length: int
+    head_dim: int
+    dtype: DTypeLike
+    attention: str = "plain"
 
-    def zeros() -> tuple[jax.Array, ...]:
-        return tuple(jnp.zeros(shape, dtype, device=sharding) for _ in range(layers))
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the axes of a layer's keys or values."""
+        return AXES[self.attention]
 
-    return KVCache(zeros(), zeros(), attention)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a layer's keys or values."""
+        sizes = {"batch": self.rows, "kv_heads": self.kv_heads, "slot": self.length, "head_dim": self.head_dim}
+        return tuple(sizes[name] for name in self.axes)
+
+    def zeros(self, sharding: Sharding | None = None) -> KVCache:
+        """An empty cache, its layers placed by `sharding`; writes past T are dropped."""
+        return self._made(lambda: jnp.zeros(self.shape, self.dtype, device=sharding))
+
+    def abstract(self, sharding: Sharding | None = None) -> KVCache:
+        """Shapes alone."""
+        return self._made(lambda: jax.ShapeDtypeStruct(self.shape, self.dtype, sharding=sharding))
+
+    def _made(self, layer: Callable[[], Any]) -> KVCache:
+        keys, values = (tuple(layer() for _ in range(self.layers)) for _ in range(2))
+        return KVCache(keys, values, self.attention)
 
 
 def write(layer: jax.Array, window: jax.Array, slots: jax.Array, attention: str = "plain") -> jax.Array:

@@ -5,16 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ssd_jax.cache import AXES, shape_of
+from ssd_jax.cache import CacheSpec
 from ssd_jax.errors import UserError, require_one_of
+from ssd_jax.execution import Execution
 from ssd_jax.layout import Grid, Layout
 from ssd_jax.models.attention import ATTENTIONS
 from ssd_jax.models.config import NONE, ModelConfig
 from ssd_jax.models.heads import boxed_heads
+from ssd_jax.models.loaded import LoadedModel
 from ssd_jax.models.products import fast_dtype
 from ssd_jax.models.transformer import boxed_backbone
 from ssd_jax.origin import Checkpoint
@@ -84,7 +85,8 @@ def load(
     heads_params = None if drafters is None else read_tensors(path, like_heads, dtype)
     vq_path = None if vq_weights is None else find_local(vq_weights)
     origin = Checkpoint(folder, vq_path, tokens)
-    return Pipeline(origin, config, vq_config, params, dtype, drafters, heads_params, mesh, attention)
+    model = LoadedModel.of(config, params, drafters, heads_params)
+    return Pipeline(origin, model, vq_config, Execution(dtype, mesh, attention))
 
 
 def require_options(attention: str = "plain", quantize: str | None = None, spread: bool = False) -> None:
@@ -116,9 +118,8 @@ def require_model_fits(config: ModelConfig, backbone: Any, heads: Any, dtype: An
     """
     length = bucket(1) + Layout(Grid(config.rows, config.cols), config.row_end_id != NONE).length
     rows = 2 if mesh is None else math.lcm(2, mesh.shape[DATA])  # as many pictures as fill the mesh
-    shape = shape_of(rows, config.kv_heads, length, config.head_dim)
-    sharding = None if mesh is None else sharding_of(AXES["plain"], shape, mesh)
-    cache = [jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)] * (2 * config.layers)
+    spec = CacheSpec(config.layers, rows, config.kv_heads, length, config.head_dim, jnp.dtype(dtype))
+    cache = spec.abstract(None if mesh is None else sharding_of(spec.axes, spec.shape, mesh))
     devices = 1 if mesh is None else mesh.size
     require_room({"weights": backbone, "draft heads": heads, "cache of a picture": cache}, devices)
 

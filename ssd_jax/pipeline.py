@@ -15,19 +15,22 @@ from PIL import Image
 from ssd_jax.backbones.prompting import grid_of
 from ssd_jax.compiling import compiled
 from ssd_jax.decode.base import Decoder
-from ssd_jax.decode.engine import decode, make_cache
+from ssd_jax.decode.bound import Draw
+from ssd_jax.decode.engine import cache_spec, decode, make_cache
 from ssd_jax.decode.presets import PRESETS, find_decoder, require_fits, require_heads
 from ssd_jax.errors import require_text, require_whole
+from ssd_jax.execution import Execution
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.forced import window_of
+from ssd_jax.models.loaded import LoadedModel
 from ssd_jax.models.products import describe
 from ssd_jax.models.vq_models import AnyVQConfig
 from ssd_jax.origin import Origin
 from ssd_jax.pictures import Pictures
-from ssd_jax.prompts import pad_left
+from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.request import Output, guidance_of, images_of_call, sampler_of, whole_batch
-from ssd_jax.sampling import Sampler, image_keys
+from ssd_jax.sampling import image_keys
 from ssd_jax.sharding import DATA, replicate, using
 from ssd_jax.teacher import checked, visual_logits, visual_nll
 
@@ -37,33 +40,15 @@ class Pipeline:
 
     Attributes:
         origin: where the weights come from, and all that is read when it is first needed.
-        config, vq_config: what config.json says.
-        params: the backbone's parameters.
-        heads, heads_params: the draft heads' config and parameters; None without heads.
-        dtype: of parameters and cache.
+        model: the backbone and its draft heads, with their weights.
+        vq_config: what config.json says of the VQ tokenizer.
+        execution: dtype, devices and attention. The VQ tokenizer is on one device.
         pictures: the VQ tokenizer.
-        mesh: the devices over which model and cache are spread; None is one device. The VQ tokenizer is on one.
-        attention: which implementation of attention decoders use (see `models.attention`).
     """
 
-    def __init__(
-        self,
-        origin: Origin,
-        config: ModelConfig,
-        vq_config: AnyVQConfig,
-        params: Any,
-        dtype: jnp.dtype,
-        heads: HeadsConfig | None = None,
-        heads_params: Any = None,
-        mesh: Mesh | None = None,
-        attention: str = "plain",
-    ):
-        self.origin, self.config, self.vq_config = origin, config, vq_config
-        self.params, self.dtype = params, dtype
-        self.heads, self.heads_params = heads, heads_params
-        self.pictures = Pictures(origin, config, vq_config)
-        self.mesh = mesh
-        self.attention = attention
+    def __init__(self, origin: Origin, model: LoadedModel, vq_config: AnyVQConfig, execution: Execution):
+        self.origin, self.model, self.vq_config, self.execution = origin, model, vq_config, execution
+        self.pictures = Pictures(origin, model.config, vq_config)
         self._prompts: Any = None
         self._programs: dict[Any, Any] = {}
 
@@ -131,9 +116,11 @@ class Pipeline:
         parts, seconds, compile_seconds = [], 0.0, 0.0
         for start in range(0, len(texts), batch):
             part = [min(index, len(texts) - 1) for index in range(start, start + batch)]  # a short last batch is filled
-            rows = [frames[index] for index in part] + ([negatives[index] for index in part] if guided else [])
+            given, away = ([rows[index] for index in part] for rows in (frames, negatives))
+            batched = PromptBatch.stack(given, away if guided else None, max(self.config.pad_id, 0))  # masked: any id
             keys = image_keys(jnp.array([seeds[i] for i in part], jnp.uint32), jnp.array([numbers[i] for i in part]))
-            decoded, taken, compiling = self._decode(rows, keys, sampler, decoder, guided, grid, max_passes)
+            draw = Draw(keys, sampler, None if max_passes is None else jnp.int32(max_passes))
+            decoded, taken, compiling = self._decode(batched, draw, decoder, grid)
             count = min(batch, len(texts) - start)
             parts.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:count], decoded))
             seconds, compile_seconds = seconds + taken, compile_seconds + compiling
@@ -154,9 +141,44 @@ class Pipeline:
         require_fits(decoder, grid_of(self.config, size, self.vq_config.stride))
 
     @property
+    def config(self) -> ModelConfig:
+        """What config.json says of the backbone."""
+        return self.model.config
+
+    @property
+    def params(self) -> Any:
+        """The backbone's parameters."""
+        return self.model.params
+
+    @property
+    def heads(self) -> HeadsConfig | None:
+        """Which draft heads there are; None without heads."""
+        return None if self.model.heads is None else self.model.heads.config
+
+    @property
+    def heads_params(self) -> Any:
+        """The draft heads' parameters; None without heads."""
+        return None if self.model.heads is None else self.model.heads.params
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of parameters and cache."""
+        return self.execution.dtype
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices over which model and cache are spread; None is one device."""
+        return self.execution.mesh
+
+    @property
+    def attention(self) -> str:
+        """Which implementation of attention decoders use (see `models.attention`)."""
+        return self.execution.attention
+
+    @property
     def head_counts(self) -> tuple[int, int]:
         """How many horizontal and vertical draft heads there are."""
-        return (self.heads.horizontal, self.heads.vertical) if self.heads else (0, 0)
+        return self.model.head_counts
 
     @property
     def folder(self) -> Path | None:
@@ -176,35 +198,20 @@ class Pipeline:
         """How the backbone's matrices are quantised: "int8", or "" if they are not."""
         return "int8" if any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(self.params)) else ""
 
-    def _decode(
-        self,
-        frames: list,
-        keys: jax.Array,
-        sampler: Sampler,
-        decoder: Decoder,
-        guided: bool,
-        grid: Grid,
-        max_passes: int | None = None,
-    ):
+    def _decode(self, prompts: PromptBatch, draw: Draw, decoder: Decoder, grid: Grid):
         """Runs the compiled program of these shapes; returns ((tokens, passes, trace), seconds, compile seconds)."""
-        ids, mask = pad_left(frames, max(self.config.pad_id, 0))  # masked, so any id will do
-        cache = make_cache(self.config, grid, len(frames), ids.shape[1], self.dtype, self.mesh, self.attention)
-        arguments = (self.params, cache, *replicate((ids, mask, keys, sampler), self.mesh))
-        drafts = any(decoder.heads)
-        heads_params = self.heads_params if drafts else None
-        limit = None if max_passes is None else replicate(jnp.int32(max_passes), self.mesh)
-        shapes = (ids.shape, decoder, guided, grid, limit is None)
+        spec = cache_spec(self.config, grid, *prompts.ids.shape, self.dtype, self.attention)
+        model = self.model if any(decoder.heads) else self.model.replace(heads=None)
+        arguments = (model, make_cache(spec, self.mesh), *replicate((prompts, draw), self.mesh))
+        shapes = (prompts.ids.shape, prompts.guided, draw.limit is None, decoder, grid)
         compiling = 0.0
         if shapes not in self._programs:
             start = time.perf_counter()
-            static = dict(config=self.config, decoder=decoder, grid=grid, guided=guided)
-            heads = self.heads if drafts else None
             with using(self.mesh, self.config):
-                lowered = decode.lower(*arguments, **static, heads=heads, heads_params=heads_params, limit=limit)
-                self._programs[shapes] = compiled(lowered)
+                self._programs[shapes] = compiled(decode.lower(*arguments, decoder=decoder, grid=grid))
             compiling = time.perf_counter() - start
         start = time.perf_counter()
-        out = jax.block_until_ready(self._programs[shapes](*arguments, heads_params=heads_params, limit=limit))
+        out = jax.block_until_ready(self._programs[shapes](*arguments))
         return (out.tokens, out.passes, out.trace), time.perf_counter() - start, compiling
 
     def whole_rows(self, batch: int, guided: bool) -> int:

@@ -20,10 +20,12 @@ import numpy as np
 from jax.sharding import Mesh, Sharding
 
 from ssd_jax.config_models import Models
+from ssd_jax.execution import Execution
 from ssd_jax.loading import mesh_for, require_model_fits, require_options
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.heads import boxed_heads
 from ssd_jax.models.int8 import SUFFIX, quantised_leaf, scales
+from ssd_jax.models.loaded import LoadedModel
 from ssd_jax.models.products import fast_dtype
 from ssd_jax.models.transformer import boxed_backbone
 from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq
@@ -107,7 +109,8 @@ def load_random(
     else:
         heads_params = read_tensors(heads_file(Path(heads)), like_heads, dtype)
     params = draw(backbone, seed, gains(config))
-    return Pipeline(Random(seed), config, vq, params, dtype, drafters, heads_params, mesh, attention)
+    model = LoadedModel.of(config, params, drafters, heads_params)
+    return Pipeline(Random(seed), model, vq, Execution(dtype, mesh, attention))
 
 
 def draw(like: Any, seed: int, gains: Mapping[str, float] | None = None) -> Any:

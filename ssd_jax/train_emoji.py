@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from ssd_jax.backbones.emoji import EmojiPrompts
 from ssd_jax.decode.ar import AR
-from ssd_jax.decode.engine import decode, make_cache
+from ssd_jax.decode.bound import Draw
+from ssd_jax.decode.engine import cache_spec, decode, make_cache
 from ssd_jax.errors import UserError, require_one_of
 from ssd_jax.eval.features import available
 from ssd_jax.eval.gallery import Gallery
@@ -27,11 +28,13 @@ from ssd_jax.layout import Grid
 from ssd_jax.loading import load
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict
 from ssd_jax.models.heads import abstract_heads
+from ssd_jax.models.loaded import LoadedModel
 from ssd_jax.models.products import PRODUCTS
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.models.vq import VQModel, to_float, to_uint8
 from ssd_jax.models.vq_models import abstract_vq
-from ssd_jax.prompts import SPECIALS, pad_left, word_tokenizer
+from ssd_jax.prompts import SPECIALS, word_tokenizer
+from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.request import sampler_of
 from ssd_jax.sampling import image_keys
 from ssd_jax.training import emoji
@@ -228,16 +231,15 @@ def painter(trained: Trained, texts: list[str]):
     """Returns params -> a sheet of pictures of `texts`, one each, drawn with `ar` at the model's default guidance."""
     model, decoder = trained.model, AR()
     grid = Grid(model.rows, model.cols)
-    ids, mask = pad_left(
-        [trained.prompts.frame(text) for text in texts] + [trained.prompts.frame("")] * len(texts), model.pad_id
-    )
+    frames = [trained.prompts.frame(text) for text in texts]
+    prompts = PromptBatch.stack(frames, [trained.prompts.frame("")] * len(texts), model.pad_id)
     keys = image_keys(jnp.zeros(len(texts), jnp.uint32), jnp.zeros(len(texts), jnp.uint32))
     sampler = sampler_of(model, model.cfg_scale, temperature=1.0, top_k=0, top_p=None)
     to_pixels = jax.jit(lambda params, codes: to_uint8(VQModel(trained.vq).apply(params, codes, method="decode")))
 
     def draw(params: Any) -> np.ndarray:
-        cache = make_cache(model, grid, 2 * len(texts), ids.shape[1], jnp.float32)
-        out = decode(params, cache, ids, mask, keys, sampler, config=model, decoder=decoder, grid=grid, guided=True)
+        cache = make_cache(cache_spec(model, grid, *prompts.ids.shape, jnp.float32))
+        out = decode(LoadedModel(params, model), cache, prompts, Draw(keys, sampler), decoder=decoder, grid=grid)
         pixels = to_pixels(trained.vq_params, out.tokens.reshape(-1, grid.rows, grid.cols))
         return picture_grid(list(np.asarray(pixels)), columns=8)
 

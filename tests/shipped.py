@@ -18,14 +18,14 @@ from ssd_jax.cache import write
 from ssd_jax.compiling import compiled
 from ssd_jax.decode import engine
 from ssd_jax.decode.ar import AR
-from ssd_jax.decode.bound import BoundVerifier
+from ssd_jax.decode.bound import BoundVerifier, Draw
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
 from ssd_jax.layout import Grid
 from ssd_jax.models.attention import plain
 from ssd_jax.models.layers import RMSNorm
 from ssd_jax.models.products import Products
-from ssd_jax.models.transformer import Transformer
+from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.request import sampler_of
 
 PROMPTS = ["santa claus, noto", "green heart, noto", "woman, noto", "flag of germany, noto"]
@@ -74,11 +74,11 @@ def attentions(pipe) -> list[str]:
     return found
 
 
-@partial(jax.jit, static_argnames=("model", "grid", "window"))
-def walk(params, cache, ids, mask, keys, codes, sampler, *, model, grid, window):
+@partial(jax.jit, static_argnames=("grid", "window"))
+def walk(model, cache, prompts, draw, codes, *, grid, window):
     """Prefill, then passes over a whole picture of given codes: states of the first picture, caches, first log p."""
-    hidden, cache = engine.prefill(model, params, cache, ids, mask)
-    verifier = BoundVerifier(model, params, grid, mask, keys, sampler, guided=True)
+    hidden, cache = engine.prefill(model, cache, prompts)
+    verifier = BoundVerifier(model, prompts, draw, grid)
     B = codes.shape[0]
 
     def body(state):
@@ -102,11 +102,12 @@ def passes(pipe) -> list[str]:
     sampler = sampler_of(c, c.cfg_scale, 1.0, None, None)
     first, found = None, []
     for images, window in SHAPES:
-        cache = engine.make_cache(c, grid, 2 * images, S, pipe.dtype)
+        cache = engine.make_cache(engine.cache_spec(c, grid, 2 * images, S, pipe.dtype))
         both = np.concatenate([ids[:images]] * 2)
-        keys = jax.random.split(jax.random.key(0), images)
-        arguments = (pipe.params, cache, both, np.ones_like(both, bool), keys, codes[:images], sampler)
-        program = compiled(walk.lower(*arguments, model=Transformer(c), grid=grid, window=window))
+        prompts = PromptBatch(both, np.ones_like(both, bool), True)
+        draw = Draw(jax.random.split(jax.random.key(0), images), sampler)
+        arguments = (pipe.model.replace(heads=None), cache, prompts, draw, codes[:images])
+        program = compiled(walk.lower(*arguments, grid=grid, window=window))
         hidden, states, cache, log_p = program(*arguments)
         rows = [0, images]  # of the first picture, with and without its prompt
         here = [np.asarray(array, np.float32)[rows] for array in (hidden, states, *cache.keys, *cache.values)]
@@ -185,7 +186,7 @@ def main() -> None:
     out = {"steady": steady, "numerics": pipe.numerics(), "pictures": pictures(pipe, steady)}
     out["cache moves"] = cache_moves(pipe)
     # A loop that goes through float32 is seen.
-    cache = engine.make_cache(pipe.config, Grid(16, 16), 2, 16, pipe.dtype)
+    cache = engine.make_cache(engine.cache_spec(pipe.config, Grid(16, 16), 2, 16, pipe.dtype))
     layer = jax.ShapeDtypeStruct(cache.keys[0].shape, pipe.dtype)
 
     def wide(_, layer):

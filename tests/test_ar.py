@@ -16,11 +16,13 @@ from jax import lax
 
 import ssd_jax
 from ssd_jax.decode.ar import AR
-from ssd_jax.decode.engine import decode, make_cache
+from ssd_jax.decode.bound import Draw
+from ssd_jax.decode.engine import cache_spec, decode, make_cache
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.loaded import LoadedModel
 from ssd_jax.models.transformer import Transformer, abstract_backbone
-from ssd_jax.prompts import pad_left
+from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.sampling import Sampler, choose, guide, gumbel_noise, image_keys, log_probabilities
 
 GRID = Grid(3, 4)
@@ -34,9 +36,9 @@ def sampler(cfg_scale=2.0, temperature=0.9, top_k=20, top_p=0.95) -> Sampler:
 
 def run(config, params, keys, knobs, guided, prompts=PROMPTS):
     """The decoder itself."""
-    ids, mask = pad_left(prompts + [EMPTY] * len(prompts) * guided, config.pad_id)
-    cache = make_cache(config, GRID, len(ids), ids.shape[1], jnp.float32)
-    return decode(params, cache, ids, mask, keys, knobs, config=config, decoder=AR(), grid=GRID, guided=guided)
+    given = PromptBatch.stack(prompts, [EMPTY] * len(prompts) if guided else None, config.pad_id)
+    cache = make_cache(cache_spec(config, GRID, *given.ids.shape, jnp.float32))
+    return decode(LoadedModel(params, config), cache, given, Draw(keys, knobs), decoder=AR(), grid=GRID)
 
 
 @jax.jit(static_argnames="config")
@@ -89,19 +91,10 @@ def test_the_loop_copies_no_cache_and_the_donation_is_used():
     config = ModelConfig(2000, 900, 1024, layers=2, heads=2, kv_heads=1, head_dim=128)
     grid, rows, S = Grid(16, 16), 2, 16
     params = abstract_backbone(config)
-    cache = jax.eval_shape(lambda: make_cache(config, grid, rows, S, jnp.float32))
-    lowered = decode.lower(
-        params,
-        cache,
-        jax.ShapeDtypeStruct((rows, S), jnp.int32),
-        jax.ShapeDtypeStruct((rows, S), bool),
-        jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)),
-        jax.eval_shape(sampler),
-        config=config,
-        decoder=AR(),
-        grid=grid,
-        guided=True,
-    )
+    cache = cache_spec(config, grid, rows, S, jnp.float32).abstract()
+    prompts = PromptBatch(jax.ShapeDtypeStruct((rows, S), jnp.int32), jax.ShapeDtypeStruct((rows, S), bool), True)
+    draw = jax.eval_shape(lambda: Draw(jax.random.split(jax.random.key(0), 1), sampler()))
+    lowered = decode.lower(LoadedModel(params, config), cache, prompts, draw, decoder=AR(), grid=grid)
     compiled = lowered.compile()
     assert hlo.moves(compiled.as_text(), cache=[cache.keys[0].size]) == []
     cache_bytes = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(cache))

@@ -60,8 +60,8 @@ def test_fused_on_a_mesh_is_refused(headed_folder):
 
 
 def test_a_fused_cache_has_time_in_front_of_heads():
-    assert cache.shape_of(2, 4, 100, 8, "fused") == (2, 100, 4, 8)
-    assert cache.shape_of(2, 4, 100, 8) == (2, 4, 100, 8)
+    assert cache.CacheSpec(1, 2, 4, 100, 8, jnp.float32, "fused").shape == (2, 100, 4, 8)
+    assert cache.CacheSpec(1, 2, 4, 100, 8, jnp.float32).shape == (2, 4, 100, 8)
 
 
 def test_an_unknown_implementation(random_folder):

@@ -106,7 +106,7 @@ def test_decoding_through_the_cache_gives_the_same_logits(both, case):
     def cached(params, x):
         T = x.shape[1]
         starts = prompt_starts(jnp.asarray(MASK))
-        cache = kv.empty(c.layers, (2, c.kv_heads, T, c.head_dim), jnp.float32)
+        cache = kv.CacheSpec(c.layers, 2, c.kv_heads, T, c.head_dim, jnp.float32).zeros()
         parts = []
         for first, stop in [(0, S), *((at, min(at + window, T)) for at in range(S, T, window))]:
             slots = jnp.broadcast_to(jnp.arange(first, stop, dtype=jnp.int32), (2, stop - first))

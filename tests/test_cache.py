@@ -1,5 +1,6 @@
 """Writing a window to the cache: each row at its own slots, nothing else touched, nothing past the end."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,7 +18,9 @@ def window() -> np.ndarray:
 
 
 def test_a_new_cache_is_zero_and_has_one_array_per_layer():
-    empty = cache.empty(3, (B, K, T, H), jnp.float32)
+    spec = cache.CacheSpec(3, B, K, T, H, jnp.float32)
+    empty, shapes = spec.zeros(), spec.abstract()
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), empty) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
     assert empty.length == T
     assert [array.shape for array in empty.keys + empty.values] == [(B, K, T, H)] * 6
     assert not any(array.any() for array in empty.keys + empty.values)

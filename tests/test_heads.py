@@ -12,7 +12,7 @@ import stub
 import toy
 
 from ssd_jax.decode import drafters, engine
-from ssd_jax.decode.bound import BoundVerifier
+from ssd_jax.decode.bound import BoundVerifier, Draw
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.verifier import Verifier
 from ssd_jax.layout import Grid
@@ -21,6 +21,7 @@ from ssd_jax.models.forced import image_hidden
 from ssd_jax.models.heads import DraftHeads, init_heads
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.prompts import pad_left
+from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.sampling import Sampler, choose, gumbel_noise, image_keys
 from ssd_jax.training.bands import Setup, mean_over_bands
 from ssd_jax.training.heads import heads_task, measured, offset_name
@@ -191,13 +192,11 @@ def test_the_raster_loop_gives_the_row_above_with_its_columns():
 def test_a_few_drafts_are_those_of_the_whole_row(last):
     """Only the sources of the drafts and what heads with a context see beside them are looked at."""
     grid, count = Grid(4, 6), 2
-    config, params = toy.TOY.config, toy.TOY.params
-    heads = toy.heads_config("context")
+    config = toy.TOY.config
     keys = image_keys(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
     mask = jnp.ones((1, toy.PROMPT), bool)
-    verifier = BoundVerifier(
-        Transformer(config), params, grid, mask, keys, toy.sampler(), False, heads, toy.TOY.heads("context")
-    )
+    prompts = PromptBatch(jnp.zeros(mask.shape, jnp.int32), mask, False)
+    verifier = BoundVerifier(toy.TOY.model("context"), prompts, Draw(keys, toy.sampler()), grid)
     tokens = jnp.arange(24, dtype=jnp.int32)[None]
     row = jax.random.normal(jax.random.key(3), (1, grid.cols, config.width))
     seen = drafters.Seen(tokens, jnp.array([last]), row, jnp.array([3]))
@@ -218,12 +217,10 @@ def test_rows_are_drafted_from_the_whole_row_above(at_once):
 
     @jax.jit
     def expected(tokens):
-        config = toy.TOY.config
-        model, params, sampler = Transformer(config), toy.TOY.params, toy.sampler(2.0)
-        cache = engine.make_cache(config, grid, 2 * images, toy.PROMPT, jnp.float32)
-        hidden, cache = engine.prefill(model, params, cache, ids, mask)
-        heads = toy.heads_config("context"), toy.TOY.heads("context")
-        verifier = BoundVerifier(model, params, grid, mask, keys, sampler, True, *heads)
+        model, prompts = toy.TOY.model("context"), PromptBatch(ids, mask, True)
+        cache = engine.make_cache(engine.cache_spec(model.config, grid, *ids.shape, jnp.float32))
+        hidden, cache = engine.prefill(model, cache, prompts)
+        verifier = BoundVerifier(model, prompts, Draw(keys, toy.sampler(2.0)), grid)
         places = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
         rest, _ = verifier.verify(cache, tokens, places)
         hidden = jnp.concatenate([hidden, rest[:, :-1]], axis=1)

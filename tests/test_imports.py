@@ -32,7 +32,7 @@ LAYERS = [
     {"prompts"},
     {"backbones"},
     {"decode", "training", "weights", "sharding", "room", "distributed", "checkpoint", "request", "teacher"},
-    {"pipeline", "pictures", "origin"},
+    {"pipeline", "pictures", "origin", "execution"},
     {"loading", "config_models", "random_weights", "opening"},
     {"entry", "bench", "eval", "train_heads", "train_emoji", "plan"},
     {""},

@@ -13,7 +13,7 @@ from test_load_memory import folder, needs_clear_refs  # noqa: F401 - a fixture
 
 import ssd_jax
 from ssd_jax import UserError
-from ssd_jax.cache import empty, shape_of
+from ssd_jax.cache import CacheSpec
 from ssd_jax.models.int8 import LARGEST, SUFFIX, Int8, multiply, quantised, scales
 from ssd_jax.models.products import FEWEST, Products
 from ssd_jax.models.transformer import Transformer
@@ -112,12 +112,12 @@ def test_without_a_cache_keys_are_kept_as_a_cache_would_keep_them(headed_folder)
     positions, mask = jnp.arange(W, dtype=jnp.int32)[None], jnp.tri(W, dtype=bool)[None]
     x = model.apply(pipe.params, positions + 20, method="embed")
     c = pipe.config
-    cache = empty(c.layers, shape_of(1, c.kv_heads, W, c.head_dim), pipe.dtype)
+    cache = CacheSpec(c.layers, 1, c.kv_heads, W, c.head_dim, pipe.dtype).zeros()
     alone, _ = model.apply(pipe.params, x, positions, mask, method="hidden")
     cached, _ = model.apply(pipe.params, x, positions, mask, positions, cache, method="hidden")
     assert float(jnp.abs(alone - cached).max()) < 1e-5
     # A control: a float32 cache gives other states.
-    wide = empty(c.layers, shape_of(1, c.kv_heads, W, c.head_dim), jnp.float32)
+    wide = CacheSpec(c.layers, 1, c.kv_heads, W, c.head_dim, jnp.float32).zeros()
     exact, _ = model.apply(pipe.params, x, positions, mask, positions, wide, method="hidden")
     assert float(jnp.abs(alone - exact).max()) > 1e-4
 

@@ -141,7 +141,7 @@ def test_nor_with_a_transformer(monkeypatch):
     monkeypatch.setattr(accept, "residual", lambda log_p, log_q: log_p)
     program = jax.jit(
         partial(engine.decode.__wrapped__),
-        static_argnames=("config", "decoder", "grid", "guided", "heads"),
+        static_argnames=("decoder", "grid"),
         donate_argnames=("cache",),
     )
     assert of_toy(LOSSLESS["mtp"], "context", program=program) < 1e-9

@@ -17,11 +17,14 @@ from torch_backbones import MASK, PROMPTS
 
 import ssd_jax
 from ssd_jax.decode.ar import AR
-from ssd_jax.decode.engine import decode, make_cache
+from ssd_jax.decode.bound import Draw
+from ssd_jax.decode.engine import cache_spec, decode, make_cache
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig
 from ssd_jax.models.heads import abstract_heads
+from ssd_jax.models.loaded import LoadedModel
+from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.sampling import Sampler, image_keys
 
 GRID = Grid(4, 4)
@@ -117,19 +120,19 @@ def decoded(pipe, ids, mask, decoder) -> tuple[np.ndarray, np.ndarray]:
     sampler = Sampler(
         jnp.float32(SCALE[config.architecture]), jnp.float32(0.0), jnp.int32(config.visual_size), jnp.float32(1.0)
     )
-    heads = heads_params = None
+    model = pipe.model
     if any(decoder.heads):
-        heads, rng = HEADS, np.random.default_rng(0)
+        rng = np.random.default_rng(0)
         heads_params = jax.tree.map(
-            lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.1, pipe.dtype), abstract_heads(heads, config.width)
+            lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.1, pipe.dtype), abstract_heads(HEADS, config.width)
         )
-    keys = image_keys(jnp.zeros(2, jnp.uint32), jnp.arange(2))
-    cache = make_cache(config, GRID, 4, ids.shape[1], pipe.dtype)
-    arguments = (pipe.params, cache, jnp.asarray(ids, jnp.int32), jnp.asarray(mask), keys, sampler)
-    static = dict(config=config, decoder=decoder, grid=GRID, guided=True, heads=heads)
+        model = LoadedModel.of(config, pipe.params, HEADS, heads_params)
+    draw = Draw(image_keys(jnp.zeros(2, jnp.uint32), jnp.arange(2)), sampler)
+    cache = make_cache(cache_spec(config, GRID, 4, ids.shape[1], pipe.dtype))
+    arguments = (model, cache, PromptBatch(jnp.asarray(ids, jnp.int32), jnp.asarray(mask), True), draw)
     # Without the optimisations, which would take most of the time.
-    lowered = decode.lower(*arguments, **static, heads_params=heads_params)
-    out = lowered.compile({"xla_backend_optimization_level": 0})(*arguments, heads_params=heads_params)
+    lowered = decode.lower(*arguments, decoder=decoder, grid=GRID)
+    out = lowered.compile({"xla_backend_optimization_level": 0})(*arguments)
     return np.asarray(out.tokens), np.asarray(out.passes)
 
 

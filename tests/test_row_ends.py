@@ -63,7 +63,7 @@ def forward(ids, mask):
     """Hidden states of whole sequences and the cache they leave, by one prefill of everything."""
     model, cached = (
         Transformer(TOY.config),
-        engine.make_cache(TOY.config, GRID, len(ids), toy.PROMPT, jnp.float32),
+        engine.make_cache(engine.cache_spec(TOY.config, GRID, len(ids), toy.PROMPT, jnp.float32)),
     )
     x = model.apply(TOY.params, ids, method="embed")
     slots = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)

@@ -15,8 +15,10 @@ from ssd_jax.masks import causal
 from ssd_jax.models.config import HeadsConfig
 from ssd_jax.models.forced import image_hidden
 from ssd_jax.models.heads import DraftHeads
+from ssd_jax.models.loaded import LoadedModel
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.prompts import pad_left
+from ssd_jax.prompts.batch import PromptBatch
 
 PROMPTS = [[2, 5, 3], [2, 4, 5, 6, 7, 4, 3], [2, 3]]  # three lengths, so three paddings
 S, PICTURE = 8, 12
@@ -37,12 +39,16 @@ def unpadded(config, params, codes) -> list[np.ndarray]:
     return [logits[row, : len(sequence)] for row, sequence in enumerate(sequences)]
 
 
+def spec(config, rows: int) -> kv.CacheSpec:
+    return kv.CacheSpec(config.layers, rows, config.kv_heads, S + PICTURE, config.head_dim, jnp.float32)
+
+
 @partial(jax.jit, static_argnames=("config", "window"))
 def cached(params, ids, mask, codes, *, config, window):
     """Logits of every slot, [B, S + PICTURE, V], through the cache: the prompt, then the picture window by window."""
     model = Transformer(config)
     B, starts = ids.shape[0], prompt_starts(mask)
-    cache = kv.empty(config.layers, (B, config.kv_heads, S + PICTURE, config.head_dim), jnp.float32)
+    cache = spec(config, B).zeros()
     slots = jnp.broadcast_to(jnp.arange(S), ids.shape)
     angles, sees = rotary_positions(slots, starts), causal(slots, starts, cache.length)
     hidden, cache = model.apply(
@@ -88,11 +94,10 @@ def test_teacher_forcing_equals_the_full_forward(backbone, codes):
 
 def test_prefill_returns_the_state_that_predicts_the_first_code(backbone, codes):
     config, params = backbone()
-    model = Transformer(config)
-    ids, mask = pad_left(PROMPTS, config.pad_id, S)
-    cache = kv.empty(config.layers, (len(PROMPTS), config.kv_heads, S + PICTURE, config.head_dim), jnp.float32)
-    hidden, _ = jax.jit(partial(prefill, model))(params, cache, ids, mask)
-    logits = np.asarray(model.apply(params, hidden, method="logits"))[:, 0]
+    model = LoadedModel(params, config)
+    prompts = PromptBatch.stack(PROMPTS, None, config.pad_id, S)
+    hidden, _ = jax.jit(prefill)(model, spec(config, len(PROMPTS)).zeros(), prompts)
+    logits = np.asarray(model.apply(hidden, method="logits"))[:, 0]
     for row, expected in enumerate(unpadded(config, params, codes)):
         np.testing.assert_allclose(logits[row], expected[len(PROMPTS[row]) - 1], atol=2e-5, rtol=1e-5)
 

@@ -18,7 +18,9 @@ from transformers import Emu3VQVAE, Emu3VQVAEConfig, JanusVQVAE, JanusVQVAEConfi
 from ssd_jax.backbones import PUBLISHED
 from ssd_jax.backbones.emu3 import VQ as EMU3
 from ssd_jax.errors import UserError
+from ssd_jax.execution import Execution
 from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.loaded import LoadedModel
 from ssd_jax.models.vq_config import VQGANConfig
 from ssd_jax.models.vq_models import abstract_vq
 from ssd_jax.origin import Checkpoint
@@ -195,7 +197,7 @@ def test_a_published_config_tells_of_its_tokenizer(tmp_path):
 
 def test_a_pipeline_draws_with_weights_from_elsewhere(write, tmp_path):
     model = ModelConfig(vocab_size=9, visual_offset=4, visual_size=5, architecture="chameleon")
-    pipe = Pipeline(Checkpoint(tmp_path, vq_weights=write({})), model, SMALL, None, jnp.float32)
+    pipe = Pipeline(Checkpoint(tmp_path, vq_weights=write({})), LoadedModel(None, model), SMALL, Execution(jnp.float32))
     pixels = pipe.decode(np.arange(6).reshape(1, 2, 3) % 5)
     assert (pixels.shape, pixels.dtype) == ((1, 2, 3, 3), np.uint8)
     assert pipe.encode(pixels).shape == (1, 2, 3)

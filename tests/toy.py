@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssd_jax.decode import engine
-from ssd_jax.decode.bound import BoundVerifier
+from ssd_jax.decode.bound import BoundVerifier, Draw
 from ssd_jax.decode.presets import find_decoder
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.heads import DraftHeads, init_heads
+from ssd_jax.models.loaded import LoadedModel
 from ssd_jax.models.transformer import Transformer
+from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.sampling import Sampler, image_keys
 
 PROMPT = 4
@@ -35,6 +37,11 @@ class Toy:
 
     def heads(self, kind: str = "untrained"):
         return _heads(self, kind)
+
+    def model(self, kind: str | None = None) -> LoadedModel:
+        """With draft heads of a kind, or without."""
+        heads = (heads_config(kind), self.heads(kind)) if kind else ()
+        return LoadedModel.of(self.config, self.params, *heads)
 
 
 def config(visual: int = 24, width: int = 24, layers: int = 2, row_end: int = -1) -> ModelConfig:
@@ -149,29 +156,16 @@ def decode(
     ids, mask = prompts(images, guided, which)
     numbers = jnp.arange(images) if numbers is None else jnp.asarray(numbers)
     keys = image_keys(jnp.broadcast_to(jnp.asarray(seed), (images,)), numbers)
-    cache = engine.make_cache(toy.config, grid, ids.shape[0], ids.shape[1], jnp.float32)
-    return program(
-        toy.params,
-        cache,
-        ids,
-        mask,
-        keys,
-        sampler(cfg_scale, **knobs),
-        config=toy.config,
-        decoder=decoder,
-        grid=grid,
-        guided=guided,
-        heads=heads_config(heads) if heads else None,
-        heads_params=toy.heads(heads) if heads else None,
-    )
+    cache = engine.make_cache(engine.cache_spec(toy.config, grid, *ids.shape, jnp.float32))
+    draw = Draw(keys, sampler(cfg_scale, **knobs))
+    return program(toy.model(heads), cache, PromptBatch(ids, mask, guided), draw, decoder=decoder, grid=grid)
 
 
-@partial(jax.jit, static_argnames=("config", "grid", "guided"))
-def _forced(params, tokens, ids, mask, keys, knobs, config, grid, guided):
-    model = Transformer(config)
-    cache = engine.make_cache(config, grid, ids.shape[0], ids.shape[1], jnp.float32)
-    hidden, cache = engine.prefill(model, params, cache, ids, mask)
-    verifier = BoundVerifier(model, params, grid, mask, keys, knobs, guided)
+@partial(jax.jit, static_argnames="grid")
+def _forced(model, tokens, prompts, draw, grid):
+    cache = engine.make_cache(engine.cache_spec(model.config, grid, *prompts.ids.shape, jnp.float32))
+    hidden, cache = engine.prefill(model, cache, prompts)
+    verifier = BoundVerifier(model, prompts, draw, grid)
     positions = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
     rest, cache = verifier.verify(cache, tokens, positions)
     log_p = verifier.log_p(jnp.concatenate([hidden, rest[:, :-1]], axis=1))
@@ -184,4 +178,5 @@ def forced(toy: Toy, tokens, grid: Grid, seed=0, cfg_scale=2.0, numbers=None, wh
     ids, mask = prompts(images, guided, which)
     numbers = jnp.arange(images) if numbers is None else jnp.asarray(numbers)
     keys = image_keys(jnp.broadcast_to(jnp.asarray(seed), (images,)), numbers)
-    return _forced(toy.params, tokens, ids, mask, keys, sampler(cfg_scale, **knobs), toy.config, grid, guided)
+    draw = Draw(keys, sampler(cfg_scale, **knobs))
+    return _forced(toy.model(), tokens, PromptBatch(ids, mask, guided), draw, grid)

@@ -91,8 +91,8 @@ def _steps(config: Any, spec: str, passes: int | None) -> Iterator[tuple[str, Ca
             forget()
             held["pipe"] = load_random(models, quantize=quantize)
         base = held["pipe"]
-        parts = base.origin, base.config, base.vq_config, base.params, base.dtype, base.heads, base.heads_params
-        return Pipeline(*parts, base.mesh, attention)
+        execution = dataclasses.replace(base.execution, attention=attention)
+        return Pipeline(base.origin, base.model, base.vq_config, execution)
 
     def windows(attention: str, quantize: str | None, widths: Sequence[int]) -> dict[str, Any]:
         model = pipe(attention, quantize)

@@ -19,16 +19,16 @@ from tqdm import tqdm
 
 from ssd_jax.compiling import compiled
 from ssd_jax.decode.base import Decoder
-from ssd_jax.decode.bound import BoundVerifier
-from ssd_jax.decode.engine import make_cache
+from ssd_jax.decode.bound import BoundVerifier, Draw
+from ssd_jax.decode.engine import cache_spec, make_cache
 from ssd_jax.decode.stretches import Stretches, total
 from ssd_jax.decode.verifier import Offsets
 from ssd_jax.layout import Grid
-from ssd_jax.models.config import HeadsConfig, ModelConfig
-from ssd_jax.models.transformer import Transformer
+from ssd_jax.models.loaded import LoadedModel
 from ssd_jax.pipeline import Pipeline
+from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.request import sampler_of
-from ssd_jax.sampling import Sampler, choose
+from ssd_jax.sampling import choose
 from ssd_jax.shapes import bucket
 from ssd_jax.sharding import replicate, using
 
@@ -101,19 +101,21 @@ class Clock:
         pipe, config = self._pipe, self._pipe.config
         rows = self._batch * (1 + self._guided)
         sampler = sampler_of(config, config.cfg_scale, temperature=1.0, top_k=None, top_p=None)
-        mask, keys = jnp.ones((rows, self.prompt), bool), jax.random.split(jax.random.key(0), self._batch)
-        mask, keys, sampler = replicate((mask, keys, sampler), pipe.mesh)
-        static = dict(config=config, guided=self._guided)
+        ids = jnp.zeros((rows, self.prompt), jnp.int32)
+        prompts = PromptBatch(ids, jnp.ones(ids.shape, bool), self._guided)
+        draw = Draw(jax.random.split(jax.random.key(0), self._batch), sampler)
+        prompts, draw = replicate((prompts, draw), pipe.mesh)
+        static = dict(grid=self.grid, piece=piece)
         if isinstance(piece, Verify):
+            spec = cache_spec(config, self.grid, rows, self.prompt, pipe.dtype, pipe.attention)
 
             def prepare() -> tuple:
-                cache = make_cache(config, self.grid, rows, self.prompt, pipe.dtype, pipe.mesh, pipe.attention)
-                return pipe.params, jax.block_until_ready(cache), mask, keys, sampler
+                model = pipe.model.replace(heads=None)
+                return model, jax.block_until_ready(make_cache(spec, pipe.mesh)), prompts, draw
 
-            lower = partial(_verify.lower, **static, grid=self.grid, piece=piece)
+            lower = partial(_verify.lower, **static)
         else:
-            arguments = pipe.params, pipe.heads_params, mask, keys, sampler
-            lower, prepare = partial(_draft.lower, **static, heads=pipe.heads, piece=piece), lambda: arguments
+            lower, prepare = partial(_draft.lower, **static), lambda: (pipe.model, prompts, draw)
         with using(pipe.mesh, config):
             return _timed(compiled(lower(jnp.int32(1), *prepare())), prepare, self._repeats)
 
@@ -130,23 +132,12 @@ def _timed(run: Callable, prepare: Callable[[], tuple], repeats: int) -> float:
     return median(once(loops) for _ in range(repeats))
 
 
-@partial(jax.jit, static_argnames=("config", "grid", "guided", "piece"), donate_argnames="cache")
+@partial(jax.jit, static_argnames=("grid", "piece"), donate_argnames="cache")
 def _verify(
-    loops: jax.Array,
-    params: Any,
-    cache: Any,
-    mask: jax.Array,
-    keys: jax.Array,
-    sampler: Sampler,
-    *,
-    config: ModelConfig,
-    grid: Grid,
-    guided: bool,
-    piece: Verify,
+    loops: jax.Array, model: LoadedModel, cache: Any, prompts: PromptBatch, draw: Draw, *, grid: Grid, piece: Verify
 ) -> tuple:
     """So many passes at places spread over the grid; each hangs on every output of the one before."""
-    model = Transformer(config)
-    verifier = BoundVerifier(model, params, grid, mask, keys, sampler, guided)
+    verifier = BoundVerifier(model, prompts, draw, grid)
 
     def body(step: jax.Array, state: tuple) -> tuple:
         codes, cache = state
@@ -154,37 +145,26 @@ def _verify(
         positions = jnp.broadcast_to(start + jnp.arange(piece.window, dtype=jnp.int32), codes.shape)
         hidden, cache = verifier.verify(cache, codes, positions)
         if piece.outputs:
-            hidden = model.apply(params, hidden[:, piece.window - piece.outputs :], method="logits")
+            hidden = model.apply(hidden[:, piece.window - piece.outputs :], method="logits")
         return codes + (jnp.max(hidden) > 1e30).astype(jnp.int32), cache
 
-    return jax.lax.fori_loop(0, loops, body, (jnp.zeros((keys.size, piece.window), jnp.int32), cache))
+    return jax.lax.fori_loop(0, loops, body, (jnp.zeros((draw.keys.size, piece.window), jnp.int32), cache))
 
 
-@partial(jax.jit, static_argnames=("config", "guided", "heads", "piece"))
+@partial(jax.jit, static_argnames=("grid", "piece"))
 def _draft(
-    loops: jax.Array,
-    params: Any,
-    heads_params: Any,
-    mask: jax.Array,
-    keys: jax.Array,
-    sampler: Sampler,
-    *,
-    config: ModelConfig,
-    guided: bool,
-    heads: HeadsConfig,
-    piece: Draft,
+    loops: jax.Array, model: LoadedModel, prompts: PromptBatch, draw: Draw, *, grid: Grid, piece: Draft
 ) -> jax.Array:
     """So many drafts, each from the tokens that the one before drew."""
-    grid = Grid(config.rows, config.cols)
-    verifier = BoundVerifier(Transformer(config), params, grid, mask, keys, sampler, guided, heads, heads_params)
-    hidden = jax.random.normal(jax.random.key(1), (mask.shape[0], piece.sources, config.width))
-    columns = jnp.broadcast_to(jnp.arange(piece.sources, dtype=jnp.int32), (keys.size, piece.sources))
+    verifier, B = BoundVerifier(model, prompts, draw, grid), draw.keys.size
+    hidden = jax.random.normal(jax.random.key(1), (len(prompts.mask), piece.sources, model.config.width))
+    columns = jnp.broadcast_to(jnp.arange(piece.sources, dtype=jnp.int32), (B, piece.sources))
 
     def body(step: jax.Array, codes: jax.Array) -> jax.Array:
         log_q = verifier.draft(hidden, codes, columns, piece.offsets)
-        log_q = log_q.reshape(keys.size, -1, log_q.shape[-1])
+        log_q = log_q.reshape(B, -1, log_q.shape[-1])
         positions = jnp.broadcast_to(step + jnp.arange(log_q.shape[1], dtype=jnp.int32), log_q.shape[:2])
         drawn = choose(log_q, verifier.noise(positions))
         return drawn[:, : piece.sources]
 
-    return jax.lax.fori_loop(0, loops, body, jnp.zeros((keys.size, piece.sources), jnp.int32))
+    return jax.lax.fori_loop(0, loops, body, jnp.zeros((B, piece.sources), jnp.int32))

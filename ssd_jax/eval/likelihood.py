@@ -6,7 +6,7 @@ import numpy as np
 
 from ssd_jax.layout import Grid
 from ssd_jax.pipeline import Pipeline
-from ssd_jax.prompts import pad_left
+from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.request import guidance_of
 
 
@@ -45,12 +45,13 @@ def token_nll(
     codes = codes.reshape(len(prompts), -1)
     frames, negatives = zip(*(pipe.prompts.pair(text, negative_prompt, grid) for text in prompts), strict=True)
     # One width for all, so that there is one program.
-    ids, mask = pad_left([*frames, *negatives], max(pipe.config.pad_id, 0))
+    batched = PromptBatch.stack(frames, negatives, max(pipe.config.pad_id, 0))
+    batched = batched if guided else batched.conditional()
     batch = pipe.whole_rows(min(batch, len(prompts)), guided)
     out = []
     for start in range(0, len(prompts), batch):
         rows = np.resize(np.arange(start, min(start + batch, len(prompts))), batch)
-        given = np.concatenate([rows, len(prompts) + rows]) if guided else rows
-        found = pipe.visual_nll(ids[given], codes[rows], (grid.rows, grid.cols), mask[given], scale)
+        given = batched.take(rows)
+        found = pipe.visual_nll(given.ids, codes[rows], (grid.rows, grid.cols), given.mask, scale)
         out.append(np.asarray(found)[: len(prompts) - start])
     return np.concatenate(out)

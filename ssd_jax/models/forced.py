@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssd_jax import cache as kv
+from ssd_jax.cache import CacheSpec, KVCache
 from ssd_jax.layout import Grid, Layout, prompt_starts, rotary_positions
 from ssd_jax.masks import causal
 from ssd_jax.models.config import ModelConfig
@@ -77,16 +77,16 @@ def forced(
     predicted = jnp.pad(codes[:, layout.sequence()[0]], ((0, 0), (ids.shape[1] - 1, spare)))
     starts = prompt_starts(mask)
 
-    def step(cache: kv.KVCache, first: jax.Array) -> tuple[kv.KVCache, jax.Array]:
+    def step(cache: KVCache, first: jax.Array) -> tuple[KVCache, jax.Array]:
         part, wanted = (jax.lax.dynamic_slice_in_dim(array, first, window, axis=1) for array in (x, predicted))
         slots = jnp.broadcast_to(first + jnp.arange(window, dtype=jnp.int32), (rows, window))
         seen = causal(slots, starts, cache.length)
         hidden, cache = model.apply(params, part, rotary_positions(slots, starts), seen, slots, cache, method="hidden")
         return cache, read(hidden, wanted)
 
-    shape = kv.shape_of(rows, c.kv_heads, count * window, c.head_dim, attention)
-    cache = kv.empty(c.layers, shape, params["params"]["embedding"].dtype, attention=attention)
-    cache = jax.tree.map(lambda layer: nn.with_logical_constraint(layer, kv.AXES[attention]), cache)
+    dtype = params["params"]["embedding"].dtype
+    spec = CacheSpec(c.layers, rows, c.kv_heads, count * window, c.head_dim, dtype, attention)
+    cache = jax.tree.map(lambda layer: nn.with_logical_constraint(layer, spec.axes), spec.zeros())
     _, out = jax.lax.scan(step, cache, jnp.arange(0, count * window, window, dtype=jnp.int32))
     out = out.swapaxes(0, 1)
     return predicting(out.reshape(out.shape[0], count * window, *out.shape[3:]), ids.shape[1], layout)

@@ -4,14 +4,14 @@ import dataclasses
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
 from ssd_jax.backbones.prompting import grid_of
-from ssd_jax.cache import AXES, KVCache, shape_of
+from ssd_jax.cache import KVCache
 from ssd_jax.config_models import Models
 from ssd_jax.decode.base import Decoder
+from ssd_jax.decode.engine import cache_spec
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
 from ssd_jax.loading import require_options
@@ -116,11 +116,8 @@ class Job:
 
     def cache(self, mesh: Any = None) -> KVCache:
         """The cache as shapes with shardings."""
-        c = self.config
-        shape = shape_of(self.rows, c.kv_heads, self.slots, c.head_dim, self.attention)
-        sharding = sharding_of(AXES[self.attention], shape, mesh or self.mesh)
-        leaf = jax.ShapeDtypeStruct(shape, self.dtype, sharding=sharding)
-        return KVCache((leaf,) * c.layers, (leaf,) * c.layers, self.attention)
+        spec = cache_spec(self.config, self.grid, self.rows, self.prompt, self.dtype, self.attention)
+        return spec.abstract(sharding_of(spec.axes, spec.shape, mesh or self.mesh))
 
     def _abstract(self, boxed: Any, mesh: Any) -> Any:
         return abstract(boxed, mesh or self.mesh, self.dtype, self.quantize)

@@ -8,12 +8,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ssd_jax.decode.base import Decoder
+from ssd_jax.decode.bound import Draw
 from ssd_jax.decode.engine import decode
 from ssd_jax.decode.presets import require_fits, require_heads
 from ssd_jax.errors import UserError
+from ssd_jax.models.loaded import LoadedModel
 from ssd_jax.pictures import at_once, to_pixels
 from ssd_jax.plan.chips import Chip
 from ssd_jax.plan.job import Job
+from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.sampling import Sampler, image_keys
 from ssd_jax.sharding import DATA, MODEL, device_bytes, make_mesh, using
 
@@ -98,22 +101,15 @@ def compiled(job: Job, decoder: Decoder, mesh: Mesh | None = None) -> jax.stages
         ids = jnp.zeros((job.rows, job.prompt), jnp.int32)
         keys = image_keys(jnp.zeros(job.images, jnp.uint32), jnp.zeros(job.images, jnp.int32))
         sampler = Sampler(jnp.float32(1), jnp.float32(1), jnp.int32(1), jnp.float32(1))
-        return ids, ids == 0, keys, sampler
+        return PromptBatch(ids, ids == 0, job.guided), Draw(keys, sampler)
 
     image_level = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), jax.eval_shape(make))
     drafts = any(decoder.heads)
+    heads = (job.heads, jax.tree.map(placed, job.drafters(mesh))) if drafts else ()
+    model = LoadedModel.of(job.config, jax.tree.map(placed, job.backbone(mesh)), *heads)
+    cache = jax.tree.map(placed, job.cache(mesh))
     with using(mesh, job.config):
-        lowered = decode.lower(
-            jax.tree.map(placed, job.backbone(mesh)),
-            jax.tree.map(placed, job.cache(mesh)),
-            *image_level,
-            config=job.config,
-            decoder=decoder,
-            grid=job.grid,
-            guided=job.guided,
-            heads=job.heads if drafts else None,
-            heads_params=jax.tree.map(placed, job.drafters(mesh)) if drafts else None,
-        )
+        lowered = decode.lower(model, cache, *image_level, decoder=decoder, grid=job.grid)
         return lowered.compile(compiler_options=UNOPTIMISED)
 
 

@@ -30,7 +30,6 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from ssd_jax.cache import shape_of
 from ssd_jax.compiling import compiled
 from ssd_jax.models.attention import ATTENTIONS
 from ssd_jax.models.int8 import Int8, quantised
@@ -123,7 +122,7 @@ def products_seconds(pairs: Pairs, rows: int) -> float:
 def attention_seconds(job: Job, layers: int) -> float:
     """Of a token's attention over so many layers' caches, row end included."""
     c, fed = job.config, job.fed(1)
-    shape = shape_of(job.rows, c.kv_heads, job.slots, c.head_dim, job.attention)
+    shape = job.cache().keys[0].shape
     caches = tuple(tuple(jnp.full(shape, 0.1, job.dtype) for _ in "kv") for _ in range(layers))
     q, mask = jnp.ones((job.rows, fed, c.heads, c.head_dim)), jnp.ones((job.rows, fed, job.slots), bool)
     return _shortest(partial(_attention, kind=job.attention), q, caches, mask)

@@ -16,6 +16,7 @@ from ssd_jax.models.forced import image_hidden
 from ssd_jax.models.products import PRODUCTS
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.prompts import pad_left
+from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.shapes import bucket
 from ssd_jax.training.emoji import HELD_OUT, EmojiData
 from ssd_jax.training.loop import Task
@@ -78,8 +79,9 @@ class CaptionedCodes:
 
     def guided(self, indices: np.ndarray):
         """As `given`, with as many unconditional rows behind the captions; codes of the pictures once."""
-        frames = [self.captions[i] for i in indices] + [self.empty] * len(indices)
-        return *pad_left(frames, self.pad_id, self.length), self.codes[indices]
+        frames = [self.captions[i] for i in indices]
+        batch = PromptBatch.stack(frames, [self.empty] * len(indices), self.pad_id, self.length)
+        return batch.ids, batch.mask, self.codes[indices]
 
 
 def corrupt(codes: np.ndarray, most: float, blind: float, rng: np.random.Generator) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 
 from ssd_jax.errors import UserError
 from ssd_jax.prompts import pad_left
+from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.shapes import bucket
 from ssd_jax.training.heads import Rows
 
@@ -79,8 +80,9 @@ class PromptedCodes:
 
     def guided(self, indices: np.ndarray) -> Rows:
         """Pictures with their prompts and, behind these, as many unconditional rows; codes of the pictures once."""
-        frames = [self._frame(index, dropped) for dropped in (False, True) for index in indices]
-        return *self._padded(frames), self.codes[indices]
+        frames, negatives = ([self._frame(index, dropped) for index in indices] for dropped in (False, True))
+        batch = PromptBatch.stack(frames, negatives, self.pad_id, self.length)
+        return batch.ids, batch.mask, self.codes[indices]
 
     def _frame(self, index: int, dropped: bool) -> Sequence[int]:
         return self.frames[self.prompts[index]][int(dropped)]
