@@ -203,7 +203,7 @@ class Pipeline:
         spec = cache_spec(self.config, grid, *prompts.ids.shape, self.dtype, self.attention)
         model = self.model if any(decoder.heads) else self.model.replace(heads=None)
         arguments = (model, make_cache(spec, self.mesh), *replicate((prompts, draw), self.mesh))
-        shapes = (prompts.ids.shape, prompts.guided, draw.limit is None, decoder, grid)
+        shapes = (prompts.ids.shape, decoder, prompts.guided, grid, draw.limit is None)
         compiling = 0.0
         if shapes not in self._programs:
             start = time.perf_counter()
