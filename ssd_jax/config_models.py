@@ -10,6 +10,7 @@ from ssd_jax.loading import find_folder_here
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict
 from ssd_jax.models.vq_models import AnyVQConfig
 from ssd_jax.weights.load import describe_heads, heads_file, read_config
+from ssd_jax.weights.store import is_there
 
 
 class Models(NamedTuple):
@@ -46,7 +47,7 @@ def find_models(config: Mapping, where: str, weights: str = "", heads: str | Non
             tokenizer = published.vq.config
     path = Path(heads) if heads is not None else folder
     path = None if path is None else heads_file(path)
-    if heads is not None or path is not None and path.exists():
+    if heads is not None or path is not None and is_there(path):
         return Models(backbone, describe_heads(path)[0], tokenizer)
     planned = from_dict(HeadsConfig, dict(config.get("heads_model", {})), f"{where}: heads_model")
     return Models(backbone, planned, tokenizer)

@@ -38,6 +38,10 @@ def compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+MOST_SIMULATED = 512
+"""Devices that a CPU simulates at most; jax ends the process if there are some ten thousand."""
+
+
 def use_devices(mesh: str, coordinator: str = "", processes: int | None = None, process: int | None = None) -> None:
     """Prepares the devices that --mesh names; must come before jax touches one.
 
@@ -54,7 +58,7 @@ def use_devices(mesh: str, coordinator: str = "", processes: int | None = None, 
     count = math.prod(parse_mesh(mesh).values())
     if not coordinator and (processes is not None or process is not None):
         raise UserError("--num_processes and --process_id need --coordinator.")
-    jax.config.update("jax_num_cpu_devices", max(1, count // (processes or 1)))
+    jax.config.update("jax_num_cpu_devices", min(max(1, count // (processes or 1)), MOST_SIMULATED))
     if coordinator:
         join(coordinator, processes, process)
 

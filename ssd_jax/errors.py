@@ -19,10 +19,16 @@ def is_whole(value: object, least: int) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
 
 
-def require_whole(name: str, value: object, least: int) -> int:
-    """The option as an int; raises `UserError` unless it is a whole number of at least so much."""
+LARGEST = 2**31 - 1
+"""The largest number of an int32, which is what programs count in."""
+
+
+def require_whole(name: str, value: object, least: int, most: int | None = LARGEST) -> int:
+    """The option as an int; raises `UserError` unless it is a whole number of at least and at most so much."""
     if not is_whole(value, least):
         raise UserError(f"{name} must be a whole number of at least {least}, not {shown(value)}.")
+    if most is not None and value > most:
+        raise UserError(f"{name} must be at most {most}, not {shown(value)}.")
     return int(value)
 
 
@@ -40,4 +46,4 @@ def require_text(name: str, value: object) -> str:
 def require_one_of(name: str, value: object, valid: Sequence[str]) -> None:
     """Raises `UserError` unless an option is one of the valid names."""
     if value not in valid:
-        raise UserError(f"Unknown {name} {value!r}; choose one of {', '.join(valid)}.")
+        raise UserError(f"Unknown {name} {shown(value)}; choose one of {', '.join(valid)}.")

@@ -1,10 +1,13 @@
 """Files that appear whole or not at all, and text that can be read or is one clear sentence."""
 
 import contextlib
+import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ssd_jax.errors import UserError
 
@@ -35,8 +38,28 @@ def beside(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def require_file(path: Path, name: str = "") -> None:
+    """Raises `UserError`, which calls it `name`, if there is something else than a file at a path: to open a pipe would
+    wait for whoever writes into it."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # none, or a name that no file can have: reading it will say so
+        return
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{name or path} cannot be read: it is no file.")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text means; raises ValueError, with one line, for whatever cannot be read, however deep or long."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def read_text(path: Path, name: str) -> str:
     """The UTF-8 text of a file; raises `UserError` that calls it `name` if it cannot be read."""
+    require_file(path, name)
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:

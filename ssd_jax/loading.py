@@ -25,7 +25,7 @@ from ssd_jax.shapes import bucket
 from ssd_jax.sharding import DATA, abstract, check_divides, make_mesh, sharding_of
 from ssd_jax.weights.hub import download, find_local, is_hub_id
 from ssd_jax.weights.load import heads_file, read_backbone, read_config, read_heads_config, read_tensors
-from ssd_jax.weights.store import find_weights
+from ssd_jax.weights.store import find_weights, is_there
 
 QUANTIZE = ("int8",)
 """What `load(quantize=)` may say."""
@@ -75,7 +75,7 @@ def load(
     weights = find_weights(folder)
     backbone, drafters = abstract(boxed_backbone(config), mesh, dtype, quantize), None
     path = heads_file(folder if heads is None else find_local(heads))
-    if heads is not None or path.exists():
+    if heads is not None or is_there(path):
         drafters = read_heads_config(path, weights)
     like_heads = None
     if drafters is not None:

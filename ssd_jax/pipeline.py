@@ -13,12 +13,13 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from ssd_jax.backbones.prompting import grid_of
+from ssd_jax.cache import CacheSpec
 from ssd_jax.compiling import compiled
 from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.bound import Draw
 from ssd_jax.decode.engine import cache_spec, decode, make_cache
 from ssd_jax.decode.presets import PRESETS, find_decoder, require_fits, require_heads
-from ssd_jax.errors import require_text, require_whole
+from ssd_jax.errors import LARGEST, require_text, require_whole
 from ssd_jax.execution import Execution
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
@@ -30,8 +31,9 @@ from ssd_jax.origin import Origin
 from ssd_jax.pictures import Pictures
 from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.request import Output, guidance_of, images_of_call, sampler_of, whole_batch
+from ssd_jax.room import require_room
 from ssd_jax.sampling import image_keys
-from ssd_jax.sharding import DATA, replicate, using
+from ssd_jax.sharding import DATA, replicate, sharding_of, using
 from ssd_jax.teacher import checked, visual_logits, visual_nll
 
 
@@ -104,9 +106,9 @@ class Pipeline:
         scale = guidance_of(self.config, cfg_scale)
         sampler = sampler_of(self.config, scale, temperature, top_k, top_p)
         guided = scale != 1.0
-        max_batch = require_whole("max_batch", len(texts) if max_batch is None else max_batch, 1)
+        max_batch = require_whole("max_batch", len(texts) if max_batch is None else max_batch, 1, None)
         if max_passes is not None:
-            max_passes = min(require_whole("max_passes", max_passes, 1), 2**31 - 1)  # an int32 in the program
+            max_passes = min(require_whole("max_passes", max_passes, 1, None), LARGEST)  # an int32 in the program
         require_text("negative_prompt", "" if negative_prompt is None else negative_prompt)
         grid = grid_of(self.config, size, self.vq_config.stride)
         frames, negatives = zip(*(self.prompts.pair(text, negative_prompt, grid) for text in texts), strict=True)
@@ -202,6 +204,7 @@ class Pipeline:
         """Runs the compiled program of these shapes; returns ((tokens, passes, trace), seconds, compile seconds)."""
         spec = cache_spec(self.config, grid, *prompts.ids.shape, self.dtype, self.attention)
         model = self.model if any(decoder.heads) else self.model.replace(heads=None)
+        self._require_room(spec, draw.keys.size, decoder, grid)
         arguments = (model, make_cache(spec, self.mesh), *replicate((prompts, draw), self.mesh))
         shapes = (prompts.ids.shape, decoder, prompts.guided, grid, draw.limit is None)
         compiling = 0.0
@@ -213,6 +216,17 @@ class Pipeline:
         start = time.perf_counter()
         out = jax.block_until_ready(self._programs[shapes](*arguments))
         return (out.tokens, out.passes, out.trace), time.perf_counter() - start, compiling
+
+    def _require_room(self, spec: CacheSpec, images: int, decoder: Decoder, grid: Grid) -> None:
+        """Raises `UserError`, before anything is allocated, if a batch's cache and the distributions of its widest pass
+        would not fit in memory."""
+        stretches = decoder.stretches(grid, self.head_counts[0])
+        outputs = max(stretch.outputs for stretch in stretches)
+        logits = jax.ShapeDtypeStruct((images, outputs, self.config.visual_size), jnp.float32)
+        cache = spec.abstract(None if self.mesh is None else sharding_of(spec.axes, spec.shape, self.mesh))
+        devices = 1 if self.mesh is None else self.mesh.size
+        said = f"{images} pictures of {grid.rows} x {grid.cols} tokens at once do not fit in memory: they need"
+        require_room({"keys and values": cache, "distributions": logits}, devices, said)
 
     def whole_rows(self, batch: int, guided: bool) -> int:
         """The next batch of pictures whose rows, those of guidance included, fill the data axis of the mesh."""

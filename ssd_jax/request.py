@@ -18,6 +18,9 @@ from ssd_jax.shapes import bucket
 MAX_GUIDANCE = 1000.0
 """Bound of the guidance scale's absolute value. Published models use 1 to 10."""
 
+MOST_IMAGES = 2**20
+"""Pictures of a call; their codes and pixels stay in memory until it ends."""
+
 COLDEST, HOTTEST = 1e-3, 1e3
 """Bounds of the temperature, 0 apart. With these and `MAX_GUIDANCE` logits of up to 1e31 stay finite in float32. What
 float32 rounds off logits of 30 makes the odds of near ties wrong by 0.1 % at 1e-3, by 16 % at 1e-5. Of 16384 codes it
@@ -66,7 +69,11 @@ def images_of_call(
     prompts = [require_text("A prompt", text) for text in prompts]
     if not prompts:
         raise UserError("There are no prompts.")
-    num_images = require_whole("num_images", num_images, 1)
+    num_images = require_whole("num_images", num_images, 1, None)
+    if len(prompts) * num_images > MOST_IMAGES:
+        raise UserError(
+            f"At most {MOST_IMAGES} pictures are drawn in a call, not {len(prompts)} prompts x {shown(num_images)}."
+        )
     seeds = _seeds(seed, len(prompts))
     pairs = [pair for pair in zip(prompts, seeds, strict=True) for _ in range(num_images)]
     seen: Counter = Counter()
@@ -113,7 +120,7 @@ def sampler_of(
             f"temperature must be 0, which takes the most likely code, or lie between {COLDEST:g} and {HOTTEST:g}, "
             f"not {shown(temperature)}."
         )
-    top_k = require_whole("top_k", config.top_k if top_k is None else top_k, 0)
+    top_k = require_whole("top_k", config.top_k if top_k is None else top_k, 0, None)
     mass = 1.0 if top_p is None else _single("top_p", top_p)
     if not LEAST_MASS <= mass <= 1:
         raise UserError(f"top_p must be above 0 (at least {LEAST_MASS:.3g}) and at most 1, not {shown(top_p)}.")

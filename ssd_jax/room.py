@@ -9,24 +9,24 @@ import jax
 from ssd_jax.errors import UserError
 from ssd_jax.sharding import device_bytes
 
+MODEL = "The model does not fit in memory: it needs"
 
-def require_room(arrays: Mapping[str, Any], devices: int = 1) -> None:
+
+def require_room(arrays: Mapping[str, Any], devices: int = 1, said: str = MODEL) -> None:
     """Raises `UserError` if arrays will not fit.
 
     Args:
         arrays: what they are -> pytree of shapes, with shardings where they are split.
         devices: of the mesh, over which they are spread. The devices of a CPU share its memory.
+        said: the beginning of the sentence.
     """
     parts = devices if jax.default_backend() == "cpu" else 1
-    needed = {what: parts * device_bytes(tree) for what, tree in arrays.items() if tree is not None}
+    needed = {name: parts * device_bytes(tree) for name, tree in arrays.items() if tree is not None}
     free = free_bytes()
     if free is None or sum(needed.values()) <= free:
         return
-    listed = ", ".join(f"{what} {_gigabytes(size)}" for what, size in needed.items() if size)
-    raise UserError(
-        f"The model does not fit in memory: it needs {_gigabytes(sum(needed.values()))} ({listed}), and "
-        f"{_gigabytes(free)} are free."
-    )
+    listed = ", ".join(f"{name} {_gigabytes(size)}" for name, size in needed.items() if size)
+    raise UserError(f"{said} {_gigabytes(sum(needed.values()))} ({listed}), and {_gigabytes(free)} are free.")
 
 
 def free_bytes() -> int | None:

@@ -11,6 +11,7 @@ all of them take the same decisions.
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from ssd_jax.errors import UserError
+from ssd_jax.errors import UserError, shown
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.int8 import quantised_boxes, with_dtype
 
@@ -64,8 +65,8 @@ def parse_mesh(text: str) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for part in text.split(","):
         name, _, size = part.strip().partition(":")
-        if name not in (DATA, MODEL) or name in sizes or not (size.isascii() and size.isdigit() and int(size)):
-            raise UserError(f"A mesh is written as data:2,model:4, each axis once and at least 1, not {text!r}.")
+        if name not in (DATA, MODEL) or name in sizes or not (re.fullmatch("[0-9]{1,6}", size) and int(size)):
+            raise UserError(f"A mesh is written as data:2,model:4, each axis once and at least 1, not {shown(text)}.")
         sizes[name] = int(size)
     return {DATA: 1, MODEL: 1} | sizes
 

@@ -9,7 +9,7 @@ from ssd_jax.backbones import backbone_of
 from ssd_jax.backbones.base import Prompts, TokenizerFiles
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
-from ssd_jax.models.config import ModelConfig, read_json
+from ssd_jax.models.config import HIGHEST, ModelConfig, read_json
 from ssd_jax.prompts import TOKENIZER_NAME, read_tokenizer
 
 
@@ -18,7 +18,13 @@ def grid_of(config: ModelConfig, size: tuple[int, int] | str | None, stride: int
     sizes that the backbone does not draw; `stride` is pixels per token."""
     if size is None:
         return Grid(config.rows, config.cols)
-    return backbone_of(config).prompts.grid(config, size, stride)
+    grid = backbone_of(config).prompts.grid(config, size, stride)
+    if max(grid.rows, grid.cols) > HIGHEST["rows"]:
+        raise UserError(
+            f"A picture has at most {HIGHEST['rows'] * stride} pixels a side, not {grid.rows * stride} x "
+            f"{grid.cols * stride}."
+        )
+    return grid
 
 
 def read_prompts(folder: Path, config: ModelConfig, tokens: Mapping[str, int] | None = None) -> Prompts:

@@ -5,7 +5,7 @@ import ast
 from ssd_jax.decode.accept import Group
 from ssd_jax.decode.base import KINDS, Decoder
 from ssd_jax.decode.presets import PRESETS, find_decoder
-from ssd_jax.errors import UserError
+from ssd_jax.errors import UserError, shown
 
 
 def parse_decoder(text: str) -> Decoder:
@@ -21,10 +21,11 @@ def parse_decoder(text: str) -> Decoder:
         decoder = _build(ast.parse(text, mode="eval").body)
     except UserError:
         raise
-    except (SyntaxError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{text!r} is no decoder: {error}; write, for example, 'SSD(rounds=0)'.") from None
+    except (SyntaxError, ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
+        why = str(error)[:100]
+        raise UserError(f"{shown(text)} is no decoder: {why}; write, for example, 'SSD(rounds=0)'.") from None
     if not isinstance(decoder, Decoder):
-        raise UserError(f"{text!r} is no decoder; choose one of {', '.join(PRESETS)}.")
+        raise UserError(f"{shown(text)} is no decoder; choose one of {', '.join(PRESETS)}.")
     return decoder
 
 
@@ -44,7 +45,7 @@ def split_names(text: str) -> list[str]:
             names[-1] += letter
     names = [name.strip() for name in names if name.strip()]
     if not names:
-        raise UserError(f"{text!r} names no decoder; choose some of {', '.join(PRESETS)}.")
+        raise UserError(f"{shown(text)} names no decoder; choose some of {', '.join(PRESETS)}.")
     return names
 
 

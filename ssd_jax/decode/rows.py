@@ -24,6 +24,9 @@ from ssd_jax.decode.verifier import Verifier
 from ssd_jax.errors import UserError, is_whole, require_one_of, require_whole
 from ssd_jax.layout import Grid
 
+MOST_ROUNDS = 10_000
+"""Rounds of a block, at most: a picture of so many tokens is `ar`'s long before."""
+
 
 @register
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +60,9 @@ class SSD(Decoder):
     def __post_init__(self):
         if self.rounds != AUTO and not is_whole(self.rounds, 0):
             raise UserError(f'rounds must be a whole number of at least 0 or "auto", not {self.rounds!r}.')
-        require_whole("extra_rounds", self.extra_rounds, 0)
+        if self.rounds != AUTO:
+            require_whole("rounds", self.rounds, 0, MOST_ROUNDS)
+        require_whole("extra_rounds", self.extra_rounds, 0, MOST_ROUNDS)
         if not is_whole(self.rows, 1) or self.rows > 2:
             raise UserError(f"rows must be 1 or 2, not {self.rows!r}.")
         require_one_of("schedule", self.schedule, ("joint", "staged"))

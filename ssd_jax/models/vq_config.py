@@ -2,10 +2,14 @@
 
 import dataclasses
 
-from ssd_jax.models.config import ConfigError
+from ssd_jax.errors import shown
+from ssd_jax.models.config import HIGHEST, LEVELS, ConfigError
 
 GROUPS = 32
 """Groups of every GroupNorm in the published tokenizers."""
+
+MOST = 2**12
+"""The largest value of numbers that only these tokenizers have."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,9 +37,16 @@ class LevelsConfig:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type is int and (type(value) is not int or value < 1):
-                raise ConfigError(f"{field.name} must be a positive whole number, not {value!r}.")
+                raise ConfigError(f"{field.name} must be a positive whole number, not {shown(value)}.")
+            if field.type is int and value > HIGHEST.get(field.name, MOST):
+                raise ConfigError(f"{field.name} must be at most {HIGHEST.get(field.name, MOST)}, not {shown(value)}.")
+        most = HIGHEST["multipliers"]
         if not self.multipliers or any(type(value) is not int or value < 1 for value in self.multipliers):
-            raise ConfigError(f"multipliers must be positive whole numbers, not {self.multipliers!r}.")
+            raise ConfigError(f"multipliers must be positive whole numbers, not {shown(self.multipliers)}.")
+        if len(self.multipliers) > LEVELS or max(self.multipliers) > most:
+            raise ConfigError(
+                f"multipliers must be at most {LEVELS} numbers of at most {most}, not {shown(self.multipliers)}."
+            )
         for width in self.widths:
             if width % GROUPS:
                 raise ConfigError(f"every level's channels must be a multiple of {GROUPS}, not {width}.")

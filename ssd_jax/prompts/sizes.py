@@ -25,7 +25,7 @@ def parse_size(size: tuple[int, int] | str) -> tuple[int, int]:
             match = match and match.groups()
         if match is None:
             raise UserError(
-                f"A size is HEIGHTxWIDTH in pixels, such as 512x768, or a ratio such as 16:9, not {size!r}."
+                f"A size is HEIGHTxWIDTH in pixels, such as 512x768, or a ratio such as 16:9, not {shown(size)}."
             )
         size = tuple(map(int, match))
     sides = tuple(size) if isinstance(size, Iterable) else ()

@@ -1,7 +1,6 @@
 """Reading a checkpoint folder. Nothing is unpickled, and a file is checked from its header before any data is read."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from jax.typing import DTypeLike
 from ssd_jax.backbones import PUBLISHED, backbone_of
 from ssd_jax.backbones.hf_config import from_hf, with_tokens
 from ssd_jax.backbones.hf_vq import vq_from_hf
+from ssd_jax.files import parse_json
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict, read_json
 from ssd_jax.models.int8 import SUFFIX, quantised_leaf, scales
 from ssd_jax.models.vq_config import MoVQConfig, VQGANConfig
@@ -31,6 +31,9 @@ HEADS_NAME = "heads.safetensors"
 
 HEADS_KEY = "heads"
 """The metadata of a heads file: JSON with `format`, `config` and `backbone`, the fingerprint of that file."""
+
+SMALL = 2**22
+"""Tensors of fewer numbers are looked through by NumPy."""
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
@@ -98,7 +101,24 @@ def _read(store: Store, leaf: Any, source: Source, dtype: DTypeLike | None) -> j
         del values  # before the cast takes memory
     else:
         array = jax.make_array_from_callback(shape, leaf.sharding, lambda index: source.read(tensor, shape, index))
+    if not finite(array):
+        raise WeightsError(f"{store.path}: tensor {source.name!r} has values that are not finite.")
     return array.astype(kind or array.dtype).block_until_ready()
+
+
+@jax.jit
+def _finite(array: jax.Array) -> jax.Array:
+    return jnp.isfinite(array).all()
+
+
+def finite(array: jax.Array) -> bool:
+    """Whether all numbers of an array are finite. Reads it once, as fast as memory gives it; small ones, of which every
+    shape would have to be compiled, by NumPy."""
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return True
+    if array.size < SMALL and array.is_fully_addressable:
+        return bool(np.isfinite(np.asarray(array).astype(np.float32)).all())
+    return bool(_finite(array))
 
 
 def read_backbone(path: Path, config: ModelConfig, like: Mapping[str, Any], dtype: DTypeLike) -> dict[str, Any]:
@@ -223,12 +243,15 @@ def describe_heads(path: Path) -> tuple[HeadsConfig, str]:
     if HEADS_KEY not in metadata:
         raise WeightsError(f"{path}: metadata {HEADS_KEY!r} is missing, so this is no file of draft heads.")
     try:
-        values = json.loads(metadata[HEADS_KEY])
+        values = parse_json(metadata[HEADS_KEY])
         found, trained_on = values["config"], values["backbone"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise WeightsError(f"{path}: metadata {HEADS_KEY!r} is not JSON with 'config' and 'backbone'.") from None
     _check_format(path, values)
-    return from_dict(HeadsConfig, found, f"{path}: {HEADS_KEY}"), trained_on
+    config = from_dict(HeadsConfig, found, f"{path}: {HEADS_KEY}")
+    if not config.offsets:
+        raise WeightsError(f"{path}: {HEADS_KEY} tells of no draft heads.")
+    return config, trained_on
 
 
 def _check_format(path: Path, values: Mapping[str, Any]) -> None:

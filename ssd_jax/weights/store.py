@@ -1,8 +1,8 @@
 """Stored tensors: one safetensors file, or the shards that an index lists. Opening checks every header first."""
 
 import dataclasses
-import json
 import math
+import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ssd_jax.errors import UserError
+from ssd_jax.files import parse_json, require_file
 
 INDEX_SUFFIX = ".index.json"
 """What the name of a sharded checkpoint's index ends with: model.safetensors.index.json."""
@@ -119,15 +120,32 @@ def find_weights(folder: Path, stem: str = "model") -> Path:
     raise WeightsError(f"{single} does not exist.")
 
 
+def is_there(path: Path) -> bool:
+    """Whether a folder means to have a safetensors file: it is there, or a link that leads nowhere.
+
+    Raises:
+        WeightsError: there are pickles of that name instead.
+    """
+    if os.path.lexists(path):
+        return True
+    for suffix in sorted(_PICKLES):
+        if path.with_suffix(suffix).exists():
+            _refuse(path.with_suffix(suffix))
+    return False
+
+
 def _read_index(path: Path) -> dict[str, set[str]]:
     """The shards' file names and the tensors that they should hold."""
+    require_file(path)
     try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = parse_json(path.read_text(encoding="utf-8"))["weight_map"]
         pairs = [(str(name), str(shard)) for name, shard in weight_map.items()]
     except FileNotFoundError:
         raise WeightsError(f"{path} does not exist.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise WeightsError(f"{path} is not an index of safetensors files: JSON with 'weight_map'.") from None
+    if not pairs:
+        raise WeightsError(f"{path} lists no tensors.")
     shards: dict[str, set[str]] = {}
     for name, shard in pairs:
         if not re.fullmatch(r"[\w-][\w.-]*", shard):
@@ -142,12 +160,13 @@ def _read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         _refuse(path)
     if not path.exists():
         raise WeightsError(f"{path} does not exist.")
+    require_file(path)
     try:
         with safe_open(path, framework="np") as file:  # checks the whole header
             names = file.offset_keys()
         with path.open("rb") as file:
             length = int.from_bytes(file.read(_LENGTH), "little")
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
     except SafetensorError as error:
         raise WeightsError(f"{path} is damaged or not a safetensors file: {error}.") from None
     except OSError as error:
