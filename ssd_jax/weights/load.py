@@ -112,8 +112,8 @@ def _finite(array: jax.Array) -> jax.Array:
 
 
 def finite(array: jax.Array) -> bool:
-    """Whether all numbers of an array are finite. Reads it once, at some 9 GB/s on two cores; small ones, of which every
-    shape would have to be compiled, by NumPy."""
+    """Whether all numbers of an array are finite. Reads it once, at some 9 GB/s on two cores; small arrays, of which
+    every shape would have to be compiled, by NumPy."""
     if not array.size or not jnp.issubdtype(array.dtype, jnp.floating):
         return True
     if array.size < SMALL and array.is_fully_addressable:
