@@ -137,7 +137,7 @@ def plan(args: argparse.Namespace, config, decoders: dict) -> str:
     models = find_models(config, args.config, weights, args.heads)
     if args.plan == "here" and args.mesh:
         raise UserError("--plan=here is for the one device that is measured; leave --mesh out.")
-    images = require_whole("max_batch", 1 if args.max_batch is None else args.max_batch, 1)
+    images = require_whole("max_batch", 1 if args.max_batch is None else args.max_batch, 1, None)
     scale = guidance_of(models.backbone, args.cfg_scale)
     job, chips = job_for(models, args.mesh, args.size, images, scale, args.quantize, args.attention), CHIPS
     if args.plan == "here":
@@ -163,7 +163,7 @@ def compare(
     args: argparse.Namespace, decoders: dict, options: dict, pipe: ssd_jax.Pipeline, prompts: list[str]
 ) -> None:
     """Draws every picture with every decoder, one at a time, and writes them side by side."""
-    require_whole("max_batch", 1 if options["max_batch"] is None else options["max_batch"], 1)
+    require_whole("max_batch", 1 if options["max_batch"] is None else options["max_batch"], 1, None)
     options |= dict(max_batch=1)
     outs = {name: [] for name in decoders}
     pipe.pictures.params  # noqa: B018 - a damaged file is reported before the work, not after it

@@ -10,7 +10,10 @@ class UserError(ValueError):
 
 def shown(value: object, width: int = 60) -> str:
     """A value for a message: on one line, not longer than so many letters."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python writes no number of more than 4300 digits
+        text = "a number of thousands of digits"
     return text if len(text) <= width else text[: width - 3] + "..."
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -38,6 +39,18 @@ def beside(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp(\.\w+)?")
+"""Names that `beside` gives."""
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed runs left of files that they were writing, in a folder and in those inside it. For a folder
+    that no other run is writing into."""
+    for path in (*folder.glob(".*.tmp*"), *folder.glob("*/.*.tmp*")):
+        if LEFTOVER.fullmatch(path.name) and stat.S_ISREG(path.lstat().st_mode):
+            path.unlink(missing_ok=True)
+
+
 def require_file(path: Path, name: str = "") -> None:
     """Raises `UserError`, which calls it `name`, if there is something else than a file at a path: to open a pipe would
     wait for whoever writes into it."""
@@ -46,7 +59,7 @@ def require_file(path: Path, name: str = "") -> None:
     except (OSError, ValueError):  # none, or a name that no file can have: reading it will say so
         return
     if not stat.S_ISREG(mode):
-        raise UserError(f"{name or path} cannot be read: it is no file.")
+        raise UserError(f"{name or path} cannot be read: it is not a regular file.")
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -58,8 +71,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_text(path: Path, name: str) -> str:
-    """The UTF-8 text of a file; raises `UserError` that calls it `name` if it cannot be read."""
-    require_file(path, name)
+    """The UTF-8 text of a file, or of a pipe; raises `UserError` that calls it `name` if it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ssd_jax.cache import CacheSpec
+from ssd_jax.decode.engine import cache_sharding
 from ssd_jax.errors import UserError, require_one_of
 from ssd_jax.execution import Execution
 from ssd_jax.layout import Grid, Layout
@@ -22,7 +23,7 @@ from ssd_jax.origin import Checkpoint
 from ssd_jax.pipeline import Pipeline
 from ssd_jax.room import require_room
 from ssd_jax.shapes import bucket
-from ssd_jax.sharding import DATA, abstract, check_divides, make_mesh, sharding_of
+from ssd_jax.sharding import DATA, abstract, check_divides, make_mesh
 from ssd_jax.weights.hub import download, find_local, is_hub_id
 from ssd_jax.weights.load import heads_file, read_backbone, read_config, read_heads_config, read_tensors
 from ssd_jax.weights.store import find_weights, is_there
@@ -119,9 +120,8 @@ def require_model_fits(config: ModelConfig, backbone: Any, heads: Any, dtype: An
     length = bucket(1) + Layout(Grid(config.rows, config.cols), config.row_end_id != NONE).length
     rows = 2 if mesh is None else math.lcm(2, mesh.shape[DATA])  # as many pictures as fill the mesh
     spec = CacheSpec(config.layers, rows, config.kv_heads, length, config.head_dim, jnp.dtype(dtype))
-    cache = spec.abstract(None if mesh is None else sharding_of(spec.axes, spec.shape, mesh))
-    devices = 1 if mesh is None else mesh.size
-    require_room({"weights": backbone, "draft heads": heads, "cache of a picture": cache}, devices)
+    cache = spec.abstract(cache_sharding(spec, mesh))
+    require_room({"weights": backbone, "draft heads": heads, "cache of a picture": cache}, mesh)
 
 
 def find_folder(source: str | Path) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ssd_jax.errors import UserError
+from ssd_jax.files import remove_leftovers
 
 try:
     import fcntl
@@ -20,7 +21,7 @@ ATTEMPTS = 100
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other runs out of a folder while the block runs.
+    """Keeps other runs out of a folder while the block runs, and clears away what killed ones left half-written.
 
     The folder is made if absent, and then removed at the end if nothing was written into it. The lock is the operating
     system's (flock) on a file `.lock` in the folder, so it ends with the process, however that ends; the file is
@@ -80,6 +81,8 @@ def _take(folder: Path) -> int | None:
             warnings.warn(f"the folder {folder} cannot be locked: {error.strerror}", stacklevel=4)
             return file
         if _is_at(file, folder / NAME):
+            with contextlib.suppress(OSError):  # they hinder nobody
+                remove_leftovers(folder)
             return file
         os.close(file)  # it was removed between opening and locking
     raise BlockingIOError

@@ -17,7 +17,7 @@ from ssd_jax.cache import CacheSpec
 from ssd_jax.compiling import compiled
 from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.bound import Draw
-from ssd_jax.decode.engine import cache_spec, decode, make_cache
+from ssd_jax.decode.engine import cache_sharding, cache_spec, decode, make_cache
 from ssd_jax.decode.presets import PRESETS, find_decoder, require_fits, require_heads
 from ssd_jax.errors import LARGEST, require_text, require_whole
 from ssd_jax.execution import Execution
@@ -33,7 +33,7 @@ from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.request import Output, guidance_of, images_of_call, sampler_of, whole_batch
 from ssd_jax.room import require_room
 from ssd_jax.sampling import image_keys
-from ssd_jax.sharding import DATA, replicate, sharding_of, using
+from ssd_jax.sharding import DATA, replicate, using
 from ssd_jax.teacher import checked, visual_logits, visual_nll
 
 
@@ -98,7 +98,8 @@ class Pipeline:
                 draft or 0. None: when the pictures are finished.
         Raises:
             UserError: a value out of range or of another type, an unknown decoder, a window larger than the picture,
-                draft heads or a file that is missing.
+                draft heads or a file that is missing, a batch that does not fit in memory, more pictures than
+                `request.MOST_IMAGES`.
         """
         texts, seeds, numbers = images_of_call(prompts, num_images, seed)
         decoder = find_decoder(decoder)
@@ -223,10 +224,10 @@ class Pipeline:
         stretches = decoder.stretches(grid, self.head_counts[0])
         outputs = max(stretch.outputs for stretch in stretches)
         logits = jax.ShapeDtypeStruct((images, outputs, self.config.visual_size), jnp.float32)
-        cache = spec.abstract(None if self.mesh is None else sharding_of(spec.axes, spec.shape, self.mesh))
-        devices = 1 if self.mesh is None else self.mesh.size
-        said = f"{images} pictures of {grid.rows} x {grid.cols} tokens at once do not fit in memory: they need"
-        require_room({"keys and values": cache, "distributions": logits}, devices, said)
+        cache = spec.abstract(cache_sharding(spec, self.mesh))
+        batch = f"A batch of {images} ({grid.rows} x {grid.cols} tokens each)"
+        said = f"{batch} does not fit in memory, draw fewer at once (max_batch): it needs"
+        require_room({"keys and values": cache, "distributions": logits}, self.mesh, said)
 
     def whole_rows(self, batch: int, guided: bool) -> int:
         """The next batch of pictures whose rows, those of guidance included, fill the data axis of the mesh."""

@@ -1,10 +1,11 @@
-"""Whether a model fits in memory, asked before any of it is there."""
+"""Whether a model, or a batch of pictures, fits in memory, asked before any of it is there."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from ssd_jax.errors import UserError
 from ssd_jax.sharding import device_bytes
@@ -12,15 +13,15 @@ from ssd_jax.sharding import device_bytes
 MODEL = "The model does not fit in memory: it needs"
 
 
-def require_room(arrays: Mapping[str, Any], devices: int = 1, said: str = MODEL) -> None:
+def require_room(arrays: Mapping[str, Any], mesh: Mesh | None = None, said: str = MODEL) -> None:
     """Raises `UserError` if arrays will not fit.
 
     Args:
         arrays: what they are -> pytree of shapes, with shardings where they are split.
-        devices: of the mesh, over which they are spread. The devices of a CPU share its memory.
+        mesh: the devices over which they are spread; None is one. Those of a CPU share its memory.
         said: the beginning of the sentence.
     """
-    parts = devices if jax.default_backend() == "cpu" else 1
+    parts = len(mesh.local_devices) if mesh is not None and jax.default_backend() == "cpu" else 1
     needed = {name: parts * device_bytes(tree) for name, tree in arrays.items() if tree is not None}
     free = free_bytes()
     if free is None or sum(needed.values()) <= free:
@@ -49,7 +50,8 @@ def _container_bytes() -> int | None:
     try:
         limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
         stats = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return max(limit - used + int(stats.get("inactive_file", 0)), 0)
+        dropped = sum(int(stats.get(kind, 0)) for kind in ("inactive_file", "active_file"))  # pages of files
+        return max(limit - used + dropped, 0)
     except (OSError, ValueError):  # no such files, or "max"
         return None
 

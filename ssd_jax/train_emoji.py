@@ -19,7 +19,7 @@ from ssd_jax.backbones.emoji import EmojiPrompts
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.bound import Draw
 from ssd_jax.decode.engine import cache_spec, decode, make_cache
-from ssd_jax.errors import UserError, require_one_of
+from ssd_jax.errors import UserError, require_one_of, require_whole
 from ssd_jax.eval.features import available
 from ssd_jax.eval.gallery import Gallery
 from ssd_jax.eval.recognition import recognition
@@ -29,7 +29,6 @@ from ssd_jax.loading import load
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict
 from ssd_jax.models.heads import abstract_heads
 from ssd_jax.models.loaded import LoadedModel
-from ssd_jax.models.products import PRODUCTS
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.models.vq import VQModel, to_float, to_uint8
 from ssd_jax.models.vq_models import abstract_vq
@@ -40,10 +39,12 @@ from ssd_jax.sampling import image_keys
 from ssd_jax.training import emoji
 from ssd_jax.training.backbone import CaptionedCodes, backbone_task
 from ssd_jax.training.bands import Setup
+from ssd_jax.training.emoji_sources import STYLES
 from ssd_jax.training.heads import EXPORT_DTYPE, export_heads, heads_task
 from ssd_jax.training.loop import fit
 from ssd_jax.training.overlap import digest, overlap_task
 from ssd_jax.training.report import heads_report, nll_report, training_minutes, vq_report, write_report
+from ssd_jax.training.sound import require_stage
 from ssd_jax.training.tokenizer import tokenizer_task
 from ssd_jax.viz import grid as picture_grid
 from ssd_jax.weights.export import heads_metadata, write_config, write_tensors
@@ -61,13 +62,20 @@ def run(config: Any) -> Path:
     require_one_of("stage", config.stage, ("all", *STAGES))
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError('matplotlib, which draws the loss curves, is missing: pip install "ssd_jax[train]".')
-    if config.backbone.batch % config.backbone.accumulation:
+    for name in ("tokenizer", "backbone", "heads", "overlap"):
+        require_stage(name, config[name], least_steps=int(name != "overlap"))
+    for name in ("report_images", "report_drawn"):
+        require_whole(f"config.{name}", config[name], 1)
+    require_whole("config.limit", config.limit, 0)
+    for style in config.styles:
+        require_one_of("style", style, tuple(STYLES))
+    vq = _vq_config(config)
+    if emoji.SIZE % vq.stride:
         raise UserError(
-            f"config.backbone.batch ({config.backbone.batch}) must be a multiple of its accumulation "
-            f"({config.backbone.accumulation})."
+            f"config.vq: pictures of {emoji.SIZE} pixels have no whole number of codes of {vq.stride} pixels."
         )
-    for part in ("backbone", "heads", "overlap"):
-        require_one_of(f"config.{part}.matmul", config[part].matmul, tuple(PRODUCTS))
+    from_dict(ModelConfig, _model_values(config, vq, len(SPECIALS) + 1), "config.model")
+    from_dict(HeadsConfig, config.heads_model.to_dict(), "config.heads_model")
     wanted = STAGES if config.stage == "all" else (config.stage,)
     workdir = Path(config.workdir)
     if config.seed < 0:
@@ -120,12 +128,7 @@ class Trained:
         vq = _vq_config(config)
         vq_params = read_tensors(path, abstract_vq(vq), jnp.float32)
         tokenizer = word_tokenizer(data.captions[i] for i in data.indices("train"))
-        words = tokenizer.get_vocab_size()
-        sizes = dict(vocab_size=words + vq.codebook_size, visual_offset=words, visual_size=vq.codebook_size)
-        rows = data.images.shape[1] // vq.stride
-        values = {**config.model.to_dict(), **sizes, "rows": rows, "cols": rows}
-        values |= {f"{name.strip('<>')}_id": index for index, name in enumerate(SPECIALS)}
-        model = from_dict(ModelConfig, values, "config.model")
+        model = from_dict(ModelConfig, _model_values(config, vq, tokenizer.get_vocab_size()), "config.model")
         codes = encode_pictures(vq, vq_params, data, Path(config.workdir) / f"codes-{fingerprint(path)[:12]}.npy")
         return cls(vq, model, vq_params, data, codes, EmojiPrompts(tokenizer, model), export)
 
@@ -138,6 +141,14 @@ class Trained:
         return read_tensors(
             needed(self.export / "model.safetensors", "backbone"), abstract_backbone(self.model), "float32"
         )
+
+
+def _model_values(config: Any, vq: VQConfig, words: int) -> dict[str, Any]:
+    """Fields of the backbone's `ModelConfig` for a vocabulary of so many words and special tokens."""
+    sizes = dict(vocab_size=words + vq.codebook_size, visual_offset=words, visual_size=vq.codebook_size)
+    rows = emoji.SIZE // vq.stride
+    ids = {f"{name.strip('<>')}_id": index for index, name in enumerate(SPECIALS)}
+    return {**config.model.to_dict(), **sizes, **ids, "rows": rows, "cols": rows}
 
 
 def _train_backbone(config: Any, trained: Trained, workdir: Path) -> None:
@@ -206,7 +217,13 @@ def open_data(config: Any) -> emoji.EmojiData:
             emoji.build(folder, styles=tuple(config.styles), limit=config.limit or None)
         except (ImportError, ValueError, OSError) as error:
             raise UserError(str(error)) from None
-    return emoji.load(folder)
+    data = emoji.load(folder)
+    if others := sorted(set(data.styles) - set(config.styles)):
+        raise UserError(
+            f"{folder} has pictures of the style {others[0]}, which config.styles leaves out; choose another "
+            "config.data or remove that folder."
+        )
+    return data
 
 
 def encode_pictures(vq: VQConfig, params: Any, data: emoji.EmojiData, path: Path, batch: int = 64) -> np.ndarray:

@@ -19,13 +19,12 @@ from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.names import parse_decoder
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.distributed import together
-from ssd_jax.errors import UserError, require_one_of, require_whole
+from ssd_jax.errors import UserError, require_whole
 from ssd_jax.files import replacing
 from ssd_jax.layout import Grid
 from ssd_jax.loading import load
 from ssd_jax.models.config import HeadsConfig, from_dict
 from ssd_jax.models.heads import boxed_heads
-from ssd_jax.models.products import PRODUCTS
 from ssd_jax.pipeline import Pipeline
 from ssd_jax.prompts.lines import read_lines
 from ssd_jax.sharding import DATA, place, using
@@ -38,6 +37,7 @@ from ssd_jax.training.overlap import digest, overlap_task
 from ssd_jax.training.prompted import Frames, PromptedCodes, split
 from ssd_jax.training.report import heads_report, heads_tables
 from ssd_jax.training.shards import TokenShards
+from ssd_jax.training.sound import require_stage
 from ssd_jax.training.spread import gathered
 from ssd_jax.weights.export import heads_metadata
 from ssd_jax.weights.load import fingerprint, read_tensors
@@ -119,12 +119,7 @@ def checked(config: Any) -> tuple[Decoder | None, HeadsConfig]:
         require_whole(f"config.{name}", config[name], 1)
     require_whole("config.window", config.window, 0)
     for name, stage in (("heads", config.heads), ("overlap", config.overlap)):
-        require_one_of(f"config.{name}.matmul", stage.matmul, tuple(PRODUCTS))
-        require_whole(f"config.{name}.accumulation", stage.accumulation, 1)
-        if stage.batch < 1 or stage.batch % stage.accumulation:
-            raise UserError(
-                f"config.{name}.batch ({stage.batch}) must be a multiple of its accumulation ({stage.accumulation})."
-            )
+        require_stage(name, stage, least_steps=int(name == "heads"))
     heads = from_dict(HeadsConfig, config.heads_model.to_dict(), "config.heads_model")
     if config.images:
         return None, heads

@@ -126,6 +126,30 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_what_a_killed_process_was_writing_is_gone_after_the_next_run(tmp_path):
+    """In the folder and in those inside it; files of anybody else, links and folders stay."""
+    program = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from ssd_jax.files import beside\nfrom ssd_jax.lock import locked\n"
+        "folder = Path(sys.argv[1])\n"
+        "with locked(folder), beside(folder / 'a.png'), beside(folder / 'export' / 'b.json'):\n"
+        "    print(flush=True), time.sleep(99)"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT)
+    writer.stdout.readline()
+    writer.kill()
+    writer.wait()
+    left = [path for path in tmp_path.rglob("*.tmp*")]
+    assert len(left) == 2
+    kept = [tmp_path / ".notes.tmp", tmp_path / ".a.0123.tmp.png", tmp_path / ("a." + "0" * 16 + ".tmp.png")]
+    for path in kept:
+        path.touch()
+    (tmp_path / ("." + "l." + "0" * 16 + ".tmp")).symlink_to(kept[0])
+    with locked(tmp_path):
+        assert not [path for path in left if path.exists()]
+    assert all(path.exists() for path in kept) and len(list(tmp_path.glob(".l.*"))) == 1
+
+
 def test_never_two_at_once_though_the_file_comes_and_goes(tmp_path):
     """Until some were inside and some were refused; how long that takes depends on what else the machine does."""
     out, inside, most, held, others = tmp_path / "out", [], [], [], []

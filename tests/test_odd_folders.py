@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 import ssd_jax
 from ssd_jax import room
+from ssd_jax.backbones.hf_config import from_hf
 from ssd_jax.models.config import HIGHEST, ModelConfig
 from ssd_jax.models.vq_config import MoVQConfig
 from ssd_jax.weights import load as loading
@@ -46,7 +47,7 @@ def refused(folder: Path, **options) -> str:
 def test_a_pipe_in_place_of_a_file_does_not_wait(folder, name):
     (folder / name).unlink()
     os.mkfifo(folder / name)
-    assert "no file" in (text := refused(folder)) or "has no tokenizer.json" in text
+    assert "not a regular file" in (text := refused(folder)) or "has no tokenizer.json" in text
 
 
 def test_heads_in_place_of_the_backbone(folder):
@@ -86,7 +87,7 @@ def test_heads_that_tell_of_no_heads(folder):
     values = json.loads(read_metadata(path)[HEADS_KEY])
     values["config"] |= {"horizontal": 0, "vertical": 0}
     save_file({}, path, {HEADS_KEY: json.dumps(values)})
-    assert "tells of no draft heads" in refused(folder)
+    assert "lists no draft heads" in refused(folder)
 
 
 # -- JSON
@@ -188,6 +189,16 @@ def test_finite(dtype, small, monkeypatch):
     assert not finite(jnp.asarray(values))
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_of_millions_is_seen(dtype, value):
+    """Large arrays are XLA's, which reduces them by another library; sums that overflow say nothing."""
+    values = jnp.ones((1500, 1501), dtype)
+    assert finite(values) and finite(jnp.full((1500, 1501), 3e38, dtype)) and finite(values.reshape(-1))
+    assert not finite(values.reshape(-1).at[777_777].set(value))
+    assert not finite(values.at[777, 1500].set(value)) and not finite(values.at[0, 0].set(value))
+
+
 # -- sizes of a call
 
 
@@ -204,7 +215,7 @@ def test_pictures_that_do_not_fit_are_refused_with_the_numbers(folder, monkeypat
     with pytest.raises(ssd_jax.UserError) as caught:
         pipe.generate(["dog"], size="1024x1024")
     text = str(caught.value)
-    assert text.startswith("1 pictures of 256 x 256 tokens at once do not fit in memory: they need 0.0")
+    assert text.startswith("A batch of 1 (256 x 256 tokens each) does not fit in memory, draw fewer at once (max_")
     assert "keys and values" in text and "0.00 GB are free" in text
     monkeypatch.setattr(room, "free_bytes", lambda: None)
     assert pipe.generate(["dog"], max_passes=1).passes.tolist() == [1]
@@ -230,3 +241,27 @@ def test_sizes_are_refused_before_anything_is_made(folder, command_line, tmp_pat
     assert code == 2 and len(said) < 500 and "object at" not in said
     assert all(word in said for word in words), said
     assert not (tmp_path / "out" / "images.json").exists()
+
+
+# -- published configs
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model_type": "Emu3", "image_area": float("inf")}, "a number or a section has the wrong type"),
+        ({"model_type": "Emu3", "image_area": 10**700}, "a number or a section has the wrong type"),
+        ({"model_type": "Emu3", "vocabulary_map": [1]}, "vocabulary_map must be an object"),
+        ({"architectures": 5}, "None is not a model"),
+        ({"model_type": "x" * 10**6}, "'xxx"),
+        ({"model_type": "Emu3", "num_hidden_layers": 10**9}, "'layers' must be at most"),
+        ({"model_type": "Emu3", "hidden_act": "x" * 10**6}, "hidden_act must be 'silu', not 'xxx"),
+        ({"model_type": "Emu3", "boi_token_id": 10**7}, "boi_id"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_odd_published_configs(values, words):
+    with pytest.raises(ssd_jax.UserError) as caught:
+        from_hf(values)
+    text = str(caught.value)
+    assert words in text and len(text) < 400 and text.startswith("config.json: ")

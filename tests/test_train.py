@@ -318,6 +318,22 @@ def tiny_config(folder: Path, data: Path, **changes):
         ("overlap.matmul", "int4", ["config.overlap.matmul", "int4", "float32", "bfloat16"]),
         ("seed", -1, ["seed", "-1"]),
         ("backbone.accumulation", 3, ["config.backbone.batch", "4", "3"]),
+        ("model.layers", 0, ["config.model", "layers", "0"]),
+        ("model.head_dim", 15, ["config.model", "head_dim", "15"]),
+        ("vq.groups", 7, ["config.vq", "groups", "7"]),
+        ("vq.patch", 48, ["config.vq", "128 pixels", "96"]),
+        ("heads_model.horizontal", 1000, ["config.heads_model", "horizontal", "1000"]),
+        ("tokenizer.log_every", 0, ["config.tokenizer.log_every", "0"]),
+        ("heads.save_every", 0, ["config.heads.save_every", "0"]),
+        ("overlap.batch", 0, ["config.overlap.batch", "0"]),
+        ("backbone.steps", 0, ["config.backbone.steps", "0"]),
+        ("backbone.lr", -1.0, ["config.backbone.lr", "-1.0"]),
+        ("backbone.lr", float("nan"), ["config.backbone.lr", "nan"]),
+        ("overlap.b2", 1.0, ["config.overlap.b2", "1.0"]),
+        ("backbone.caption_drop", 1.5, ["config.backbone.caption_drop", "between 0 and 1", "1.5"]),
+        ("limit", -1, ["config.limit", "-1"]),
+        ("report_drawn", 0, ["config.report_drawn", "0"]),
+        ("styles", ("noto", "zzz"), ["style", "zzz", "twemoji"]),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_before_anything_is_begun(tmp_path, name, value, words):
@@ -325,6 +341,11 @@ def test_a_value_that_cannot_be_is_refused_before_anything_is_begun(tmp_path, na
         train_emoji.run(tiny_config(tmp_path / "runs", tmp_path / "data", **{name: value}))
     assert all(word in str(caught.value) for word in words)
     assert os.listdir(tmp_path) == []
+
+
+def test_data_of_another_style_is_refused(tiny_run, tmp_path):
+    with pytest.raises(ssd_jax.UserError, match="has pictures of the style twemoji, which config.styles leaves out"):
+        train_emoji.run(tiny_config(tmp_path / "runs", tiny_run / "data", styles=("noto",)))
 
 
 @pytest.mark.parametrize(("stage", "missing"), [("backbone", "tokenizer"), ("heads", "backbone")])

@@ -5,6 +5,7 @@ To add one, write its room after the example of another, and enter it in `BACKBO
 
 from ssd_jax.backbones import emoji, emu3, janus, lumina
 from ssd_jax.backbones.base import Backbone, Published
+from ssd_jax.errors import shown
 from ssd_jax.models.config import ConfigError, ModelConfig
 
 BACKBONES: dict[str, Backbone] = {
@@ -27,6 +28,6 @@ PUBLISHED: dict[str, Published] = {
 def backbone_of(config: ModelConfig, where: str = "") -> Backbone:
     """The backbone that a configuration belongs to; raises `ConfigError`, after `where`, if there is none."""
     if config.architecture not in BACKBONES:
-        found = f"architecture must be one of {tuple(BACKBONES)}, not {config.architecture!r}."
+        found = f"architecture must be one of {tuple(BACKBONES)}, not {shown(config.architecture)}."
         raise ConfigError(f"{where}: {found}" if where else found)
     return BACKBONES[config.architecture]

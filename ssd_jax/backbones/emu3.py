@@ -15,6 +15,7 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from ssd_jax.backbones.base import Backbone, ConfigJson, Naming, Published, PublishedVQ, Token, TokenizerFiles
 from ssd_jax.backbones.fields import code_range, section, whole_numbers
 from ssd_jax.errors import UserError
+from ssd_jax.files import read_text, require_file
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import NONE, ModelConfig
 from ssd_jax.models.vq_config import MoVQConfig
@@ -178,10 +179,9 @@ def read_tiktoken(folder: Path) -> Tokenizer:
     Raises:
         UserError: a file is missing or malformed.
     """
-    try:
-        lines = (folder / SPECIAL_NAME).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder / SPECIAL_NAME}, which belongs to {RANKS_NAME}, cannot be read: {error}.") from None
+    name = f"{folder / SPECIAL_NAME}, which belongs to {RANKS_NAME},"
+    require_file(folder / SPECIAL_NAME, name)
+    lines = read_text(folder / SPECIAL_NAME, name).split("\n")
     return tiktoken_tokenizer(folder / RANKS_NAME, [*SPECIAL, *(line.strip() for line in lines if line.strip())])
 
 

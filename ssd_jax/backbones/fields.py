@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from ssd_jax.errors import shown
 from ssd_jax.models.config import ConfigError
 
 
@@ -31,5 +32,5 @@ def code_range(vocabulary: Mapping[str, int], name: Callable[[int], str], offset
 def whole_numbers(values: object, name: str) -> tuple[int, ...]:
     """A list as a tuple; raises `ConfigError` unless it is one of whole numbers. `name` says what it is."""
     if not isinstance(values, list | tuple) or any(type(value) is not int for value in values):
-        raise ConfigError(f"{name} must be whole numbers, not {values!r}.")
+        raise ConfigError(f"{name} must be whole numbers, not {shown(values)}.")
     return tuple(values)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ssd_jax.backbones import PUBLISHED
 from ssd_jax.backbones.base import Published
-from ssd_jax.errors import is_whole
+from ssd_jax.errors import is_whole, shown
 from ssd_jax.models.config import NONE, UNKNOWN, ConfigError, ModelConfig, from_dict
 
 SIZES = {
@@ -43,12 +43,15 @@ SPECIAL = ("pad", "unk", "bos", "boi", "row_end")
 def find_published(values: Mapping, where: str) -> Published:
     """What a config.json is of; raises `ConfigError` if it is none of the table."""
     kinds = {kind: published for published in PUBLISHED.values() for kind in published.config_json.kinds}
-    names = [values.get("model_type"), *(values.get("architectures") or ())]
+    listed = values.get("architectures") or ()
+    names = [values.get("model_type"), *(listed if isinstance(listed, list) else ())]
     for name in names:
         if isinstance(name, str) and name in kinds:
             return kinds[name]
     known = ", ".join(sorted(PUBLISHED))
-    raise ConfigError(f"{where}: {names[0]!r} is not a model that can be loaded; known are {known} and our own format.")
+    raise ConfigError(
+        f"{where}: {shown(names[0])} is not a model that can be loaded; known are {known} and our own format."
+    )
 
 
 def from_hf(
@@ -71,13 +74,16 @@ def from_hf(
     text = next((values[name] for name in published.config_json.sections if name in values), values)
     if not isinstance(text, Mapping):
         raise ConfigError(f"{where}: the language model's section must be an object.")
-    vocabulary = {**(vocabulary or {}), **(values.get("vocabulary_map") or {})}
+    own = values.get("vocabulary_map") or {}
+    if not isinstance(own, Mapping):
+        raise ConfigError(f"{where}: vocabulary_map must be an object.")
+    vocabulary = {**(vocabulary or {}), **own}
     fields = dataclasses.asdict(published.model)
     try:
         fields |= {**_sizes(text, published), **published.config_json.codes(values, vocabulary)}
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
-    except (TypeError, ValueError, AttributeError, ZeroDivisionError):
+    except (TypeError, ValueError, AttributeError, ArithmeticError):
         raise ConfigError(f"{where}: a number or a section has the wrong type.") from None
     for key in SPECIAL:
         if key in published.tokens:
@@ -99,11 +105,16 @@ def with_tokens(config: ModelConfig, tokens: Mapping[str, int] | None, where: st
         counted = any(re.fullmatch(rf"{family}_\d+", key) for family in numbered)
         if key not in (*SPECIAL, *in_prompts) and not counted:
             known = ", ".join([*SPECIAL, *in_prompts, *(f"{family}_N" for family in numbered)])
-            raise ConfigError(f"{where}: unknown special token {name!r}; known are {known}.")
+            raise ConfigError(f"{where}: unknown special token {shown(name)}; known are {known}.")
         if not is_whole(value, NONE):
-            raise ConfigError(f"{where}: the id of the special token {name!r} must be a whole number, not {value!r}.")
+            raise ConfigError(
+                f"{where}: the id of the special token {name!r} must be a whole number, not {shown(value)}."
+            )
     given = {name.removesuffix("_id"): value for name, value in (tokens or {}).items()}
-    return dataclasses.replace(config, **{f"{key}_id": value for key, value in given.items() if key in SPECIAL})
+    try:
+        return dataclasses.replace(config, **{f"{key}_id": value for key, value in given.items() if key in SPECIAL})
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _sizes(text: Mapping, published: Published) -> dict[str, Any]:
@@ -112,11 +123,11 @@ def _sizes(text: Mapping, published: Published) -> dict[str, Any]:
     for rope in (text.get("rope_scaling") or {}, text.get("rope_parameters") or {}):  # the older key and the newer one
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default":
-            raise ConfigError(f"rope_type must be 'default', not {kind!r}.")
+            raise ConfigError(f"rope_type must be 'default', not {shown(kind)}.")
         given |= {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
     for key, value in ONLY.items():
         if text.get(key, value) not in (value, None) and key not in published.config_json.unused:
-            raise ConfigError(f"{key} must be {value!r}, not {text[key]!r}.")
+            raise ConfigError(f"{key} must be {value!r}, not {shown(text[key])}.")
     missing = dataclasses.asdict(published.model) | {"head_dim": None} | dict(published.config_json.missing)
     sizes = {ours: given.get(key, missing[ours]) for key, ours in SIZES.items()}
     if sizes["kv_heads"] is None:

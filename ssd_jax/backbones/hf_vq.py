@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from ssd_jax.backbones import PUBLISHED
 from ssd_jax.backbones.base import PublishedVQ
 from ssd_jax.backbones.fields import whole_numbers
+from ssd_jax.errors import shown
 from ssd_jax.models.config import ConfigError
 from ssd_jax.models.vq_config import MoVQConfig, VQGANConfig
 
@@ -16,7 +17,7 @@ FIELDS = {
     "embed_dim": "code_dim",
     "latent_channels": "latent_dim",
 }
-"""Published key -> our field, of all of them; the rooms have more."""
+"""Published key -> our field, in every model; the rooms add their own."""
 
 FIXED = {
     "double_latent": False,
@@ -56,7 +57,7 @@ def _from_section(vq: PublishedVQ, values: object) -> VQGANConfig | MoVQConfig:
         raise ConfigError("expected an object.")
     for key, wanted in FIXED.items():
         if values.get(key, wanted) != wanted:
-            raise ConfigError(f"{key} must be {wanted!r}, not {values[key]!r}.")
+            raise ConfigError(f"{key} must be {wanted!r}, not {shown(values[key])}.")
     base, fields = vq.config, {**FIELDS, **vq.keys}
     given = {ours: values[key] for key, ours in fields.items() if key in values}
     if "multipliers" in given:

@@ -1,1 +1,1 @@
-"""Decoders: loops that fill a picture's token grid by asking the verifier. They receive functions, never a model."""
+"""Decoders: loops that fill a picture's token grid by asking the verifier. They receive a verifier, never a model."""

@@ -41,14 +41,15 @@ class Decoder:
         raise NotImplementedError
 
     def stretches(self, grid: Grid, horizontal: int, passes: int | None = None) -> Stretches:
-        """Its passes on a grid, by kind, with so many horizontal heads.
+        """Its passes on a grid, by kind, with so many horizontal heads: for the plan, the bench, and `generate`, which
+        asks whether they fit in memory.
 
         `passes` is the total of an adaptive one; None stands for the fewest that it can take.
         """
         raise NotImplementedError
 
     def check(self, grid: Grid) -> None:
-        """Raises `UserError` if it asks for more at once than a grid has. A loop may cut what it asks for instead."""
+        """Raises `UserError` if it asks for more at once than a grid has. Presets are not asked: loops cut them."""
 
     def on_accelerator(self) -> "Decoder":
         """The decoder as it is where decoding does not run on a CPU, whatever this machine is."""
@@ -70,6 +71,8 @@ Kind = TypeVar("Kind", bound=type[Decoder])
 
 def register(kind: Kind) -> Kind:
     """Makes a kind of decoder known by its name: on command lines and in the bench. For use as a class decorator."""
-    if KINDS.setdefault(kind.__name__, kind) is not kind:
+    known = KINDS.get(kind.__name__, kind)
+    if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
         raise ValueError(f"there is another decoder of the name {kind.__name__}")
+    KINDS[kind.__name__] = kind  # also where a notebook defines its class once more
     return kind

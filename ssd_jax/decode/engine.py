@@ -4,7 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 
 from ssd_jax.cache import CacheSpec, KVCache
@@ -52,7 +52,12 @@ def cache_spec(
 
 def make_cache(spec: CacheSpec, mesh: Mesh | None = None) -> KVCache:
     """An empty cache, spread over a mesh."""
-    return spec.zeros(None if mesh is None else sharding_of(spec.axes, spec.shape, mesh))
+    return spec.zeros(cache_sharding(spec, mesh))
+
+
+def cache_sharding(spec: CacheSpec, mesh: Mesh | None) -> NamedSharding | None:
+    """Where a layer of the cache goes on a mesh; None without one."""
+    return None if mesh is None else sharding_of(spec.axes, spec.shape, mesh)
 
 
 @partial(jax.jit, static_argnames=("decoder", "grid"), donate_argnames=("cache",))

@@ -25,7 +25,7 @@ from ssd_jax.errors import UserError, is_whole, require_one_of, require_whole
 from ssd_jax.layout import Grid
 
 MOST_ROUNDS = 10_000
-"""Rounds of a block, at most: a picture of so many tokens is `ar`'s long before."""
+"""Rounds of a block at most; with so many `ar` takes fewer passes."""
 
 
 @register

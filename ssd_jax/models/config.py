@@ -124,7 +124,7 @@ class ModelConfig:
                 f"visual ids {self.visual_offset}..{self.visual_offset + self.visual_size - 1} "
                 f"do not fit a vocabulary of {self.vocab_size}."
             )
-        for name in ("pad_id", "unk_id", "bos_id", "boi_id", "row_end_id"):
+        for name in ("unk_id", "bos_id", "boi_id", "row_end_id"):  # padding is masked
             if getattr(self, name) >= self.vocab_size:
                 raise ConfigError(f"{name} ({getattr(self, name)}) does not fit a vocabulary of {self.vocab_size}.")
 
@@ -198,7 +198,7 @@ def _checked(value: object, field: dataclasses.Field, where: str) -> object:
             raise ConfigError(f"{where} must have at most {LEVELS} levels, not {len(value)}.")
         if all(type(v) is int and 0 < v <= HIGHEST["multipliers"] for v in value):
             return tuple(value)
-    raise ConfigError(f"{where} cannot be {shown(value)}.")
+    raise ConfigError(f"{where} has the wrong type: {shown(value)}.")
 
 
 _LOWEST = dict.fromkeys(("visual_offset", "top_k", "code_width", "head_width"), 0)
@@ -235,7 +235,7 @@ HIGHEST = {
     "groups": 2**13,
     "code_dim": 2**12,
 }
-"""The largest value of every number. The largest known models leave a factor of ten and more."""
+"""The largest value of every number: ten times that of the models here and more."""
 
 HIGHEST |= dict.fromkeys(("visual_offset", "visual_size", "codebook_size"), HIGHEST["vocab_size"])
 HIGHEST |= dict.fromkeys(("pad_id", "unk_id", "bos_id", "boi_id", "row_end_id"), HIGHEST["vocab_size"])

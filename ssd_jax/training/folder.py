@@ -5,7 +5,6 @@ file every picture in the folder, or in folders inside, has its caption in a tex
 """
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from ssd_jax.distributed import together
 from ssd_jax.errors import UserError
-from ssd_jax.files import read_text
+from ssd_jax.files import parse_json, read_text
 from ssd_jax.training.shards import TokenShards
 
 CAPTIONS = "captions.jsonl"
@@ -78,7 +77,7 @@ def _listed(path: Path) -> dict[str, str]:
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
+            values = parse_json(line)
             name, caption = values["file"], values["caption"]
         except (ValueError, KeyError, TypeError):
             name = caption = None

@@ -107,18 +107,27 @@ def _read(store: Store, leaf: Any, source: Source, dtype: DTypeLike | None) -> j
 
 
 @jax.jit
-def _finite(array: jax.Array) -> jax.Array:
-    return jnp.abs(array.astype(jnp.float32)).max() < jnp.inf  # NaN is the largest; four times as fast as isfinite
+def _sums_finite(array: jax.Array) -> jax.Array:
+    return jnp.isfinite(array.sum(axis=-1, dtype=jnp.float32)).all()
+
+
+@jax.jit
+def _each_finite(array: jax.Array) -> jax.Array:
+    return jnp.isfinite(array).all()
 
 
 def finite(array: jax.Array) -> bool:
-    """Whether all numbers of an array are finite. Reads it once, at some 9 GB/s on two cores; small arrays, of which
-    every shape would have to be compiled, by NumPy."""
+    """Whether all numbers of an array are finite.
+
+    Reads it once, as fast as memory gives it: sums of rows tell, ten times as fast as a look at each number, which
+    decides where a sum overflows. (Maxima do not: those of large arrays pass over NaN on a CPU with jax 0.10.2.) Small
+    arrays, of which every shape would have to be compiled, are NumPy's.
+    """
     if not array.size or not jnp.issubdtype(array.dtype, jnp.floating):
         return True
     if array.size < SMALL and array.is_fully_addressable:
         return bool(np.isfinite(np.asarray(array).astype(np.float32)).all())
-    return bool(_finite(array))
+    return bool(_sums_finite(array)) or bool(_each_finite(array))
 
 
 def read_backbone(path: Path, config: ModelConfig, like: Mapping[str, Any], dtype: DTypeLike) -> dict[str, Any]:
@@ -250,7 +259,7 @@ def describe_heads(path: Path) -> tuple[HeadsConfig, str]:
     _check_format(path, values)
     config = from_dict(HeadsConfig, found, f"{path}: {HEADS_KEY}")
     if not config.offsets:
-        raise WeightsError(f"{path}: {HEADS_KEY} tells of no draft heads.")
+        raise WeightsError(f"{path}: {HEADS_KEY} lists no draft heads.")
     return config, trained_on
 
 
