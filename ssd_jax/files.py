@@ -51,15 +51,15 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def require_file(path: Path, name: str = "") -> None:
-    """Raises `UserError`, which calls it `name`, if there is something else than a file at a path: to open a pipe would
+def require_file(path: Path, name: str = "", error: type[UserError] = UserError) -> None:
+    """Raises `error`, which calls it `name`, if there is something else than a file at a path: to open a pipe would
     wait for whoever writes into it."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):  # none, or a name that no file can have: reading it will say so
         return
     if not stat.S_ISREG(mode):
-        raise UserError(f"{name or path} cannot be read: it is not a regular file.")
+        raise error(f"{name or path} cannot be read: it is not a regular file.")
 
 
 def parse_json(text: str | bytes) -> Any:

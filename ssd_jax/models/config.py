@@ -243,7 +243,7 @@ HIGHEST |= dict.fromkeys(("pad_id", "unk_id", "bos_id", "boi_id", "row_end_id"),
 
 def read_json(path: Path) -> dict:
     """Parses a JSON object; raises `ConfigError` with the path when it is absent or malformed."""
-    require_file(path)
+    require_file(path, error=ConfigError)
     try:
         values = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

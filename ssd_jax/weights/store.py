@@ -136,7 +136,7 @@ def is_there(path: Path) -> bool:
 
 def _read_index(path: Path) -> dict[str, set[str]]:
     """The shards' file names and the tensors that they should hold."""
-    require_file(path)
+    require_file(path, error=WeightsError)
     try:
         weight_map = parse_json(path.read_text(encoding="utf-8"))["weight_map"]
         pairs = [(str(name), str(shard)) for name, shard in weight_map.items()]
@@ -160,7 +160,7 @@ def _read_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         _refuse(path)
     if not path.exists():
         raise WeightsError(f"{path} does not exist.")
-    require_file(path)
+    require_file(path, error=WeightsError)
     try:
         with safe_open(path, framework="np") as file:  # checks the whole header
             names = file.offset_keys()
