@@ -44,7 +44,7 @@ def get_config(variant: str = "") -> ConfigDict:
         code_blind=0.0,  # a share of pictures that show still fewer true codes, down to none
         code_noise_from=200,
         decay=0.45,
-        accumulation=1,  # 6: parts of four pictures stay in the caches of a CPU, which trains on half as many more
+        accumulation=1,  # 6 is half as fast again on a CPU: parts of four pictures stay in its caches
         matmul="bfloat16",  # products of the training steps; weights, optimizer and all between are float32
     )
     # The draft heads: first on Smooth L1 as published, then on the overlap of their drafts with the verifier.

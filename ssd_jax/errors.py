@@ -1,7 +1,10 @@
 """What can be the user's fault."""
 
+import math
 import numbers
 from collections.abc import Sequence
+
+import numpy as np
 
 
 class UserError(ValueError):
@@ -33,6 +36,21 @@ def require_whole(name: str, value: object, least: int, most: int | None = LARGE
     if most is not None and value > most:
         raise UserError(f"{name} must be at most {most}, not {shown(value)}.")
     return int(value)
+
+
+def require_number(name: str, value: object) -> float:
+    """A number rounded to float32, in which programs reckon. Raises `UserError` for what is no finite number there."""
+    value = value.item() if getattr(value, "shape", None) == () else value  # a number of numpy's or jax's
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise UserError(f"{name} must be a number, not {shown(value)}.")
+    try:
+        with np.errstate(over="ignore", under="ignore"):
+            single = float(np.float32(float(value)))
+    except OverflowError:
+        single = math.inf
+    if not math.isfinite(single):
+        raise UserError(f"{name} must be a finite number in float32, not {shown(value)}.")
+    return single
 
 
 def require_text(name: str, value: object) -> str:

@@ -120,7 +120,7 @@ class Pipeline:
         for start in range(0, len(texts), batch):
             part = [min(index, len(texts) - 1) for index in range(start, start + batch)]  # a short last batch is filled
             given, away = ([rows[index] for index in part] for rows in (frames, negatives))
-            batched = PromptBatch.stack(given, away if guided else None, max(self.config.pad_id, 0))  # masked: any id
+            batched = PromptBatch.stack(given, away if guided else None, self.config.pad_id)
             keys = image_keys(jnp.array([seeds[i] for i in part], jnp.uint32), jnp.array([numbers[i] for i in part]))
             draw = Draw(keys, sampler, None if max_passes is None else jnp.int32(max_passes))
             decoded, taken, compiling = self._decode(batched, draw, decoder, grid)

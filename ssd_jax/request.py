@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import numbers
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from ssd_jax.errors import UserError, is_whole, require_text, require_whole, shown
+from ssd_jax.errors import UserError, is_whole, require_number, require_text, require_whole, shown
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.sampling import Sampler
 from ssd_jax.shapes import bucket
@@ -100,7 +99,7 @@ def _seeds(seed: int | Sequence[int], prompts: int) -> list[int]:
 def guidance_of(config: ModelConfig, cfg_scale: float | None) -> float:
     """The guidance scale as float32 has it; None is the model's own. Raises `UserError` beyond `MAX_GUIDANCE`."""
     cfg_scale = config.cfg_scale if cfg_scale is None else cfg_scale
-    scale = _single("cfg_scale", cfg_scale)
+    scale = require_number("cfg_scale", cfg_scale)
     if abs(scale) > MAX_GUIDANCE:
         raise UserError(f"cfg_scale must lie between {-MAX_GUIDANCE:g} and {MAX_GUIDANCE:g}, not {shown(cfg_scale)}.")
     return scale
@@ -114,14 +113,14 @@ def sampler_of(
     Raises:
         UserError: a value that is no number, or out of the range in which float32 gives the p that is asked for.
     """
-    scale, heat = guidance_of(config, cfg_scale), _single("temperature", temperature)
+    scale, heat = guidance_of(config, cfg_scale), require_number("temperature", temperature)
     if temperature != 0 and not np.float32(COLDEST) <= heat <= HOTTEST:
         raise UserError(
             f"temperature must be 0, which takes the most likely code, or lie between {COLDEST:g} and {HOTTEST:g}, "
             f"not {shown(temperature)}."
         )
     top_k = require_whole("top_k", config.top_k if top_k is None else top_k, 0, None)
-    mass = 1.0 if top_p is None else _single("top_p", top_p)
+    mass = 1.0 if top_p is None else require_number("top_p", top_p)
     if not LEAST_MASS <= mass <= 1:
         raise UserError(f"top_p must be above 0 (at least {LEAST_MASS:.3g}) and at most 1, not {shown(top_p)}.")
     return Sampler(
@@ -130,21 +129,6 @@ def sampler_of(
         top_k=jnp.int32(min(top_k or config.visual_size, config.visual_size)),
         top_p=jnp.float32(mass),
     )
-
-
-def _single(name: str, value: object) -> float:
-    """A number rounded to float32, in which all is reckoned. Raises `UserError` for what is no finite number there."""
-    value = value.item() if getattr(value, "shape", None) == () else value  # a number of numpy's or jax's
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise UserError(f"{name} must be a number, not {shown(value)}.")
-    try:
-        with np.errstate(over="ignore", under="ignore"):
-            single = float(np.float32(float(value)))
-    except OverflowError:
-        single = math.inf
-    if not math.isfinite(single):
-        raise UserError(f"{name} must be a finite number in float32, not {shown(value)}.")
-    return single
 
 
 def whole_batch(images: int, guided: bool, parts: int) -> int:

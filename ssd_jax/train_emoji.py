@@ -6,7 +6,6 @@ users get.
 """
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from ssd_jax.decode.ar import AR
 from ssd_jax.decode.bound import Draw
 from ssd_jax.decode.engine import cache_spec, decode, make_cache
 from ssd_jax.errors import UserError, require_one_of, require_whole
-from ssd_jax.eval.features import available
 from ssd_jax.eval.gallery import Gallery
 from ssd_jax.eval.recognition import recognition
 from ssd_jax.files import replacing
@@ -44,7 +42,7 @@ from ssd_jax.training.heads import EXPORT_DTYPE, export_heads, heads_task
 from ssd_jax.training.loop import fit
 from ssd_jax.training.overlap import digest, overlap_task
 from ssd_jax.training.report import heads_report, nll_report, training_minutes, vq_report, write_report
-from ssd_jax.training.sound import require_stage
+from ssd_jax.training.sound import require_plots, require_stage
 from ssd_jax.training.tokenizer import tokenizer_task
 from ssd_jax.viz import grid as picture_grid
 from ssd_jax.weights.export import heads_metadata, write_config, write_tensors
@@ -59,27 +57,9 @@ def run(config: Any) -> Path:
     Raises:
         UserError: an unknown stage, data or packages that are missing, an earlier stage that has not been exported.
     """
-    require_one_of("stage", config.stage, ("all", *STAGES))
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError('matplotlib, which draws the loss curves, is missing: pip install "ssd_jax[train]".')
-    for name in ("tokenizer", "backbone", "heads", "overlap"):
-        require_stage(name, config[name], least_steps=int(name != "overlap"))
-    for name in ("report_images", "report_drawn"):
-        require_whole(f"config.{name}", config[name], 1)
-    require_whole("config.limit", config.limit, 0)
-    for style in config.styles:
-        require_one_of("style", style, tuple(STYLES))
-    vq = _vq_config(config)
-    if emoji.SIZE % vq.stride:
-        raise UserError(
-            f"config.vq: pictures of {emoji.SIZE} pixels have no whole number of codes of {vq.stride} pixels."
-        )
-    from_dict(ModelConfig, _model_values(config, vq, len(SPECIALS) + 1), "config.model")
-    from_dict(HeadsConfig, config.heads_model.to_dict(), "config.heads_model")
+    check(config)
     wanted = STAGES if config.stage == "all" else (config.stage,)
     workdir = Path(config.workdir)
-    if config.seed < 0:
-        raise UserError(f"config.seed must not be negative, but is {config.seed}.")
     try:
         (workdir / "export").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -97,6 +77,28 @@ def run(config: Any) -> Path:
         if "heads" in wanted:
             _train_heads(config, trained, workdir)
     return workdir / "export"
+
+
+def check(config: Any) -> None:
+    """Raises `UserError` for whatever of a config can be seen to be wrong before the first stage begins."""
+    require_one_of("stage", config.stage, ("all", *STAGES))
+    require_plots()
+    for name in ("tokenizer", "backbone", "heads", "overlap"):
+        require_stage(name, config[name], least_steps=int(name != "overlap"))
+    for name in ("report_images", "report_drawn"):
+        require_whole(f"config.{name}", config[name], 1)
+    require_whole("config.limit", config.limit, 0)
+    for style in config.styles:
+        require_one_of("style", style, tuple(STYLES))
+    vq = _vq_config(config)
+    if emoji.SIZE % vq.stride:
+        raise UserError(
+            f"config.vq: pictures of {emoji.SIZE} pixels have no whole number of codes of {vq.stride} pixels."
+        )
+    from_dict(ModelConfig, _model_values(config, vq, len(SPECIALS) + 1), "config.model")
+    from_dict(HeadsConfig, config.heads_model.to_dict(), "config.heads_model")
+    if config.seed < 0:
+        raise UserError(f"config.seed must not be negative, but is {config.seed}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,8 +203,6 @@ def _train_heads(config: Any, trained: Trained, workdir: Path) -> None:
 
 def _recognition(config: Any, export: Path) -> tuple[dict, str]:
     """How many of the finished model's pictures are recognised, or why that was not measured."""
-    if not available():
-        return {}, 'Recognition was not measured; it needs pip install "ssd_jax[eval]".'
     try:
         return recognition(load(export), Gallery.read(Path(config.data)), config.report_drawn)
     except UserError as error:

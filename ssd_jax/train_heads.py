@@ -6,7 +6,6 @@ backbone has while it reads them, and go to `<workdir>/export`.
 """
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from ssd_jax.training.overlap import digest, overlap_task
 from ssd_jax.training.prompted import Frames, PromptedCodes, split
 from ssd_jax.training.report import heads_report, heads_tables
 from ssd_jax.training.shards import TokenShards
-from ssd_jax.training.sound import require_stage
+from ssd_jax.training.sound import require_plots, require_stage
 from ssd_jax.training.spread import gathered
 from ssd_jax.weights.export import heads_metadata
 from ssd_jax.weights.load import fingerprint, read_tensors
@@ -104,8 +103,7 @@ def train(
 def checked(config: Any) -> tuple[Decoder | None, HeadsConfig]:
     """The decoder that draws, None for a folder of pictures, and the heads' config; raises `UserError` for whatever can
     be seen to be wrong before a file is opened."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError('matplotlib, which draws the loss curves, is missing: pip install "ssd_jax[train]".')
+    require_plots()
     if not config.weights:
         raise UserError("No weights come with this config; say where they are with --config.weights=DIR.")
     if bool(config.images) == bool(config.prompts_file):

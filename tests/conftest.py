@@ -1,5 +1,6 @@
 """What all tests share: settings of jax, models small enough to compile in a second, one training run of `:tiny`."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -187,6 +188,12 @@ def tiny_export(tiny_run) -> Path:
 def fixtures() -> Path:
     """The committed files of the tests (made by fixtures/make.py)."""
     return Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def heldout(fixtures) -> dict[str, list]:
+    """Captions, splits and codes of the held-out pictures beside it."""
+    return json.loads((fixtures / "heldout.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")

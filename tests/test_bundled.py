@@ -2,7 +2,6 @@
 skin tones or styles that it saw but never together, are likelier under their own caption than under another's."""
 
 import dataclasses
-import json
 
 import jax
 import numpy as np
@@ -15,11 +14,6 @@ from ssd_jax.weights.export import CARD_NAME, write_heads_card
 
 MARGIN = 0.05
 """Nats per token by which the own caption must win on average."""
-
-
-@pytest.fixture(scope="module")
-def heldout(fixtures) -> dict[str, list]:
-    return json.loads((fixtures / "heldout.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")

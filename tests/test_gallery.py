@@ -18,11 +18,6 @@ needs_features = pytest.mark.skipif(not available(), reason="the extra [eval] is
 
 
 @pytest.fixture(scope="module")
-def heldout(fixtures) -> dict[str, list]:
-    return json.loads((fixtures / "heldout.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
 def data(fixtures, heldout, tmp_path_factory) -> Path:
     """The held-out pictures of the fixtures as a data folder; two of three count as trained on, one has a skin tone."""
     folder = tmp_path_factory.mktemp("data")

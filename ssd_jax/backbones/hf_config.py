@@ -12,7 +12,7 @@ from typing import Any
 from ssd_jax.backbones import PUBLISHED
 from ssd_jax.backbones.base import Published
 from ssd_jax.errors import is_whole, shown
-from ssd_jax.models.config import NONE, UNKNOWN, ConfigError, ModelConfig, from_dict
+from ssd_jax.models.config import NONE, SPECIAL, UNKNOWN, ConfigError, ModelConfig, from_dict
 
 SIZES = {
     "vocab_size": "vocab_size",
@@ -35,9 +35,6 @@ ONLY = {
     "tie_word_embeddings": False,
 }
 """Keys of which we have implemented one value, the one that a missing key means."""
-
-SPECIAL = ("pad", "unk", "bos", "boi", "row_end")
-"""Special tokens that `ModelConfig` has, each as `<name>_id`."""
 
 
 def find_published(values: Mapping, where: str) -> Published:

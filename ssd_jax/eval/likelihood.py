@@ -45,7 +45,7 @@ def token_nll(
     codes = codes.reshape(len(prompts), -1)
     frames, negatives = zip(*(pipe.prompts.pair(text, negative_prompt, grid) for text in prompts), strict=True)
     # One width for all, so that there is one program.
-    batched = PromptBatch.stack(frames, negatives, max(pipe.config.pad_id, 0))
+    batched = PromptBatch.stack(frames, negatives, pipe.config.pad_id)
     batched = batched if guided else batched.conditional()
     batch = pipe.whole_rows(min(batch, len(prompts)), guided)
     out = []

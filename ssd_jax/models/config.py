@@ -13,6 +13,9 @@ from ssd_jax.files import parse_json, require_file
 NONE, UNKNOWN = -1, -2
 """What stands for a special id that the backbone does not have, and for one that it has but nothing tells."""
 
+SPECIAL = ("pad", "unk", "bos", "boi", "row_end")
+"""Special tokens that `ModelConfig` has, each as `<name>_id`."""
+
 QK_NORMS = ("", "rms", "layer")
 """What `ModelConfig.qk_norm` may say."""
 
@@ -124,9 +127,9 @@ class ModelConfig:
                 f"visual ids {self.visual_offset}..{self.visual_offset + self.visual_size - 1} "
                 f"do not fit a vocabulary of {self.vocab_size}."
             )
-        for name in ("unk_id", "bos_id", "boi_id", "row_end_id"):  # padding is masked
-            if getattr(self, name) >= self.vocab_size:
-                raise ConfigError(f"{name} ({getattr(self, name)}) does not fit a vocabulary of {self.vocab_size}.")
+        for name in SPECIAL[1:]:  # padding is masked
+            if (value := getattr(self, f"{name}_id")) >= self.vocab_size:
+                raise ConfigError(f"{name}_id ({value}) does not fit a vocabulary of {self.vocab_size}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +206,7 @@ def _checked(value: object, field: dataclasses.Field, where: str) -> object:
 
 _LOWEST = dict.fromkeys(("visual_offset", "top_k", "code_width", "head_width"), 0)
 _LOWEST |= dict.fromkeys(("horizontal", "vertical", "context"), 0)
-_LOWEST |= dict.fromkeys(("pad_id", "unk_id", "bos_id", "boi_id", "row_end_id"), UNKNOWN)
+_LOWEST |= dict.fromkeys((f"{name}_id" for name in SPECIAL), UNKNOWN)
 
 
 LEVELS = 12
@@ -234,11 +237,13 @@ HIGHEST = {
     "patch": 2**7,
     "groups": 2**13,
     "code_dim": 2**12,
+    "latent_dim": 2**12,
+    "frames": 2**12,
 }
 """The largest value of every number: ten times that of the models here and more."""
 
 HIGHEST |= dict.fromkeys(("visual_offset", "visual_size", "codebook_size"), HIGHEST["vocab_size"])
-HIGHEST |= dict.fromkeys(("pad_id", "unk_id", "bos_id", "boi_id", "row_end_id"), HIGHEST["vocab_size"])
+HIGHEST |= dict.fromkeys((f"{name}_id" for name in SPECIAL), HIGHEST["vocab_size"])
 
 
 def read_json(path: Path) -> dict:

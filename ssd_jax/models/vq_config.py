@@ -8,9 +8,6 @@ from ssd_jax.models.config import HIGHEST, LEVELS, ConfigError
 GROUPS = 32
 """Groups of every GroupNorm in the published tokenizers."""
 
-MOST = 2**12
-"""The largest value of numbers that only these tokenizers have."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LevelsConfig:
@@ -38,8 +35,8 @@ class LevelsConfig:
             value = getattr(self, field.name)
             if field.type is int and (type(value) is not int or value < 1):
                 raise ConfigError(f"{field.name} must be a positive whole number, not {shown(value)}.")
-            if field.type is int and value > HIGHEST.get(field.name, MOST):
-                raise ConfigError(f"{field.name} must be at most {HIGHEST.get(field.name, MOST)}, not {shown(value)}.")
+            if field.type is int and value > HIGHEST[field.name]:
+                raise ConfigError(f"{field.name} must be at most {HIGHEST[field.name]}, not {shown(value)}.")
         most = HIGHEST["multipliers"]
         if not self.multipliers or any(type(value) is not int or value < 1 for value in self.multipliers):
             raise ConfigError(f"multipliers must be positive whole numbers, not {shown(self.multipliers)}.")

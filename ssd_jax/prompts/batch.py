@@ -30,9 +30,9 @@ class PromptBatch:
         cls, frames: Sequence[Frame], negatives: Sequence[Frame] | None, pad_id: int, length: int | None = None
     ) -> "PromptBatch":
         """From the frames of B prompts and of what guidance leads away from (None: without guidance); S is `length` or
-        a whole bucket."""
+        a whole bucket. Padding is masked: a model without an id for it takes 0."""
         guided = negatives is not None
-        return cls(*pad_left([*frames, *(negatives if guided else ())], pad_id, length), guided)
+        return cls(*pad_left([*frames, *(negatives if guided else ())], max(pad_id, 0), length), guided)
 
     @property
     def images(self) -> int:

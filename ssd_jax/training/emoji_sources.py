@@ -98,8 +98,8 @@ def noto(table: Mapping[str, Emoji], size: int, packs: Path | None = None, font:
 
 
 def npm_pack(package: str, packs: Path | None) -> Path:
-    """The newest .tgz of an npm package in `packs`, or in the folder that the environment variable SSD_JAX_NPM_DIR
-    names; raises `StyleMissing`, with the command that brings it, if there is none."""
+    """The .tgz of an npm package, of several the last by name, in `packs` or in the folder that the environment
+    variable SSD_JAX_NPM_DIR names; raises `StyleMissing`, with the command that brings it, if there is none."""
     folder = packs or (Path(os.environ["SSD_JAX_NPM_DIR"]) if "SSD_JAX_NPM_DIR" in os.environ else None)
     pattern = package.removeprefix("@").replace("/", "-") + "-[0-9]*.tgz"
     found = sorted(folder.glob(pattern)) if folder is not None else []

@@ -1,10 +1,9 @@
 """Whether the settings of a stage can be used, asked before the first stage begins."""
 
-import math
-import numbers
+import importlib.util
 from typing import Any
 
-from ssd_jax.errors import UserError, require_one_of, require_whole, shown
+from ssd_jax.errors import UserError, require_number, require_one_of, require_whole
 from ssd_jax.models.products import PRODUCTS
 
 COUNTS = {
@@ -28,6 +27,12 @@ POSITIVE = ("lr", "clip")
 NOT_NEGATIVE = ("weight_decay", "gradient_weight")
 
 
+def require_plots() -> None:
+    """Raises `UserError` without the package that draws the loss curves: at the end of a stage it would be too late."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError('matplotlib, which draws the loss curves, is missing: pip install "ssd_jax[train]".')
+
+
 def require_stage(name: str, stage: Any, least_steps: int = 1) -> None:
     """Raises `UserError`, which names the setting, for one that no training can use.
 
@@ -43,8 +48,7 @@ def require_stage(name: str, stage: Any, least_steps: int = 1) -> None:
         if key not in stage:
             continue
         value = stage[key]
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-            raise UserError(f"config.{name}.{key} must be a number, not {shown(value)}.")
+        require_number(f"config.{name}.{key}", value)
         if key in POSITIVE and value <= 0:
             raise UserError(f"config.{name}.{key} must be above 0, not {value}.")
         if key == "b2" and not 0 <= value < 1:
