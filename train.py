@@ -42,27 +42,28 @@ def main() -> None:
     if extra:
         raise UserError(f"The command line cannot be used: unexpected {extra[0]!r}; options start with --config.")
     config = CONFIG.value
-    workdir = Path(config.workdir)
     if "stage" in config:
         if COORDINATOR.value or NUM_PROCESSES.value is not None or PROCESS_ID.value is not None:
             raise UserError("Several processes train draft heads of published backbones alone, not this config.")
-        from ssd_jax import train_emoji  # after the flags, so that --help is quick
+        from ssd_jax.recipes import emoji, emoji_spec  # after the flags, so that --help is quick
 
-        with locked(workdir):
-            export = train_emoji.run(config)
+        spec = emoji_spec.EmojiSpec.parse(config)
+        with locked(spec.workdir):
+            export = emoji.run(spec)
         print(f"The model is in {export}; draw with it: python sample.py --weights={export}")
         return
     entry.use_devices(config.mesh, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    from ssd_jax import train_heads
+    from ssd_jax.recipes import published_heads, published_spec
 
+    spec = published_spec.PublishedSpec.parse(config)
     with contextlib.ExitStack() as held:
-        together("workdir", lambda: held.enter_context(locked(workdir)))  # one run, of however many processes
-        export = train_heads.run(config)
+        together("workdir", lambda: held.enter_context(locked(spec.workdir)))  # one run, of however many processes
+        export = published_heads.run(spec)
     if is_first():
-        print((export.parent / train_heads.REPORT).read_text(encoding="utf-8"))
+        print(spec.report.read_text(encoding="utf-8"))
         print(
             f"The heads are in {export}; draw with them: "
-            f"python sample.py --weights={config.weights} --heads={export} --decoder=ssd"
+            f"python sample.py --weights={spec.weights} --heads={export} --decoder=ssd"
         )
 
 

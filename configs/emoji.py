@@ -22,7 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seed = 0
     config.workdir = "runs/emoji"  # checkpoints, logs, pictures; the finished model in <workdir>/export
     config.data = "data/emoji"  # built from installed packages if absent
-    config.styles = ("twemoji", "noto")  # all that there are: ssd_jax/training/emoji_sources.py
+    config.styles = ("twemoji", "noto")  # all that there are: ssd_jax/data/emoji_sources.py
     config.weights = "emoji"  # what sample.py loads with this config: the bundled checkpoint, or a folder
     config.max_batch = 16  # pictures that sample.py draws at once
     config.limit = 0  # draw only so many emoji; 0 = all

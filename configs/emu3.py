@@ -19,7 +19,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from ssd_jax.backbones import emu3
-from ssd_jax.training.settings import head_training, tiny_head_training
+from ssd_jax.recipes.head_settings import head_training, tiny_head_training
 
 
 def get_config(variant: str = "") -> ConfigDict:

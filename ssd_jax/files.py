@@ -78,3 +78,31 @@ def read_text(path: Path, name: str) -> str:
         raise UserError(f"{name} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 text, its byte {error.start} cannot be read.") from None
+
+
+def check_origin(path: Path, origin: dict[str, Any], what: str, option: str) -> None:
+    """Records what `what` in a folder is built on, or raises `UserError` if it began from something else.
+
+    Args:
+        path: of the record, in the folder.
+        origin: JSON.
+        what: for the message, such as "a training".
+        option: of the config, which names the folder.
+    """
+    origin = json.loads(json.dumps(origin))
+    if path.exists():
+        require_file(path)
+        text = read_text(path, str(path))
+        try:
+            found = parse_json(text)
+        except ValueError as error:
+            raise UserError(f"{path} is not readable JSON: {error}.") from None
+        if found != origin:
+            found = found if isinstance(found, dict) else {}
+            changed = ", ".join(key for key in {**origin, **found} if found.get(key) != origin.get(key))
+            raise UserError(
+                f"{path.parent} holds {what} with another {changed}; choose another {option} or remove that folder."
+            )
+        return
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")

@@ -7,27 +7,28 @@ import json
 import re
 import sys
 from collections import Counter
+from pathlib import Path
 from unittest import mock
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 
 from ssd_jax import load  # noqa: E402
 from ssd_jax.config_models import Models  # noqa: E402
+from ssd_jax.data.prompted import PromptedCodes  # noqa: E402
 from ssd_jax.layout import Grid  # noqa: E402
 from ssd_jax.models import forced  # noqa: E402
 from ssd_jax.models.config import HeadsConfig  # noqa: E402
+from ssd_jax.models.loaded import LoadedModel  # noqa: E402
 from ssd_jax.pipeline import Pipeline  # noqa: E402
 from ssd_jax.random_weights import load_random  # noqa: E402
 from ssd_jax.sharding import using  # noqa: E402
-from ssd_jax.training.bands import Setup  # noqa: E402
-from ssd_jax.training.heads import heads_task, untrained  # noqa: E402
-from ssd_jax.training.overlap import overlap_task  # noqa: E402
-from ssd_jax.training.prompted import PromptedCodes  # noqa: E402
+from ssd_jax.training.draft_heads import DraftHeadsSpec, Frozen, draft_task, untrained  # noqa: E402
+from ssd_jax.training.draft_loss import Overlap, SmoothL1  # noqa: E402
+from ssd_jax.training.spec import PromptedSpec  # noqa: E402
 from ssd_jax.training.spread import spread, state_shardings  # noqa: E402
 from ssd_jax.training.step import init_state, make_optimizer, make_step  # noqa: E402
 from ssd_jax.weights.load import read_config  # noqa: E402
@@ -70,16 +71,20 @@ def head_training(pipe: Pipeline) -> list[dict]:
     """One step of each part of the draft heads' training: its loss, what travels, and the parts of its state."""
     grid = Grid(pipe.config.rows, pipe.config.cols)
     codes = np.arange(28 * grid.size, dtype=np.int32).reshape(28, -1) * 7 % pipe.config.visual_size
+    source = PromptedCodes(codes, np.arange(28), [([1, 2], [1])] * 28, 0, heldout=4)
     # Six pictures on a device at a time: no activation then has the shape of a weight.
-    source = PromptedCodes(codes, np.arange(28), [([1, 2], [1])] * 28, 0, batch=24, drop=0.1, heldout=4)
-    setup = Setup(pipe.config, pipe.heads, grid, window=4, accumulation=2)
-    stage = ConfigDict(dict(batch=24, eval_images=4, steps=2, lr=1e-2, warmup=0, decay=0.5, clip=1.0))
-    stage.update(weight_decay=0.01, b2=0.99)
-    begun, out = untrained(setup, pipe.mesh), []
-    arguments = setup, pipe.params, stage, 0, source
+    part = PromptedSpec(
+        batch=24, accumulation=2, eval_images=4, steps=2, lr=1e-2, warmup=0, decay=0.5, clip=1.0, weight_decay=0.01,
+        b2=0.99, log_every=1, save_every=1, caption_drop=0.1,
+    )  # fmt: skip
+    spec = DraftHeadsSpec(pipe.heads, part, part, seed=0, window=4, report_images=4)
+    frozen = Frozen(LoadedModel(pipe.params, pipe.config), grid, Path("unused"), pipe.mesh)
+    begun, out = untrained(frozen.drafting(spec), pipe.mesh), []
+    parts = ("heads", SmoothL1(), None), ("overlap", Overlap(), begun)
     with using(pipe.mesh, pipe.config):
-        for task in (heads_task(*arguments, pipe.mesh), overlap_task(*arguments, begun, pipe.mesh)):
-            optimizer = make_optimizer(stage, task.matrices)
+        for name, objective, start in parts:
+            task = draft_task(name, objective, frozen, source, spec, part, start)
+            optimizer = make_optimizer(part, task.matrices)
             abstract = jax.eval_shape(lambda: init_state(begun, optimizer))  # noqa: B023 - called here
             shardings = None if pipe.mesh is None else state_shardings(abstract, task.placed, pipe.mesh)
             state = jax.jit(init_state, static_argnums=1, out_shardings=shardings)(begun, optimizer)

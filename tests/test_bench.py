@@ -183,7 +183,7 @@ def test_table_has_the_columns_that_were_measured():
 
 @pytest.fixture
 def data(tmp_path):
-    """Ten reference pictures in the format of ssd_jax.training.emoji."""
+    """Ten reference pictures in the format of ssd_jax.data.emoji."""
     folder = tmp_path / "data"
     folder.mkdir()
     images = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)

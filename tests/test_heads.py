@@ -1,7 +1,8 @@
 """Draft heads: what an untrained one does, where their targets lie, and how they are scored, against slow NumPy."""
 
 import dataclasses
-from types import SimpleNamespace
+from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +20,22 @@ from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig
 from ssd_jax.models.forced import image_hidden
 from ssd_jax.models.heads import DraftHeads, init_heads
+from ssd_jax.models.loaded import LoadedModel
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.prompts import pad_left
 from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.sampling import Sampler, choose, gumbel_noise, image_keys
-from ssd_jax.training.bands import Setup, mean_over_bands
-from ssd_jax.training.heads import heads_task, measured, offset_name
+from ssd_jax.training.draft_heads import DraftHeadsSpec, Frozen, draft_task, mean_over_images, offset_name
+from ssd_jax.training.draft_loss import (
+    Drafting,
+    Overlap,
+    SmoothL1,
+    guided_overlap,
+    mean_over_bands,
+    mean_per_offset,
+)
 from ssd_jax.training.losses import smooth_l1, valid_mean
-from ssd_jax.training.overlap import guided_law, overlap_task, per_offset_overlap
+from ssd_jax.training.spec import PromptedSpec
 
 HEADS = HeadsConfig(horizontal=2, vertical=1)
 WIDE = HeadsConfig(horizontal=2, vertical=2, context=2)
@@ -268,12 +277,14 @@ def test_training_uses_the_context_where_it_matters():
 def test_targets_are_the_states_at_the_offsets(backbone, limit):
     """With the first state as the value of a place, a mean tells which places were taken."""
     hidden = jnp.asarray(states(2, 12))
-    setup = Setup(backbone(width=D)[0], HEADS, GRID, limit=limit)
 
-    def target(hidden, embeddings, columns, below, where):
-        return jnp.stack([below[:, places, 0] * hidden[..., 1] + columns * embeddings[..., 2] for places in where])
+    class FirstState(SmoothL1):
+        def values(self, drafting, params, backbone, band):
+            first, second, third = band.states[..., 0], band.hidden[..., 1], band.embeddings[..., 2]
+            return jnp.stack([first[:, places] * second + band.columns * third for places in band.targets])
 
-    actual = mean_over_bands(target, setup, 1, hidden, hidden)
+    drafting = Drafting(backbone(width=D)[0], HEADS, GRID, limit=limit)
+    actual = mean_over_bands(FirstState(), drafting, None, None, hidden, hidden)
     for index, (down, right) in enumerate(HEADS.offsets):
         first, second, third = (np.asarray(hidden[..., n]) for n in range(3))
         expected = [
@@ -330,9 +341,10 @@ def test_overlap_is_the_shared_mass_of_verifier_and_head(backbone, trained, wind
     grid, scale, temperature = Grid(config.rows, config.cols), 2.0, 0.8
     knobs = Sampler(jnp.float32(scale), jnp.float32(temperature), jnp.int32(1000), jnp.float32(1.0))
     source = Pictures(grid.size)
-    setup = Setup(config, HEADS, grid, window=window, limit=limit)
-    measure = measured(per_offset_overlap(setup, guided_law(knobs)), params, source.guided, batch=2)
-    actual = measure(trained, np.arange(4))
+    drafting = Drafting(config, HEADS, grid, window=window, limit=limit)
+    values = partial(mean_per_offset, guided_overlap(knobs), drafting)
+    frozen = Frozen(LoadedModel(params, config), grid, Path("unused"))
+    actual = mean_over_images(values, frozen, source.guided, batch=2)(trained, np.arange(4))
 
     model = Transformer(config)
     hidden_of = jax.jit(lambda ids, mask, codes: image_hidden(model, params, ids, mask, codes))
@@ -358,16 +370,30 @@ def test_overlap_is_the_shared_mass_of_verifier_and_head(backbone, trained, wind
         np.testing.assert_allclose(np.asarray(actual)[index], np.mean(shared), rtol=1e-3)
 
 
-@pytest.mark.parametrize("part", ["heads", "overlap"])
-def test_the_backbone_is_an_argument_of_the_training_step(backbone, trained, part):
+def part_of_training(batch: int) -> PromptedSpec:
+    every = dict(log_every=1, save_every=1, eval_images=2)
+    return PromptedSpec(
+        steps=2,
+        batch=batch,
+        lr=1e-3,
+        warmup=0,
+        decay=0.5,
+        clip=1.0,
+        weight_decay=0.0,
+        b2=0.99,
+        caption_drop=0.0,
+        **every,
+    )
+
+
+@pytest.mark.parametrize("objective", [SmoothL1(), Overlap()], ids=lambda objective: objective.name)
+def test_the_backbone_is_an_argument_of_the_training_step(backbone, trained, objective):
     """What a function closes over becomes a constant in its program: 16 GB of them for an 8B backbone."""
     config, params = backbone(width=D)
-    setup, source = Setup(config, HEADS, Grid(config.rows, config.cols)), Pictures(12)
-    stage = SimpleNamespace(batch=2, eval_images=2)
-    if part == "heads":
-        task = heads_task(setup, params, stage, 0, source)
-    else:
-        task = overlap_task(setup, params, stage, 0, source, trained)
+    source, part = Pictures(12), part_of_training(batch=2)
+    frozen = Frozen(LoadedModel(params, config), Grid(config.rows, config.cols), Path("unused"))
+    spec = DraftHeadsSpec(HEADS, part, part, seed=0, window=0, report_images=2)
+    task = draft_task("heads", objective, frozen, source, spec, part)
     key = jax.random.key(0)
     program = jax.make_jaxpr(task.loss)(trained, task.frozen, source.given(np.arange(2)), key)
     assert max((np.size(x) for x in program.consts), default=0) < D * D

@@ -31,10 +31,10 @@ LAYERS = [
     {"models"},
     {"prompts"},
     {"backbones"},
-    {"decode", "training", "weights", "sharding", "room", "distributed", "checkpoint", "request", "teacher"},
+    {"decode", "data", "training", "weights", "sharding", "room", "distributed", "checkpoint", "request", "teacher"},
     {"pipeline", "pictures", "origin", "execution"},
     {"loading", "config_models", "random_weights", "opening"},
-    {"entry", "bench", "eval", "train_heads", "train_emoji", "plan"},
+    {"entry", "bench", "eval", "recipes", "plan"},
     {""},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -46,7 +46,7 @@ WEIGHTS_MAY_IMPORT = ("models.config", "models.vq_config", "models.int8", "backb
 WEIGHTS_MAY_IMPORT += ("errors", "files")
 SHARED = {"__init__", "base", "fields", "hf_config", "hf_vq", "prompting"}  # files of backbones/ that are no rooms
 ROOMS = {path.stem for path in (PACKAGE / "backbones").glob("*.py")} - SHARED  # others find them in __init__'s table
-MAY_ENTER = {"emoji": ("train_emoji", "training")}  # what trains the bundled model
+MAY_ENTER = {"emoji": ("data", "recipes")}  # what trains the bundled model
 BELOW_THE_TABLE = {f"backbones.{name}" for name in (*ROOMS, "base", "fields")}
 NAMES = re.compile("|".join([*ROOMS - {"emoji"}, "chameleon"]), re.IGNORECASE)
 MAY_NAME = ("backbones", "bench")  # the bench knows transformers' classes
@@ -98,6 +98,8 @@ def import_faults(module: str, target: str):
         yield f"imports {target}: the table knows the rooms, not the reverse"
     if own == "decode" and top == "training":
         yield f"imports {target}: training may use decode, not the reverse"
+    if own == "data" and top == "training":
+        yield f"imports {target}: training uses data, not the reverse"
     if own == "weights" and not within(inner, *WEIGHTS_MAY_IMPORT):
         yield f"imports {target}; weights may import only {', '.join(WEIGHTS_MAY_IMPORT)}"
 
@@ -180,6 +182,7 @@ def faults(module: str, source: str, is_package: bool = False) -> list[str]:
         ("decode.accept", "from ..weights import load", "receives a verifier"),
         ("decode.state", "from . import engine", "receives a verifier"),
         ("decode.engine", "from ssd_jax import training", "not the reverse"),
+        ("data.emoji", "from ssd_jax.training.losses import psnr", "not the reverse"),
         ("weights.load", "from ssd_jax.models import transformer", "weights may import only"),
         ("weights.load", "from ssd_jax.models import config_reader", "weights may import only"),
         ("weights.load", "from ssd_jax import shapes", "weights may import only"),
@@ -229,7 +232,7 @@ def test_checker_catches(module, source, expected):
         ("backbones.emu3", "from ssd_jax.backbones.base import Token\nfrom . import fields\nNAME = 'emu3'"),
         ("models.movq", "'''As in Emu3.'''\nx = 1\n'''Emu3 has 1.'''"),
         ("bench.transformers_models", "FAMILIES = {'janus': 1}"),
-        ("training.backbone", "from ssd_jax.backbones.emoji import BACKBONE"),
+        ("recipes.emoji", "from ssd_jax.backbones.emoji import EmojiPrompts"),
         ("entry", "from ssd_jax.errors import UserError\njax.config.update('a', 1)\nprint(1)"),
         ("weights.load", "from ssd_jax.models.config import from_hf\nfrom . import mapping\nfrom .. import sharding"),
         ("pipeline", "from . import decode, weights\nconfig.update(dict(a=1))  # an ml_collections config"),

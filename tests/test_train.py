@@ -1,5 +1,6 @@
 """train.py from end to end: what a run leaves behind, that killing it changes nothing, how mistakes are reported."""
 
+import dataclasses
 import json
 import os
 import runpy
@@ -9,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,16 @@ import pytest
 from safetensors.numpy import load_file
 
 import ssd_jax
-from ssd_jax import train_emoji
+from ssd_jax.data import emoji
 from ssd_jax.lock import locked
 from ssd_jax.models.config import VQConfig
-from ssd_jax.training import emoji
+from ssd_jax.recipes import emoji as emoji_recipe
+from ssd_jax.recipes.emoji_report import training_minutes
+from ssd_jax.recipes.emoji_spec import EmojiSpec
 from ssd_jax.training.backbone import corrupt
 from ssd_jax.training.loop import Task, fit
 from ssd_jax.training.metrics import MetricLog, read_log
-from ssd_jax.training.report import training_minutes
+from ssd_jax.training.spec import StageSpec, TokenizerSpec
 from ssd_jax.training.step import init_state, make_optimizer, make_step, schedule
 from ssd_jax.training.tokenizer import tokenizer_task
 from ssd_jax.weights.load import read_heads_config
@@ -152,9 +154,10 @@ def test_killing_a_run_neither_repeats_nor_drops_a_line_of_the_log(tiny_run, res
 
 # -- the loop, with a task that costs nothing
 
-CHEAP = SimpleNamespace(
-    steps=12, batch=1, warmup=2, decay=0.3, clip=1.0, weight_decay=0.1, b2=0.99, lr=0.1, log_every=4, save_every=6
-)
+CHEAP = StageSpec(
+    steps=12, batch=1, warmup=2, decay=0.3, clip=1.0, weight_decay=0.1, b2=0.99, lr=0.1, log_every=4, save_every=6,
+    eval_images=1,
+)  # fmt: skip
 
 
 class Crash(Exception):
@@ -220,7 +223,7 @@ def test_the_learning_rate_rises_stays_and_falls():
 
 
 def test_weight_decay_leaves_vectors_alone():
-    optimizer = make_optimizer(SimpleNamespace(**{**vars(CHEAP), "warmup": 0}))
+    optimizer = make_optimizer(dataclasses.replace(CHEAP, warmup=0))
     params = {"matrix": jnp.ones((2, 2)), "vector": jnp.ones(2)}
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     changed = optax.apply_updates(params, updates)
@@ -247,10 +250,11 @@ def test_some_pictures_are_blind():
 
 def test_the_tokenizers_update_is_compiled_once(tiny_run):
     """The second step's state must have the first one's types, weak types included."""
-    config = SimpleNamespace(**{**vars(CHEAP), "batch": 4}, eval_images=8, gradient_weight=0.5, continuous_steps=4)
+    given = {**vars(CHEAP), "batch": 4, "eval_images": 8}
+    spec = TokenizerSpec(**given, gradient_weight=0.5, continuous_steps=4)
     vq = VQConfig(channels=16, groups=4, codebook_size=64)
-    task = tokenizer_task(vq, config, 0, emoji.load(tiny_run / "data"))
-    optimizer = make_optimizer(config, task.matrices)
+    task = tokenizer_task(vq, spec, 0, emoji.load(tiny_run / "data"))
+    optimizer = make_optimizer(spec, task.matrices)
     update = make_step(task.loss, optimizer, 0, task.revise)
     before = jax.eval_shape(lambda key: init_state(task.init(key), optimizer), jax.random.key(0))
     after, _ = jax.eval_shape(update, before, task.frozen, task.batch(0))
@@ -269,8 +273,8 @@ def test_minutes_count_every_step_once(tmp_path, log_every, save_every):
     for stage in STAGES:
         (tmp_path / stage).mkdir()
         (tmp_path / stage / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    config = {stage: SimpleNamespace(**{**vars(CHEAP), "batch": 4, **every}) for stage in STAGES}
-    assert training_minutes(tmp_path, config) == pytest.approx(dict.fromkeys(STAGES, 24 / 60))
+    parts = dict.fromkeys(STAGES, dataclasses.replace(CHEAP, batch=4, **every))
+    assert training_minutes(tmp_path, parts) == pytest.approx(dict.fromkeys(STAGES, 24 / 60))
 
 
 # -- mistakes
@@ -338,14 +342,14 @@ def tiny_config(folder: Path, data: Path, **changes):
 )
 def test_a_value_that_cannot_be_is_refused_before_anything_is_begun(tmp_path, name, value, words):
     with pytest.raises(ssd_jax.UserError) as caught:
-        train_emoji.run(tiny_config(tmp_path / "runs", tmp_path / "data", **{name: value}))
+        EmojiSpec.parse(tiny_config(tmp_path / "runs", tmp_path / "data", **{name: value}))
     assert all(word in str(caught.value) for word in words)
     assert os.listdir(tmp_path) == []
 
 
 def test_data_of_another_style_is_refused(tiny_run, tmp_path):
     with pytest.raises(ssd_jax.UserError, match="has pictures of the style twemoji, which config.styles leaves out"):
-        train_emoji.run(tiny_config(tmp_path / "runs", tiny_run / "data", styles=("noto",)))
+        emoji_recipe.run(EmojiSpec.parse(tiny_config(tmp_path / "runs", tiny_run / "data", styles=("noto",))))
 
 
 @pytest.mark.parametrize(("stage", "missing"), [("backbone", "tokenizer"), ("heads", "backbone")])
@@ -356,4 +360,4 @@ def test_a_stage_without_its_predecessor_says_which_to_run(tiny_run, tmp_path, s
         for codes in (tiny_run / "runs").glob("codes-*.npy"):
             shutil.copy(codes, tmp_path)
     with pytest.raises(ssd_jax.UserError, match=f"run the stage '{missing}' first"):
-        train_emoji.run(tiny_config(tmp_path, tiny_run / "data", stage=stage))
+        emoji_recipe.run(EmojiSpec.parse(tiny_config(tmp_path, tiny_run / "data", stage=stage)))

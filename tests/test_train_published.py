@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -23,19 +24,23 @@ from safetensors.numpy import load_file
 
 import sample
 import ssd_jax
-from ssd_jax import entry, train_heads
+from ssd_jax import entry
+from ssd_jax.data.batches import Dropped
+from ssd_jax.data.image_folder import read_folder, read_picture
+from ssd_jax.data.prompted import PromptedCodes
+from ssd_jax.data.self_distillation import draw_missing, jobs, picture_seed
+from ssd_jax.data.token_shards import TokenShards
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig, from_dict
 from ssd_jax.models.heads import init_heads
 from ssd_jax.models.transformer import abstract_backbone
-from ssd_jax.training.bands import Setup
-from ssd_jax.training.distilled import draw_missing, jobs, picture_seed
-from ssd_jax.training.folder import read_folder, read_picture
-from ssd_jax.training.heads import head_matrices, make_heads, per_offset_loss
+from ssd_jax.recipes import published_heads
+from ssd_jax.recipes.published_spec import PublishedSpec
+from ssd_jax.training.draft_heads import head_matrices
+from ssd_jax.training.draft_loss import Drafting, SmoothL1, mean_per_offset
 from ssd_jax.training.metrics import read_log
-from ssd_jax.training.prompted import PromptedCodes
-from ssd_jax.training.shards import TokenShards
+from ssd_jax.training.spec import PromptedSpec
 from ssd_jax.training.step import init_state, make_optimizer, make_step
 
 ROOT = Path(sample.__file__).parent
@@ -178,7 +183,8 @@ def test_in_two_processes_the_heads_learn_the_same_and_a_stopped_training_goes_o
     heads.unlink()
     shutil.rmtree(tmp_path / "runs" / "heads" / "state" / "12")
     changes |= {"weights": str(emu3), "prompts_file": str(prompts)}
-    train_heads.run(tiny("emu3", tmp_path, pictures_per_prompt=PER_PROMPT, pictures_per_file=PER_FILE, **changes))
+    changes |= {"pictures_per_prompt": PER_PROMPT, "pictures_per_file": PER_FILE}
+    published_heads.run(PublishedSpec.parse(tiny("emu3", tmp_path, **changes)))
     same_losses(trained, tmp_path, 1e-3)
     for name, values in load_file(heads).items():
         np.testing.assert_allclose(values.astype(np.float32), before[name].astype(np.float32), rtol=0.02, atol=1e-4)
@@ -226,7 +232,7 @@ def pictures(tmp_path_factory) -> Path:
 def test_heads_learn_from_a_folder_of_pictures(pictures, tmp_path, name):
     weights = published_folder(name, tmp_path / "checkpoint")
     changes = {"weights": str(weights), "images": str(pictures), "size": SIZE[name], "overlap.steps": 0}
-    export = train_heads.run(tiny(name, tmp_path, **changes))
+    export = published_heads.run(PublishedSpec.parse(tiny(name, tmp_path, **changes)))
     lines = read_log(tmp_path / "runs" / "heads" / "metrics.jsonl")
     heldout = [line["heldout"] for line in lines if "heldout" in line]
     assert heldout[-1] < heldout[0]
@@ -265,10 +271,10 @@ def test_batches_go_through_all_pictures_and_never_through_those_held_out():
     prompts = np.repeat(np.arange(6), 2)
     codes = np.arange(12)[:, None]
     frames = [([1, 10 + i, 2], [1, 2]) for i in range(6)]
-    source = PromptedCodes(codes, prompts, frames, 0, batch=4, drop=0.3, heldout=3)
+    source = PromptedCodes(codes, prompts, frames, 0, heldout=3)
     heldout = source.heldout(100)
     assert len(heldout) == 4 and len(set(prompts[heldout])) == 2  # both pictures of a prompt, or none
-    batches = [source.batch(7, step) for step in range(40)]
+    batches = [source.batch(4, Dropped(0.3), 7, step) for step in range(40)]
     seen = np.concatenate([batch[2][:, 0] for batch in batches])
     assert set(seen) == set(range(12)) - set(heldout)
     assert all(len(set(seen[turn : turn + 8])) == 8 for turn in range(0, 160, 8))
@@ -287,10 +293,11 @@ def test_a_training_step_of_emu3_takes_the_memory_that_its_config_says():
     config = entry.read_config("configs/emu3.py")
     model = from_dict(ModelConfig, config.model.to_dict(), "model")
     heads = from_dict(HeadsConfig, config.heads_model.to_dict(), "heads_model")
-    stage, grid = config.heads, Grid(model.rows, model.cols)
-    values = per_offset_loss(Setup(model, heads, grid, stage.matmul, config.window, stage.accumulation))
+    stage, grid = PromptedSpec.parse(config.heads.to_dict(), "heads"), Grid(model.rows, model.cols)
+    drafting = Drafting(model, heads, grid, stage.matmul, config.window)
+    values = partial(mean_per_offset, SmoothL1(), drafting)
     optimizer = make_optimizer(stage, head_matrices)
-    state = jax.eval_shape(lambda: init_state(init_heads(make_heads(model, heads), jax.random.key(0)), optimizer))
+    state = jax.eval_shape(lambda: init_state(init_heads(drafting.drafter, jax.random.key(0)), optimizer))
     frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), abstract_backbone(model))
     rows = [((stage.batch, 64), jnp.int32), ((stage.batch, 64), bool), ((stage.batch, grid.size), jnp.int32)]
     step = make_step(lambda p, f, batch, key: (values(p, f, *batch).mean(), {}), optimizer, 0, None, stage.accumulation)
@@ -321,7 +328,7 @@ def test_a_training_step_of_emu3_takes_the_memory_that_its_config_says():
 def test_what_cannot_be_is_refused_in_one_sentence(emu3, prompts, tmp_path, changes, words):
     config = tiny("emu3", tmp_path, **{"weights": str(emu3), "prompts_file": str(prompts), **changes})
     with pytest.raises(UserError) as caught:
-        train_heads.run(config)
+        published_heads.run(PublishedSpec.parse(config))
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists()
@@ -366,5 +373,5 @@ def test_a_cache_of_another_backbone_is_refused(trained, prompts, tmp_path):
     changes = {"weights": str(other), "prompts_file": str(prompts), "data": str(trained / "data")}
     changes |= {"pictures_per_prompt": PER_PROMPT, "pictures_per_file": PER_FILE}
     with pytest.raises(UserError, match="tokens made with another backbone"):
-        train_heads.run(tiny("emu3", tmp_path, **changes))
+        published_heads.run(PublishedSpec.parse(tiny("emu3", tmp_path, **changes)))
     assert json.loads((trained / "data" / "manifest.json").read_text())["pictures"] == len(PROMPTS) * PER_PROMPT

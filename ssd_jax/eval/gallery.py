@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ssd_jax.data import emoji
 from ssd_jax.errors import UserError
 from ssd_jax.eval.estimates import Estimate
 from ssd_jax.eval.features import features
 from ssd_jax.eval.retrieval import retrieval
 from ssd_jax.files import replacing
 from ssd_jax.pipeline import Pipeline
-from ssd_jax.training import emoji
 
 TUNED = 64
 """Options of decoders were chosen on the first prompts of `Gallery.prompts`, so many; on no others."""
@@ -40,7 +40,7 @@ class Gallery:
 
     @classmethod
     def read(cls, folder: Path) -> "Gallery":
-        """From a data folder that `ssd_jax.training.emoji.build` wrote; raises `UserError` if it is none."""
+        """From a data folder that `ssd_jax.data.emoji.build` wrote; raises `UserError` if it is none."""
         folder = Path(folder)
         try:
             data = emoji.load(folder)

@@ -1,1 +1,1 @@
-"""Everything needed to train the models: data, losses and loops."""
+"""How models are trained: specs, losses, and the loop with one file per stage."""

@@ -1,7 +1,6 @@
 """The training loop that all stages share: resume, step, log, checkpoint, look."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +15,9 @@ from tqdm import tqdm
 
 from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.distributed import is_first, together
-from ssd_jax.errors import UserError
-from ssd_jax.files import replacing
-from ssd_jax.models.config import read_json
+from ssd_jax.files import check_origin, replacing
 from ssd_jax.training.metrics import MetricLog, draw_curve
+from ssd_jax.training.spec import StageSpec
 from ssd_jax.training.spread import placed_like, spread, state_shardings
 from ssd_jax.training.step import Loss, TrainState, init_state, make_optimizer, make_step
 
@@ -60,8 +58,8 @@ class Task:
     placed: Any = None
 
 
-def fit(task: Task, config: Any, seed: int, workdir: Path, origin: dict[str, Any]) -> Any:
-    """Trains a stage to `config.steps` and returns its parameters.
+def fit(task: Task, spec: StageSpec, seed: int, workdir: Path, origin: dict[str, Any]) -> Any:
+    """Trains a stage to `spec.steps` and returns its parameters.
 
     Starts from the newest checkpoint under `workdir/<name>`. A run killed at any moment and started again ends with the
     weights of an uninterrupted one: batches and keys depend on (seed, step) alone and a checkpoint is whole or absent.
@@ -70,7 +68,7 @@ def fit(task: Task, config: Any, seed: int, workdir: Path, origin: dict[str, Any
     """
     folder = workdir / task.name
     together(f"{task.name}: origin", lambda: check_origin(folder / "origin.json", origin, "a training", "workdir"))
-    optimizer = make_optimizer(config, task.matrices)
+    optimizer = make_optimizer(spec, task.matrices)
 
     def fresh(seed: jax.Array, start: Any) -> TrainState:
         params = task.init(jax.random.key(seed)) if start is None else jax.tree.map(jnp.copy, start)
@@ -91,50 +89,29 @@ def fit(task: Task, config: Any, seed: int, workdir: Path, origin: dict[str, Any
     sums: dict[str, float] = {}
     since, seconds = start, time.perf_counter()
     with tqdm(
-        total=config.steps, initial=start, desc=task.name, unit="step", dynamic_ncols=True, disable=not first
+        total=spec.steps, initial=start, desc=task.name, unit="step", dynamic_ncols=True, disable=not first
     ) as bar:
-        for step in range(start, config.steps):
+        for step in range(start, spec.steps):
             state, metrics = update(state, task.frozen, spread(task.batch(step), task.mesh))
             # Reading the metrics waits for the step, so the rate below is honest.
             for key, value in jax.device_get(metrics).items():
                 sums[key] = sums.get(key, 0.0) + float(value)
             done = step + 1
             bar.update()
-            if done % config.log_every == 0:
+            if done % spec.log_every == 0:
                 now = time.perf_counter()
-                rate = (done - since) * config.batch / (now - seconds)
+                rate = (done - since) * spec.batch / (now - seconds)
                 values = {key: value / (done - since) for key, value in sums.items()}
                 if first:
                     log.write(done, {**values, "images_per_second": rate})
                 bar.set_postfix(loss=f"{values['loss']:.4f}", images_s=f"{rate:.1f}")
                 sums, since, seconds = {}, done, now
-            if done % config.save_every == 0 or done == config.steps:
+            if done % spec.save_every == 0 or done == spec.steps:
                 _look(task, state, log, folder, done)  # first, so that what a checkpoint follows is always there
                 checkpoints.save(done, state)
                 sums, since, seconds = {}, done, time.perf_counter()
     checkpoints.close()
     return state.params
-
-
-def check_origin(path: Path, origin: dict[str, Any], what: str, option: str) -> None:
-    """Records what `what` in a folder is built on, or raises `UserError` if it began from something else.
-
-    Args:
-        path: of the record, in the folder.
-        origin: JSON.
-        what: for the message, such as "a training".
-        option: of the config, which names the folder.
-    """
-    origin = json.loads(json.dumps(origin))
-    if path.exists():
-        if (found := read_json(path)) != origin:
-            changed = ", ".join(key for key in {**origin, **found} if found.get(key) != origin.get(key))
-            raise UserError(
-                f"{path.parent} holds {what} with another {changed}; choose another {option} or remove that folder."
-            )
-        return
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
 
 
 def _look(task: Task, state: TrainState, log: MetricLog | None, folder: Path, step: int) -> None:

@@ -1,8 +1,10 @@
 """The record of a run: one JSON line per logged step, and the curve drawn from it."""
 
+import importlib.util
 import json
 from pathlib import Path
 
+from ssd_jax.errors import UserError
 from ssd_jax.files import replacing
 
 
@@ -31,6 +33,12 @@ def read_log(path: Path) -> list[dict]:
             except json.JSONDecodeError:
                 continue
     return lines
+
+
+def require_plots() -> None:
+    """Raises `UserError` without the package that draws the curves: at the end of a stage it would be too late."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError('matplotlib, which draws the loss curves, is missing: pip install "ssd_jax[train]".')
 
 
 def draw_curve(log: Path, picture: Path, title: str) -> None:

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ssd_jax.training.spec import StageSpec
+
 Loss = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 """(params, frozen parameters, batch, key) -> (loss, metrics); every metric a scalar."""
 
@@ -35,31 +37,31 @@ def schedule(peak: float, steps: int, warmup: int, decay: float) -> optax.Schedu
     return optax.join_schedules(parts, [warmup, steps - decay_steps])
 
 
-def make_optimizer(config: Any, matrices: Callable[[Any], Any] | None = None) -> optax.GradientTransformation:
-    """Clipped AdamW, or Muon for the matrices and AdamW for the rest, on the schedule of a stage's config.
+def make_optimizer(spec: StageSpec, matrices: Callable[[Any], Any] | None = None) -> optax.GradientTransformation:
+    """Clipped AdamW, or Muon for the matrices and AdamW for the rest, on the schedule of a stage.
 
     Args:
-        config: `lr`, `steps`, `warmup`, `decay`, `clip`, `weight_decay`, `b2`.
+        spec: its learning rate, steps, warm-up, decay, clip, weight decay and b2.
         matrices: params -> a pytree of `optax.contrib.MuonDimensionNumbers`, None for what AdamW should train. Muon's
             updates are scaled to AdamW's usual size (arXiv 2502.16982, equation 4), so one learning rate serves both.
     """
-    rate = schedule(config.lr, config.steps, config.warmup, config.decay)
+    rate = schedule(spec.lr, spec.steps, spec.warmup, spec.decay)
 
     def decayed(params: Any) -> Any:
         return jax.tree.map(lambda p: p.ndim > 1, params)  # not norm scales and biases
 
     if matrices is None:
-        rule = optax.adamw(rate, b2=config.b2, weight_decay=config.weight_decay, mask=decayed)
+        rule = optax.adamw(rate, b2=spec.b2, weight_decay=spec.weight_decay, mask=decayed)
     else:
         rule = optax.contrib.muon(
             rate,
-            weight_decay=config.weight_decay,
+            weight_decay=spec.weight_decay,
             weight_decay_mask=decayed,
-            adam_b2=config.b2,
+            adam_b2=spec.b2,
             consistent_rms=0.2,
             muon_weight_dimension_numbers=matrices,
         )
-    return optax.chain(optax.clip_by_global_norm(config.clip), rule)
+    return optax.chain(optax.clip_by_global_norm(spec.clip), rule)
 
 
 def make_step(

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from optax.contrib import MuonDimensionNumbers
 
+from ssd_jax.data.emoji import HELD_OUT, EmojiData
 from ssd_jax.models.config import VQConfig
 from ssd_jax.models.vq import VQModel, to_float, to_uint8
-from ssd_jax.training.emoji import HELD_OUT, EmojiData
 from ssd_jax.training.loop import Task
 from ssd_jax.training.losses import psnr, tokenizer_loss
+from ssd_jax.training.spec import TokenizerSpec
 from ssd_jax.viz import grid
 
 SHIFT = 8
@@ -30,12 +31,12 @@ FRESH = 0.25
 """What a new or moved code is credited with: about thirty steps to be found by some latent."""
 
 
-def tokenizer_task(vq: VQConfig, config: Any, seed: int, data: EmojiData) -> Task:
+def tokenizer_task(vq: VQConfig, spec: TokenizerSpec, seed: int, data: EmojiData) -> Task:
     """The tokenizer's part of the loop.
 
     Args:
         vq: what to train.
-        config: the stage's config: `batch`, `eval_images`, `gradient_weight`, `continuous_steps`, the optimizer's.
+        spec: what the stage is told.
         seed: decides batches and augmentation together with the step.
         data: pictures; those of the held-out identities are only evaluated on.
     """
@@ -43,19 +44,19 @@ def tokenizer_task(vq: VQConfig, config: Any, seed: int, data: EmojiData) -> Tas
     train = data.indices("train")
     heldout = next(found for split in HELD_OUT[1:] if len(found := data.indices(split)))
     chance = data.weights[train] / data.weights[train].sum()
-    picked = heldout[np.linspace(0, len(heldout) - 1, min(config.eval_images, len(heldout))).astype(int)]
+    picked = heldout[np.linspace(0, len(heldout) - 1, min(spec.eval_images, len(heldout))).astype(int)]
 
     def loss(params: Any, frozen: None, batch: tuple[jax.Array, jax.Array], key: jax.Array):
         del frozen, key
         images = to_float(batch[0])
         rebuilt, codes, terms = model.apply({"params": params["params"]}, images, batch[1])
-        value, metrics = tokenizer_loss(images, rebuilt, terms, config.gradient_weight)
+        value, metrics = tokenizer_loss(images, rebuilt, terms, spec.gradient_weight)
         used = jnp.zeros(vq.codebook_size, bool).at[codes.reshape(-1)].set(True)
         return value, {**metrics, "codes_in_batch": used.sum(), "codes_alive": (params["usage"] > DEAD).sum()}
 
     def revise(params: Any, batch: tuple[jax.Array, jax.Array], key: jax.Array) -> Any:
         """Moves dead codes onto latents of the batch that the codebook serves badly (k-means++ seeding)."""
-        some = to_float(batch[0][: max(1, config.batch // 4)])
+        some = to_float(batch[0][: max(1, spec.batch // 4)])
         z, codes = model.apply({"params": params["params"]}, some, method="latents_and_codes")
         codebook = params["params"]["codebook"]
         counts = jnp.zeros(vq.codebook_size).at[codes.reshape(-1)].add(1.0) * vq.codebook_size / codes.size
@@ -71,8 +72,8 @@ def tokenizer_task(vq: VQConfig, config: Any, seed: int, data: EmojiData) -> Tas
 
     def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng([seed, step])
-        images = augment(np.asarray(data.images[rng.choice(train, config.batch, p=chance)]), rng)
-        return images, np.float32(step >= config.continuous_steps)
+        images = augment(np.asarray(data.images[rng.choice(train, spec.batch, p=chance)]), rng)
+        return images, np.float32(step >= spec.continuous_steps)
 
     @jax.jit
     def rebuild(params: Any, images: jax.Array):
@@ -83,7 +84,7 @@ def tokenizer_task(vq: VQConfig, config: Any, seed: int, data: EmojiData) -> Tas
 
     def evaluate(params: Any) -> dict[str, float]:
         ratios, errors, codes = [], [], []
-        for part in np.array_split(picked, max(1, len(picked) // config.batch)):
+        for part in np.array_split(picked, max(1, len(picked) // spec.batch)):
             _, ids, ratio, error = rebuild(params, np.asarray(data.images[part]))
             codes.append(np.unique(ids)), ratios.append(ratio), errors.append(error)
         return {

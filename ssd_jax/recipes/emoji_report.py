@@ -1,27 +1,26 @@
-"""What a finished training is worth, in numbers: the tables of docs/emoji-model.md."""
+"""What a finished training of the bundled model is worth, in numbers: the tables of docs/emoji-model.md."""
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
+from ssd_jax.data.captioned import CaptionedCodes
+from ssd_jax.data.emoji import SPLITS
 from ssd_jax.files import replacing
 from ssd_jax.models.config import ModelConfig, VQConfig
 from ssd_jax.models.forced import image_hidden
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.models.vq import VQModel, to_float, to_uint8
-from ssd_jax.request import sampler_of
-from ssd_jax.training.backbone import CaptionedCodes, mean_nll
-from ssd_jax.training.bands import Setup
-from ssd_jax.training.emoji import SPLITS
-from ssd_jax.training.heads import PromptedSource, measured, offset_name, per_offset_loss, untrained
+from ssd_jax.training.backbone import mean_nll
+from ssd_jax.training.draft_heads import Values, tables
 from ssd_jax.training.losses import psnr, token_nll
 from ssd_jax.training.metrics import read_log
-from ssd_jax.training.overlap import guided_law, per_offset_overlap
+from ssd_jax.training.spec import StageSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,56 +80,15 @@ def vq_report(vq: VQConfig, params: Any, source: CaptionedCodes, limit: int, bat
     return out
 
 
-def heads_report(
-    setup: Setup,
-    trained: dict[str, Any],
-    backbone: Any,
-    source: PromptedSource,
-    limit: int,
-    batch: int,
-    mesh: Mesh | None = None,
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Smooth L1 and overlap on held-out pictures, {measure: {state of training: {offset: value}}}.
-
-    Overlap is that of the distributions with the model's default guidance and top-k. `trained` are the heads'
-    parameters after each part of their training; the untrained head that copies is added.
-    """
-    model, picked = setup.model, source.heldout(limit)
-    sampler = sampler_of(model, model.cfg_scale, temperature=1.0, top_k=None, top_p=None)
-    states = {"untrained": untrained(setup, mesh), **trained}
-    measures = {
-        "Smooth L1": measured(per_offset_loss(setup), backbone, source.given, batch, mesh),
-        "overlap": measured(per_offset_overlap(setup, guided_law(sampler)), backbone, source.guided, batch, mesh),
-    }
-    names = [offset_name(offset) for offset in setup.heads.offsets]
-    return {
-        name: {
-            state: dict(zip(names, map(float, measure(params, picked)), strict=True))
-            for state, params in states.items()
-        }
-        for name, measure in measures.items()
-    }
-
-
-def heads_tables(heads: dict[str, dict]) -> list[str]:
-    """What `heads_report` gives as lines of markdown: a table for each measure."""
-    lines = []
-    for measure, states in heads.items():
-        lines += ["", f"| {measure} | {' | '.join(states)} |", "|---" * (len(states) + 1) + "|"]
-        for offset in next(iter(states.values())):
-            lines.append(f"| {offset} | {' | '.join(f'{values[offset]:.3f}' for values in states.values())} |")
-    return lines
-
-
-def training_minutes(workdir: Path, config: Any) -> dict[str, float]:
-    """Minutes spent stepping in every stage, from the logged rates.
+def training_minutes(workdir: Path, parts: Mapping[str, StageSpec]) -> dict[str, float]:
+    """Minutes spent stepping in every part of a training, from the logged rates.
 
     A line covers the steps since the last line or checkpoint. Steps between a line and a checkpoint are in none; they
     are taken to be as fast as the others.
     """
     out = {}
-    for stage in ("tokenizer", "backbone", "heads", "overlap"):
-        values, covered, seconds = config[stage], 0, 0.0
+    for stage, values in parts.items():
+        covered, seconds = 0, 0.0
         for line in read_log(workdir / stage / "metrics.jsonl"):
             if "images_per_second" in line:
                 before = line["step"] - 1
@@ -144,7 +102,7 @@ def write_report(
     path: Path,
     nll: dict,
     vq: dict,
-    heads: dict[str, dict],
+    heads: Values,
     minutes: dict[str, float],
     shares: dict[str, dict[int, Any]],
     note: str,
@@ -155,7 +113,7 @@ def write_report(
     for name, value in nll.items():
         quality = f"{vq[name].mean:.2f} ± {vq[name].half:.2f}" if name in vq else ""
         lines.append(f"| {name} | {value.mean:.3f} ± {value.half:.3f} | {quality} | {value.count} |")
-    lines += heads_tables(heads)
+    lines += tables(heads)
     if shares:
         lines += ["", "| captions | R@1 | R@5 |", "|---|---|---|"]
     for name, share in shares.items():

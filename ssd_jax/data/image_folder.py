@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from ssd_jax.data.token_shards import TokenShards
 from ssd_jax.distributed import together
 from ssd_jax.errors import UserError
 from ssd_jax.files import parse_json, read_text
-from ssd_jax.training.shards import TokenShards
 
 CAPTIONS = "captions.jsonl"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

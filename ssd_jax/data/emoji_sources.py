@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssd_jax.training.emoji_names import Emoji, code_in, codes_by_name, require, squeezed
+from ssd_jax.data.emoji_names import Emoji, code_in, codes_by_name, require, squeezed
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssd_jax.training.emoji_names import Emoji, code_key, emoji_table, require
-from ssd_jax.training.emoji_sources import STYLES, StyleMissing
+from ssd_jax.data.emoji_names import Emoji, code_key, emoji_table, require
+from ssd_jax.data.emoji_sources import STYLES, StyleMissing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -188,7 +188,7 @@ def load(folder: Path) -> EmojiData:
     """
     folder = Path(folder)
     if not (folder / "index.json").is_file():
-        raise FileNotFoundError(f"no emoji data in {folder}; write it with ssd_jax.training.emoji.build")
+        raise FileNotFoundError(f"no emoji data in {folder}; write it with ssd_jax.data.emoji.build")
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
     records = index["pictures"]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from tqdm import tqdm
 
+from ssd_jax.data.token_shards import TokenShards
 from ssd_jax.distributed import is_first, together
-from ssd_jax.training.shards import TokenShards
 
 Draw = Callable[[list[int], list[int]], np.ndarray]
 """(indices of prompts, seeds), both of length n -> int32 [n, R, C]."""

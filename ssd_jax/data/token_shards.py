@@ -11,8 +11,8 @@ import numpy as np
 
 from ssd_jax.distributed import of_first, together
 from ssd_jax.errors import UserError
+from ssd_jax.files import check_origin
 from ssd_jax.layout import Grid
-from ssd_jax.training.loop import check_origin
 from ssd_jax.weights.export import write_tensors
 from ssd_jax.weights.store import opened
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ssd_jax.data.batches import Dropped, Rows
 from ssd_jax.errors import UserError
 from ssd_jax.prompts import pad_left
 from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.shapes import bucket
-from ssd_jax.training.heads import Rows
 
 Frames = Sequence[tuple[Sequence[int], Sequence[int]]]
 """For every prompt the ids of its frame, and of the frame that guidance leads away from."""
@@ -32,16 +32,13 @@ def split(prompts: np.ndarray, heldout: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class PromptedCodes:
-    """Hands out batches as a pure function of (seed, step); a `heads.PromptedSource`.
+    """Hands out batches as a pure function of (seed, step); a `batches.PromptedSource`.
 
     Args:
         codes: int32 [N, R*C].
         prompts: int32 [N], the prompt of every picture.
         frames: of every prompt.
         pad_id: what frames are padded with.
-        batch: pictures per batch.
-        drop: with this probability a picture is given the unconditional frame instead of its prompt's, so that the
-            heads learn the rows that guidance adds.
         heldout: see `split`.
     """
 
@@ -51,22 +48,23 @@ class PromptedCodes:
         prompts: np.ndarray,
         frames: Frames,
         pad_id: int,
-        batch: int,
-        drop: float,
         heldout: int,
     ):
         self.codes, self.prompts, self.frames = codes, prompts, frames
-        self.pad_id, self.size, self.drop = pad_id, batch, drop
+        self.pad_id = pad_id
         self.length = bucket(max(len(frame) for pair in frames for frame in pair))
         self.kept_out, self.train = split(prompts, heldout)
 
-    def batch(self, seed: int, step: int) -> Rows:
-        """A training batch. All pictures have their turn before one comes again."""
-        turns, places = np.divmod(np.arange(self.size) + step * self.size, len(self.train))
+    def batch(self, size: int, dropped: Dropped, seed: int, step: int) -> Rows:
+        """A training batch; a dropped prompt is the unconditional frame.
+
+        All pictures have their turn before one comes again.
+        """
+        turns, places = np.divmod(np.arange(size) + step * size, len(self.train))
         orders = {turn: np.random.default_rng([seed, turn, 1]).permutation(self.train) for turn in set(turns.tolist())}
         picked = np.array([orders[turn][place] for turn, place in zip(turns.tolist(), places, strict=True)])
-        dropped = np.random.default_rng([seed, step]).random(self.size) < self.drop
-        frames = [self._frame(index, gone) for index, gone in zip(picked, dropped, strict=True)]
+        without = np.random.default_rng([seed, step]).random(size) < dropped.prompt
+        frames = [self._frame(index, gone) for index, gone in zip(picked, without, strict=True)]
         return *self._padded(frames), self.codes[picked]
 
     def heldout(self, limit: int) -> np.ndarray:

@@ -1,0 +1,189 @@
+"""The bundled model: its three stages, one after the other, and the folder they leave behind.
+
+`<workdir>/export` becomes a complete checkpoint: config.json, vq.safetensors, model.safetensors, heads.safetensors with
+its README.md, and tokenizer.json. Every stage starts from what the earlier ones exported, so what is trained on is what
+users get.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssd_jax.backbones.emoji import EmojiPrompts
+from ssd_jax.data import emoji
+from ssd_jax.data.captioned import CaptionedCodes
+from ssd_jax.data.encoding import encode_images
+from ssd_jax.decode.ar import AR
+from ssd_jax.decode.bound import Draw
+from ssd_jax.decode.engine import cache_spec, decode, make_cache
+from ssd_jax.errors import UserError
+from ssd_jax.eval.gallery import Gallery
+from ssd_jax.eval.recognition import recognition
+from ssd_jax.files import replacing
+from ssd_jax.layout import Grid
+from ssd_jax.loading import load
+from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.loaded import LoadedModel
+from ssd_jax.models.transformer import abstract_backbone
+from ssd_jax.models.vq import VQModel, to_uint8
+from ssd_jax.models.vq_models import abstract_vq
+from ssd_jax.prompts import word_tokenizer
+from ssd_jax.prompts.batch import PromptBatch
+from ssd_jax.recipes.emoji_report import nll_report, training_minutes, vq_report, write_report
+from ssd_jax.recipes.emoji_spec import EmojiSpec
+from ssd_jax.request import sampler_of
+from ssd_jax.sampling import image_keys
+from ssd_jax.training.backbone import backbone_task
+from ssd_jax.training.draft_heads import EXPORT_DTYPE, Frozen, train_draft_heads
+from ssd_jax.training.loop import fit
+from ssd_jax.training.metrics import require_plots
+from ssd_jax.training.tokenizer import tokenizer_task
+from ssd_jax.viz import grid as image_grid
+from ssd_jax.weights.export import write_config, write_tensors
+from ssd_jax.weights.load import FORMAT, fingerprint, read_tensors
+
+
+def run(spec: EmojiSpec) -> Path:
+    """Trains the stages that the spec names; returns the export folder.
+
+    Raises:
+        UserError: data or packages that are missing, an earlier stage that has not been exported.
+    """
+    require_plots()
+    try:
+        spec.export.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The folder {spec.workdir} cannot be written to: {error.strerror}.") from None
+    data = open_data(spec)
+    if "tokenizer" in spec.stages:
+        _train_tokenizer(spec, data)
+    if "backbone" in spec.stages or "heads" in spec.stages:
+        encoded = Encoded.read(spec, data)
+        if "backbone" in spec.stages:
+            _train_backbone(spec, encoded)
+        if "heads" in spec.stages:
+            _train_heads(spec, encoded)
+    return spec.export
+
+
+def open_data(spec: EmojiSpec) -> emoji.EmojiData:
+    """The images under `spec.data`, drawn from the installed packages if they are not there yet."""
+    if not (spec.data / "index.json").exists():
+        try:
+            emoji.build(spec.data, styles=spec.styles, limit=spec.limit or None)
+        except (ImportError, ValueError, OSError) as error:
+            raise UserError(str(error)) from None
+    data = emoji.load(spec.data)
+    if others := sorted(set(data.styles) - set(spec.styles)):
+        raise UserError(
+            f"{spec.data} has pictures of the style {others[0]}, which config.styles leaves out; choose another "
+            "config.data or remove that folder."
+        )
+    return data
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """What the stages after the tokenizer share.
+
+    Attributes:
+        model: the backbone's config.
+        vq_params: the exported tokenizer.
+        prompts: caption -> ids.
+        source: images as codes with their captions.
+    """
+
+    model: ModelConfig
+    vq_params: Any
+    prompts: EmojiPrompts
+    source: CaptionedCodes
+
+    @classmethod
+    def read(cls, spec: EmojiSpec, data: emoji.EmojiData) -> "Encoded":
+        """Reads the exported tokenizer, and encodes the images if that has not been done."""
+        path = needed(spec.export / "vq.safetensors", "tokenizer")
+        params = read_tensors(path, abstract_vq(spec.vq), jnp.float32)
+        words = word_tokenizer(data.captions[i] for i in data.indices("train"))
+        model = spec.backbone_config(words.get_vocab_size())
+        codes = encode_images(spec.vq, params, data.images, spec.workdir / f"codes-{fingerprint(path)[:12]}.npy")
+        prompts = EmojiPrompts(words, model)
+        return cls(model, params, prompts, CaptionedCodes(data, codes, prompts, model.pad_id, model.unk_id))
+
+
+def _train_tokenizer(spec: EmojiSpec, data: emoji.EmojiData) -> None:
+    task = tokenizer_task(spec.vq, spec.tokenizer, spec.seed, data)
+    origin = {"vq": dataclasses.asdict(spec.vq), "data": len(data)}
+    params = fit(task, spec.tokenizer, spec.seed, spec.workdir, origin)
+    write_tensors(spec.export / "vq.safetensors", {"params": params["params"]}, EXPORT_DTYPE)
+
+
+def _train_backbone(spec: EmojiSpec, encoded: Encoded) -> None:
+    vectors = np.asarray(VQModel(spec.vq).apply(encoded.vq_params, method="code_vectors"))
+    draw = painter(spec, encoded)
+    task = backbone_task(encoded.model, spec.backbone, spec.seed, encoded.source, vectors, draw)
+    origin = {
+        "format": FORMAT,
+        "model": dataclasses.asdict(encoded.model),
+        "tokenizer": fingerprint(spec.export / "vq.safetensors"),
+        "data": len(encoded.source.data),
+    }
+    params = fit(task, spec.backbone, spec.seed, spec.workdir, origin)
+    write_config(spec.export, encoded.model, spec.vq)
+    with replacing(spec.export / "tokenizer.json") as temporary:
+        encoded.prompts.save(temporary)
+    write_tensors(spec.export / "model.safetensors", params, EXPORT_DTYPE)
+
+
+def _train_heads(spec: EmojiSpec, encoded: Encoded) -> None:
+    weights, model, source = needed(spec.export / "model.safetensors", "backbone"), encoded.model, encoded.source
+    params = read_tensors(weights, abstract_backbone(model), jnp.float32)
+    frozen = Frozen(LoadedModel(params, model), Grid(model.rows, model.cols), weights)
+    heads = train_draft_heads(frozen, source, spec.heads, spec.workdir, {})
+    limit, batch = spec.heads.report_images, spec.heads.smooth_l1.batch
+    write_report(
+        spec.workdir / "report",
+        nll_report(model, params, source, limit, batch),
+        vq_report(spec.vq, encoded.vq_params, source, limit, batch),
+        heads,
+        training_minutes(spec.workdir, spec.parts),
+        *_recognition(spec),
+    )
+
+
+def _recognition(spec: EmojiSpec) -> tuple[dict, str]:
+    """How many of the finished model's images are recognised, or why that was not measured."""
+    try:
+        return recognition(load(spec.export), Gallery.read(spec.data), spec.report_drawn)
+    except UserError as error:
+        return {}, f"Recognition was not measured: {error}"
+
+
+def painter(spec: EmojiSpec, encoded: Encoded) -> Callable[[Any], np.ndarray]:
+    """Returns params -> a sheet with an image of each sample prompt, drawn by `ar` with the model's own guidance."""
+    model, decoder, texts = encoded.model, AR(), spec.sample_prompts
+    grid = Grid(model.rows, model.cols)
+    frames = [encoded.prompts.frame(text) for text in texts]
+    prompts = PromptBatch.stack(frames, [encoded.prompts.frame("")] * len(texts), model.pad_id)
+    keys = image_keys(jnp.zeros(len(texts), jnp.uint32), jnp.zeros(len(texts), jnp.uint32))
+    sampler = sampler_of(model, model.cfg_scale, temperature=1.0, top_k=0, top_p=None)
+    to_pixels = jax.jit(lambda params, codes: to_uint8(VQModel(spec.vq).apply(params, codes, method="decode")))
+
+    def draw(params: Any) -> np.ndarray:
+        cache = make_cache(cache_spec(model, grid, *prompts.ids.shape, jnp.float32))
+        out = decode(LoadedModel(params, model), cache, prompts, Draw(keys, sampler), decoder=decoder, grid=grid)
+        pixels = to_pixels(encoded.vq_params, out.tokens.reshape(-1, grid.rows, grid.cols))
+        return image_grid(list(np.asarray(pixels)), columns=8)
+
+    return draw
+
+
+def needed(path: Path, stage: str) -> Path:
+    """The path, or a `UserError` that says which stage makes it."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist yet; run the stage {stage!r} first.")
+    return path

@@ -1,0 +1,130 @@
+"""What the training of draft heads for a published backbone is told, parsed once from a config like configs/emu3.py."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Self
+
+from ssd_jax.decode.base import Decoder
+from ssd_jax.decode.names import parse_decoder
+from ssd_jax.decode.presets import PRESETS
+from ssd_jax.errors import UserError, require_whole
+from ssd_jax.models.config import HeadsConfig, from_dict
+from ssd_jax.training.draft_heads import DraftHeadsSpec
+from ssd_jax.training.spec import PromptedSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class FromPrompts:
+    """Pictures that the backbone draws itself.
+
+    Attributes:
+        file: a prompt per line.
+        each: pictures of every prompt.
+        decoder: draws them; lossless.
+    """
+
+    file: str
+    each: int
+    decoder: Decoder
+
+
+@dataclasses.dataclass(frozen=True)
+class FromFolder:
+    """Pictures with captions that somebody else made; see `data.image_folder`."""
+
+    folder: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedSpec:
+    """A whole training.
+
+    Attributes:
+        weights, vq_weights: folders or names of the backbone's checkpoint, and of its image tokenizer's if that is
+            another.
+        architecture: that the checkpoint must have.
+        mesh: devices, such as "data:1,model:4"; None is one.
+        pictures: where they are from.
+        size: of the pictures, as `Pipeline.generate` takes it; None is the model's own.
+        data, pictures_per_file: the folder that keeps them as tokens, and how many it keeps in a file.
+        max_batch: pictures that are drawn or encoded at once.
+        heldout: pictures that are not trained on.
+        workdir: gets checkpoints, logs, the report and the folder export/.
+        heads: how the heads are trained.
+    """
+
+    weights: str
+    vq_weights: str | None
+    architecture: str
+    mesh: str | None
+    pictures: FromPrompts | FromFolder
+    size: str | None
+    data: Path
+    pictures_per_file: int
+    max_batch: int
+    heldout: int
+    workdir: Path
+    heads: DraftHeadsSpec
+
+    @classmethod
+    def parse(cls, config: Any) -> Self:
+        """From a `ConfigDict`; raises `UserError` for whatever can be seen to be wrong before a file is opened."""
+        if not config.weights:
+            raise UserError("No weights come with this config; say where they are with --config.weights=DIR.")
+        if bool(config.images) == bool(config.prompts_file):
+            raise UserError(
+                "Heads are trained on pictures: give either --config.images=DIR, a folder of pictures with captions, "
+                "or --config.prompts_file=FILE, and the model draws them."
+            )
+        if not 0 <= config.seed < 2**32:
+            raise UserError(f"config.seed must be between 0 and {2**32 - 1}, but is {config.seed}.")
+        for name in ("pictures_per_prompt", "pictures_per_file", "heldout", "max_batch", "report_images"):
+            require_whole(f"config.{name}", config[name], 1)
+        require_whole("config.window", config.window, 0)
+        heads = DraftHeadsSpec(
+            from_dict(HeadsConfig, config.heads_model.to_dict(), "config.heads_model"),
+            smooth_l1=PromptedSpec.parse(config.heads.to_dict(), "heads"),
+            overlap=PromptedSpec.parse(config.overlap.to_dict(), "overlap", least_steps=0),
+            seed=config.seed,
+            window=config.window,
+            report_images=config.report_images,
+        )
+        if config.images:
+            pictures = FromFolder(Path(config.images))
+        else:
+            pictures = FromPrompts(config.prompts_file, config.pictures_per_prompt, lossless(config.decoder))
+        return cls(
+            weights=config.weights,
+            vq_weights=config.vq_weights or None,
+            architecture=config.model.architecture,
+            mesh=config.mesh or None,
+            pictures=pictures,
+            size=config.size or None,
+            data=Path(config.data),
+            pictures_per_file=config.pictures_per_file,
+            max_batch=config.max_batch,
+            heldout=config.heldout,
+            workdir=Path(config.workdir),
+            heads=heads,
+        )
+
+    @property
+    def export(self) -> Path:
+        """The folder of the finished heads."""
+        return self.workdir / "export"
+
+    @property
+    def report(self) -> Path:
+        """The file that says what they are worth."""
+        return self.workdir / "report.md"
+
+
+def lossless(text: str) -> Decoder:
+    """The decoder of a config; raises `UserError` for one that does not draw what the model would."""
+    decoder = parse_decoder(text)
+    if not decoder.lossless:
+        fitting = ", ".join(name for name, preset in PRESETS.items() if preset.lossless and not any(preset.heads))
+        raise UserError(
+            f"The decoder {text} does not draw what the model would; to train on, choose a lossless one: {fitting}."
+        )
+    return decoder
