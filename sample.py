@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import re
 import sys
-import warnings
 from pathlib import Path
 
 import jax
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 import ssd_jax
 from ssd_jax import entry
+from ssd_jax.backbones.prompting import doubts
 from ssd_jax.config_models import find_models
 from ssd_jax.decode.names import parse_decoder, parse_decoders
 from ssd_jax.decode.stretches import widest
@@ -107,11 +107,8 @@ def draw(args: argparse.Namespace, config, prompts: list[str], decoders: dict) -
         print(RANDOM_NOTE)
     for decoder in decoders.values():
         pipe.require(decoder, args.size)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        pipe.warn_unknown([*prompts, args.negative_prompt or ""])
-    for warning in caught if is_first() else ():
-        print(f"warning: {warning.message}", file=sys.stderr)
+    for sentence in doubts(pipe.prompts, [*prompts, args.negative_prompt or ""]) if is_first() else ():
+        print(f"warning: {sentence}", file=sys.stderr)
     options = dict(
         num_images=args.num_images,
         seed=args.seed,

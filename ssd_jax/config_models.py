@@ -7,9 +7,11 @@ from typing import NamedTuple
 from ssd_jax.backbones import backbone_of
 from ssd_jax.errors import UserError
 from ssd_jax.loading import find_folder_here
-from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict
+from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
+from ssd_jax.models.config_json import from_dict
 from ssd_jax.models.vq_models import AnyVQConfig
-from ssd_jax.weights.load import describe_heads, heads_file, read_config
+from ssd_jax.weights.heads_file import describe_heads, heads_file
+from ssd_jax.weights.load import read_config
 from ssd_jax.weights.store import is_there
 
 

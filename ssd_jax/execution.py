@@ -5,6 +5,9 @@ import dataclasses
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from ssd_jax.request import whole_batch
+from ssd_jax.sharding import DATA
+
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
@@ -17,3 +20,7 @@ class Execution:
     dtype: jnp.dtype
     mesh: Mesh | None = None
     attention: str = "plain"
+
+    def whole_rows(self, batch: int, guided: bool) -> int:
+        """The next batch of images whose rows, those of guidance included, fill the data axis of the mesh."""
+        return whole_batch(batch, guided, 1 if self.mesh is None else self.mesh.shape[DATA])

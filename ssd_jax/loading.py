@@ -24,9 +24,11 @@ from ssd_jax.pipeline import Pipeline
 from ssd_jax.room import require_room
 from ssd_jax.shapes import bucket
 from ssd_jax.sharding import DATA, abstract, check_divides, make_mesh
+from ssd_jax.weights.heads_file import heads_file, read_heads_config
 from ssd_jax.weights.hub import download, find_local, is_hub_id
-from ssd_jax.weights.load import heads_file, read_backbone, read_config, read_heads_config, read_tensors
+from ssd_jax.weights.load import read_backbone, read_config
 from ssd_jax.weights.store import find_weights, is_there
+from ssd_jax.weights.tensors import read_tensors
 
 QUANTIZE = ("int8",)
 """What `load(quantize=)` may say."""

@@ -1,8 +1,7 @@
 """What users hold: a loaded model that turns prompts into pictures."""
 
-import time
-import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +12,22 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from ssd_jax.backbones.prompting import grid_of
-from ssd_jax.cache import CacheSpec
-from ssd_jax.compiling import compiled
 from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.bound import Draw
-from ssd_jax.decode.engine import cache_sharding, cache_spec, decode, make_cache
 from ssd_jax.decode.presets import PRESETS, find_decoder, require_fits, require_heads
 from ssd_jax.errors import LARGEST, require_text, require_whole
 from ssd_jax.execution import Execution
-from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
-from ssd_jax.models.forced import window_of
 from ssd_jax.models.loaded import LoadedModel
 from ssd_jax.models.products import describe
 from ssd_jax.models.vq_models import AnyVQConfig
 from ssd_jax.origin import Origin
 from ssd_jax.pictures import Pictures
+from ssd_jax.programs import Programs
 from ssd_jax.prompts.batch import PromptBatch
-from ssd_jax.request import Output, guidance_of, images_of_call, sampler_of, whole_batch
-from ssd_jax.room import require_room
+from ssd_jax.request import Output, guidance_of, images_of_call, sampler_of
 from ssd_jax.sampling import image_keys
-from ssd_jax.sharding import DATA, replicate, using
-from ssd_jax.teacher import checked, visual_logits, visual_nll
+from ssd_jax.teacher import visual_logits, visual_nll
 
 
 class Pipeline:
@@ -46,15 +39,13 @@ class Pipeline:
         vq_config: what config.json says of the VQ tokenizer.
         execution: dtype, devices and attention. The VQ tokenizer is on one device.
         pictures: the VQ tokenizer.
+        programs: what was compiled of the model.
     """
 
     def __init__(self, origin: Origin, model: LoadedModel, vq_config: AnyVQConfig, execution: Execution):
         self.origin, self.model, self.vq_config, self.execution = origin, model, vq_config, execution
         self.pictures = Pictures(origin, model.config, vq_config)
-        self._prompts: Any = None
-        self._programs: dict[Any, Any] = {}
-
-    # -- prompts to pictures
+        self.programs = Programs(model, execution)
 
     def generate(
         self,
@@ -79,27 +70,24 @@ class Pipeline:
             decoder: a preset's name or a decoder dataclass.
             num_images: pictures per prompt.
             seed: one for all prompts, or one for each. The noise of (prompt, seed) does not depend on what else is in
-                the call, and where products have the same bits in every batch (bfloat16 on a CPU), neither does the
-                picture; equal prompts are numbered in order of appearance and differ.
+                the call, nor does the picture where products have the same bits in every batch (bfloat16 on a CPU);
+                equal prompts are numbered and differ.
             cfg_scale: classifier-free guidance, from -1000 to 1000, so that what is reckoned with it stays finite; None
                 is the model's own default, 1 turns it off and halves the work.
             temperature: 0 takes the most likely code everywhere; otherwise from 0.001 to 1000, what float32 can tell.
             top_k, top_p: keep the k most likely codes, or the most likely ones up to this mass; None is the model's
                 default (top_k) or off (top_p). top_k 0 is off. The most likely code is always kept.
             negative_prompt: what the guidance leads away from; None is the model's own: Emu3's published text,
-                otherwise no prompt. Lumina-mGPT and Janus-Pro are published without negative prompts; here one takes
-                the frame of a prompt, which they were never trained to be led away from.
+                otherwise no prompt. Lumina-mGPT and Janus-Pro were not trained to be led away from one.
             size: (height, width) of the pictures in pixels, or text: "512x768", height first, or, for Emu3, an aspect
                 ratio "16:9", width first. None is the size the model was trained on.
             max_batch: at most so many pictures at once; None decodes all together. On a mesh it is rounded up to what
                 fills the data axis.
             pixels: False gives tokens alone, and takes no image tokenizer.
-            max_passes: stop after so many passes, the prefill included, for timings: what is not final by then is a
-                draft or 0. None: when the pictures are finished.
+            max_passes: stop after so many passes, the prefill included: what is not final by then is a draft or 0.
         Raises:
             UserError: a value out of range or of another type, an unknown decoder, a window larger than the picture,
-                draft heads or a file that is missing, a batch that does not fit in memory, more pictures than
-                `request.MOST_IMAGES`.
+                draft heads or a file that is missing, a batch that does not fit in memory, too many pictures.
         """
         texts, seeds, numbers = images_of_call(prompts, num_images, seed)
         decoder = find_decoder(decoder)
@@ -115,19 +103,17 @@ class Pipeline:
         frames, negatives = zip(*(self.prompts.pair(text, negative_prompt, grid) for text in texts), strict=True)
         if pixels:
             self.pictures.params  # noqa: B018 - a damaged file is reported before the work, not after it
-        batch = self.whole_rows(min(len(texts), max_batch), guided)
-        parts, seconds, compile_seconds = [], 0.0, 0.0
+        batch = self.execution.whole_rows(min(len(texts), max_batch), guided)
+        parts = []
         for start in range(0, len(texts), batch):
             part = [min(index, len(texts) - 1) for index in range(start, start + batch)]  # a short last batch is filled
             given, away = ([rows[index] for index in part] for rows in (frames, negatives))
             batched = PromptBatch.stack(given, away if guided else None, self.config.pad_id)
             keys = image_keys(jnp.array([seeds[i] for i in part], jnp.uint32), jnp.array([numbers[i] for i in part]))
             draw = Draw(keys, sampler, None if max_passes is None else jnp.int32(max_passes))
-            decoded, taken, compiling = self._decode(batched, draw, decoder, grid)
-            count = min(batch, len(texts) - start)
-            parts.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:count], decoded))
-            seconds, compile_seconds = seconds + taken, compile_seconds + compiling
-        tokens, passes, trace = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+            parts.append(self.programs.decode(batched, draw, decoder, grid))
+        seconds, compile_seconds = (sum(part[place] for part in parts) for place in (3, 4))
+        tokens, passes, trace = (np.concatenate([part[place] for part in parts])[: len(texts)] for place in range(3))
         shape = (-1, grid.rows, grid.cols)
         tokens = tokens.reshape(shape)
         parts = [tokens[start : start + batch] for start in range(0, len(tokens), batch)] if pixels else []
@@ -201,41 +187,6 @@ class Pipeline:
         """How the backbone's matrices are quantised: "int8", or "" if they are not."""
         return "int8" if any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(self.params)) else ""
 
-    def _decode(self, prompts: PromptBatch, draw: Draw, decoder: Decoder, grid: Grid):
-        """Runs the compiled program of these shapes; returns ((tokens, passes, trace), seconds, compile seconds)."""
-        spec = cache_spec(self.config, grid, *prompts.ids.shape, self.dtype, self.attention)
-        model = self.model if any(decoder.heads) else self.model.replace(heads=None)
-        self._require_room(spec, draw.keys.size, decoder, grid)
-        arguments = (model, make_cache(spec, self.mesh), *replicate((prompts, draw), self.mesh))
-        shapes = (prompts.ids.shape, decoder, prompts.guided, grid, draw.limit is None)
-        compiling = 0.0
-        if shapes not in self._programs:
-            start = time.perf_counter()
-            with using(self.mesh, self.config):
-                self._programs[shapes] = compiled(decode.lower(*arguments, decoder=decoder, grid=grid))
-            compiling = time.perf_counter() - start
-        start = time.perf_counter()
-        out = jax.block_until_ready(self._programs[shapes](*arguments))
-        return (out.tokens, out.passes, out.trace), time.perf_counter() - start, compiling
-
-    def _require_room(self, spec: CacheSpec, images: int, decoder: Decoder, grid: Grid) -> None:
-        """Raises `UserError`, before anything is allocated, if a batch's cache and the distributions of its widest pass
-        would not fit in memory."""
-        stretches = decoder.stretches(grid, self.head_counts[0])
-        outputs = max(stretch.outputs for stretch in stretches)
-        logits = jax.ShapeDtypeStruct((images, outputs, self.config.visual_size), jnp.float32)
-        cache = spec.abstract(cache_sharding(spec, self.mesh))
-        batch = f"A batch of {images} ({grid.rows} x {grid.cols} tokens each)"
-        said = f"{batch} does not fit in memory, draw fewer at once (max_batch): it needs"
-        require_room({"keys and values": cache, "distributions": logits}, self.mesh, said)
-
-    def whole_rows(self, batch: int, guided: bool) -> int:
-        """The next batch of pictures whose rows, those of guidance included, fill the data axis of the mesh."""
-        parts = 1 if self.mesh is None else self.mesh.shape[DATA]
-        return whole_batch(batch, guided, parts)
-
-    # -- teacher forcing, pixels
-
     def visual_logits(
         self,
         prompt_ids: np.ndarray,
@@ -245,8 +196,7 @@ class Pipeline:
     ) -> jax.Array:
         """The logits that predict each code from the prompt and all earlier codes.
 
-        The backbone sees a window at a time, but the result is whole: for a picture of Emu3 1.06 GB a row. `visual_nll`
-        keeps one number of each code instead.
+        The result is whole: for a picture of Emu3 1.06 GB a row. `visual_nll` keeps one number of each code instead.
 
         Args:
             prompt_ids: int32 [B, S], taken verbatim.
@@ -256,10 +206,9 @@ class Pipeline:
         Returns:
             float32 [B, R*C, V].
         Raises:
-            UserError: arrays of other shapes; codes that do not fill the grid; ids or codes that the model does not
-                have.
+            UserError: arrays of other shapes; codes that do not fill the grid; ids or codes the model does not have.
         """
-        return self._forced(visual_logits, prompt_ids, codes, grid, prompt_mask)
+        return self.programs.read(visual_logits, prompt_ids, codes, grid, prompt_mask)
 
     def visual_nll(
         self,
@@ -284,29 +233,7 @@ class Pipeline:
         scale = guidance_of(self.config, cfg_scale)
         guided = scale != 1.0
         rows = np.concatenate([codes, codes]) if guided and np.ndim(codes) else codes
-        return self._forced(visual_nll, prompt_ids, rows, grid, prompt_mask, jnp.float32(scale), guided=guided)
-
-    def _forced(
-        self,
-        program: Any,
-        prompt_ids: np.ndarray,
-        codes: np.ndarray,
-        grid: tuple[int, int] | None,
-        prompt_mask: np.ndarray | None,
-        *rest: jax.Array,
-        **options: bool,
-    ) -> jax.Array:
-        """Checks what is given and runs one of the programs of `teacher`, compiled as decoding programs are."""
-        grid = Grid(*(grid or (self.config.rows, self.config.cols)))
-        given = checked(self.config, grid, prompt_ids, codes, prompt_mask)
-        arguments = (self.params, *replicate((*given, *rest), self.mesh))
-        window = window_of(self.config, grid, *given[0].shape)
-        static = dict(config=self.config, grid=grid, window=window, attention=self.attention, **options)
-        shapes = (given[0].shape, program, *static.values())
-        if shapes not in self._programs:
-            with using(self.mesh, self.config):
-                self._programs[shapes] = compiled(program.lower(*arguments, **static))
-        return self._programs[shapes](*arguments)
+        return self.programs.read(visual_nll, prompt_ids, rows, grid, prompt_mask, jnp.float32(scale), guided=guided)
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Pictures uint8 [B, H, W, 3] to codes int32 [B, R, C]."""
@@ -316,19 +243,7 @@ class Pipeline:
         """Codes int32 [B, R, C] to pictures uint8 [B, H, W, 3]."""
         return self.pictures.decode(codes)
 
-    # -- parts that are read when they are first needed
-
-    @property
+    @cached_property
     def prompts(self) -> Any:
         """Text to ids; read on first use, so a folder without tokenizer.json loads."""
-        if self._prompts is None:
-            self._prompts = self.origin.prompts(self.config)
-        return self._prompts
-
-    def warn_unknown(self, prompts: Sequence[str]) -> None:
-        """Warns of words that the backbone never saw (it draws the unknown word) and of texts without words."""
-        for text in prompts:
-            if text.strip() and not self.prompts.words(text):
-                warnings.warn(f"the model can read no word of {text!r} and draws without a prompt", stacklevel=2)
-        for word in dict.fromkeys(word for text in prompts for word in self.prompts.unknown(text)):
-            warnings.warn(f"the model does not know the word {word!r}", stacklevel=2)
+        return self.origin.prompts(self.config)

@@ -32,8 +32,9 @@ from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq
 from ssd_jax.pipeline import Pipeline
 from ssd_jax.prompts.stand_in import StandIn
 from ssd_jax.sharding import abstract
-from ssd_jax.weights.load import heads_file, read_tensors
+from ssd_jax.weights.heads_file import heads_file
 from ssd_jax.weights.mapping import flatten, unflatten
+from ssd_jax.weights.tensors import read_tensors
 
 NAME = "random"
 """What --weights says for such a model."""

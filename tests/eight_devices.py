@@ -125,8 +125,8 @@ def main(folder: str, *others: str) -> None:
         parts = {name: leaf.addressable_shards[0].data.shape for name, leaf in flatten(pipe.params).items()}
         for decoder in decoders:
             made = pipe.generate(PROMPTS, decoder=decoder)
-            hlo = next(iter(pipe._programs.values())).as_text()
-            pipe._programs.clear()
+            hlo = next(iter(pipe.programs.compiled.values())).as_text()
+            pipe.programs.compiled.clear()
             cache = re.search(r"f32\[(\d+,\d+,\d+,8)\]\S* parameter\(", hlo)
             copies = re.findall(rf"f32\[{cache[1]}\]\S* copy(?:-start)?\(", hlo[hlo.index("%") : hlo.index("\nENTRY")])
             out.append(

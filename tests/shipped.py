@@ -172,7 +172,7 @@ def pictures(pipe, steady: bool) -> dict[str, list[int]]:
 def cache_moves(pipe) -> list[str]:
     """Lines of the compiled loops that convert or copy a layer of the cache, or copy the scores (see hlo.py)."""
     found, c, grid = [], pipe.config, Grid(pipe.config.rows, pipe.config.cols)
-    for (shape, decoder, *_), program in pipe._programs.items():
+    for (shape, decoder, *_), program in pipe.programs.compiled.items():
         slots = shape[1] + grid.size
         layer = shape[0] * c.kv_heads * slots * c.head_dim
         scores = shape[0] * c.heads * decoder.width(grid) * slots

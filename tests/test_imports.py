@@ -32,7 +32,7 @@ LAYERS = [
     {"prompts"},
     {"backbones"},
     {"decode", "data", "training", "weights", "sharding", "room", "distributed", "checkpoint", "request", "teacher"},
-    {"pipeline", "pictures", "origin", "execution"},
+    {"pipeline", "programs", "pictures", "origin", "execution"},
     {"loading", "config_models", "random_weights", "opening"},
     {"entry", "bench", "eval", "recipes", "plan"},
     {""},
@@ -42,7 +42,15 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Further limits inside the layers.
 BINDING = ("decode.bound", "decode.engine")  # the others receive a verifier and know no model
 NOT_FOR_PURE_DECODE = ("models", "backbones", "weights", *BINDING)
-WEIGHTS_MAY_IMPORT = ("models.config", "models.vq_config", "models.int8", "backbones", "sharding", "weights")
+WEIGHTS_MAY_IMPORT = (
+    "models.config",
+    "models.config_json",
+    "models.vq_config",
+    "models.int8",
+    "backbones",
+    "sharding",
+    "weights",
+)
 WEIGHTS_MAY_IMPORT += ("errors", "files")
 SHARED = {"__init__", "base", "fields", "hf_config", "hf_vq", "prompting"}  # files of backbones/ that are no rooms
 ROOMS = {path.stem for path in (PACKAGE / "backbones").glob("*.py")} - SHARED  # others find them in __init__'s table
@@ -263,3 +271,40 @@ def test_the_library_keeps_the_rules():
         module = ".".join(parts[:-1] if is_package else parts)
         found += faults(module, path.read_text(encoding="utf-8"), is_package)
     assert not found, "\n".join(found)
+
+
+def rooms(path: Path) -> str:
+    """The folder, or loose module, of the package that a file belongs to."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    """Names in a circle of those that need each other, and all that need one of these; empty without circles."""
+    left = dict(graph)
+    while free := [name for name, needed in left.items() if not needed & left.keys()]:
+        for name in free:
+            del left[name]
+    return sorted(left)
+
+
+def test_a_circle_is_found():
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+
+
+def test_no_room_imports_itself_through_another():
+    """Also inside a layer, whose rooms may use each other: a circle of rooms is one room with walls in the way."""
+    graph: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        if path == PACKAGE / "__init__.py":
+            continue
+        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        names = imported_names(ast.parse(path.read_text(encoding="utf-8")), module, path.name == "__init__.py")
+        needed = {name.split(".")[1] for _, name in names if name.startswith("ssd_jax.")} & RANK.keys()
+        graph.setdefault(rooms(path), set()).update(needed - {rooms(path)})
+    assert cycle(graph) == []
+
+
+def test_a_file_is_read_in_one_sitting():
+    long = {path.name: lines for path in PACKAGE.rglob("*.py") if (lines := len(path.read_text().splitlines())) > 250}
+    assert not long

@@ -16,10 +16,10 @@ from safetensors.numpy import save_file
 from ssd_jax.backbones import PUBLISHED
 from ssd_jax.backbones.hf_config import from_hf
 from ssd_jax.models.transformer import abstract_backbone
-from ssd_jax.weights.load import read_tensors
 from ssd_jax.weights.mapping import Source, flatten
 from ssd_jax.weights.names import find_sources
 from ssd_jax.weights.store import INDEX_SUFFIX
+from ssd_jax.weights.tensors import read_tensors
 
 VALUES = {
     "model_type": "Emu3", "vocab_size": 8192, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 16,

@@ -17,9 +17,10 @@ from ssd_jax.backbones import PUBLISHED
 from ssd_jax.backbones.hf_config import from_hf
 from ssd_jax.models.config import HeadsConfig
 from ssd_jax.models.transformer import abstract_backbone
-from ssd_jax.weights import hub, load
+from ssd_jax.weights import hub
 from ssd_jax.weights.export import heads_metadata, write_tensors
-from ssd_jax.weights.load import fingerprint, read_backbone, read_config, read_heads_config
+from ssd_jax.weights.heads_file import read_heads_config
+from ssd_jax.weights.load import fingerprint, read_backbone, read_config
 from ssd_jax.weights.mapping import Source, flatten
 from ssd_jax.weights.names import find_sources
 from ssd_jax.weights.store import INDEX_SUFFIX, WeightsError, find_weights
@@ -287,7 +288,7 @@ def test_damage_is_told_before_anything_is_read(good, tmp_path, monkeypatch, cas
     damage, words = DAMAGE[case]
     folder = Path(shutil.copytree(good, tmp_path / "folder"))
     damage(folder)
-    monkeypatch.setattr(load, "_read", lambda *_: pytest.fail("a tensor was read"))
+    monkeypatch.setattr("ssd_jax.weights.tensors._read", lambda *_: pytest.fail("a tensor was read"))
     words = re.escape(words).replace(r"\.\*", ".*")
     with pytest.raises(WeightsError, match=words) as error:
         ssd_jax.load(folder)

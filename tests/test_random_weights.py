@@ -14,7 +14,8 @@ from ssd_jax.models.config import HeadsConfig
 from ssd_jax.opening import is_random, open_model
 from ssd_jax.random_weights import ENTROPY, draw, load_random
 from ssd_jax.weights.export import write_tensors
-from ssd_jax.weights.load import FORMAT, HEADS_KEY
+from ssd_jax.weights.heads_file import HEADS_KEY
+from ssd_jax.weights.load import FORMAT
 from ssd_jax.weights.mapping import flatten
 
 TINY = ("configs/emu3.py:tiny", "configs/lumina_mgpt.py:tiny", "configs/janus_pro.py:tiny")

@@ -19,7 +19,8 @@ from safetensors.numpy import load_file, save_file
 import sample
 import ssd_jax
 from ssd_jax import entry
-from ssd_jax.models.config import HeadsConfig, ModelConfig, from_dict
+from ssd_jax.models.config import HeadsConfig, ModelConfig
+from ssd_jax.models.config_json import from_dict
 from ssd_jax.models.heads import abstract_heads
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.weights.export import heads_metadata, write_tensors

@@ -32,7 +32,7 @@ from ssd_jax.training.metrics import MetricLog, read_log
 from ssd_jax.training.spec import StageSpec, TokenizerSpec
 from ssd_jax.training.step import init_state, make_optimizer, make_step, schedule
 from ssd_jax.training.tokenizer import tokenizer_task
-from ssd_jax.weights.load import read_heads_config
+from ssd_jax.weights.heads_file import read_heads_config
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("tokenizer", "backbone", "heads", "overlap")  # "overlap" is the second part of config.stage "heads"

@@ -32,7 +32,8 @@ from ssd_jax.data.self_distillation import draw_missing, jobs, picture_seed
 from ssd_jax.data.token_shards import TokenShards
 from ssd_jax.errors import UserError
 from ssd_jax.layout import Grid
-from ssd_jax.models.config import HeadsConfig, ModelConfig, from_dict
+from ssd_jax.models.config import HeadsConfig, ModelConfig
+from ssd_jax.models.config_json import from_dict
 from ssd_jax.models.heads import init_heads
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.recipes import published_heads

@@ -19,9 +19,11 @@ from ssd_jax.models.vq import VQModel
 from ssd_jax.models.vq_models import abstract_vq
 from ssd_jax.weights import export
 from ssd_jax.weights.export import heads_metadata, write_config, write_heads_card, write_tensors
-from ssd_jax.weights.load import fingerprint, read_config, read_heads_config, read_metadata, read_tensors
+from ssd_jax.weights.heads_file import read_heads_config
+from ssd_jax.weights.load import fingerprint, read_config, read_metadata
 from ssd_jax.weights.mapping import flatten, unflatten
 from ssd_jax.weights.store import WeightsError
+from ssd_jax.weights.tensors import read_tensors
 
 MODEL = ModelConfig(
     vocab_size=40, visual_offset=8, visual_size=32, layers=2, width=32, mlp_width=64, heads=2, kv_heads=1,

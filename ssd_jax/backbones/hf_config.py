@@ -12,7 +12,8 @@ from typing import Any
 from ssd_jax.backbones import PUBLISHED
 from ssd_jax.backbones.base import Published
 from ssd_jax.errors import is_whole, shown
-from ssd_jax.models.config import NONE, SPECIAL, UNKNOWN, ConfigError, ModelConfig, from_dict
+from ssd_jax.models.config import NONE, SPECIAL, UNKNOWN, ConfigError, ModelConfig
+from ssd_jax.models.config_json import from_dict
 
 SIZES = {
     "vocab_size": "vocab_size",

@@ -1,15 +1,16 @@
 """From a checkpoint folder to its prompts, and from the size of a picture to a token grid that the backbone draws."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from ssd_jax.backbones import backbone_of
 from ssd_jax.backbones.base import Prompts, TokenizerFiles
-from ssd_jax.errors import UserError
+from ssd_jax.errors import UserError, shown
 from ssd_jax.layout import Grid
-from ssd_jax.models.config import HIGHEST, ModelConfig, read_json
+from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.config_json import HIGHEST, read_json
 from ssd_jax.prompts import TOKENIZER_NAME, read_tokenizer
 
 
@@ -45,3 +46,15 @@ def _published_tokenizer(folder: Path, own: TokenizerFiles | None) -> Tokenizer:
     if not (folder / own.names[0]).is_file():
         raise UserError(f"{folder} has neither {TOKENIZER_NAME} nor {own.names[0]}, so prompts cannot be read.")
     return own.read(folder)
+
+
+def doubts(prompts: Prompts, texts: Sequence[str]) -> list[str]:
+    """A sentence for every text without words, and for every word that the backbone never saw: it draws the unknown
+    word instead."""
+    said = [
+        f"the model can read no word of {shown(text)} and draws without a prompt"
+        for text in texts
+        if text.strip() and not prompts.words(text)
+    ]
+    unknown = dict.fromkeys(word for text in texts for word in prompts.unknown(text))
+    return said + [f"the model does not know the word {shown(word)}" for word in unknown]

@@ -70,7 +70,7 @@ class Clock:
         self.horizontal = pipe.head_counts[0]
         self._pipe, self._repeats = pipe, repeats
         self._guided = config.cfg_scale != 1.0
-        self._batch = pipe.whole_rows(1, self._guided)
+        self._batch = pipe.execution.whole_rows(1, self._guided)
         self._known: dict[Verify | Draft, float] = {}
 
     def split(self, decoder: Decoder, passes: float | None = None) -> dict[str, float]:

@@ -40,7 +40,7 @@ class Gallery:
 
     @classmethod
     def read(cls, folder: Path) -> "Gallery":
-        """From a data folder that `ssd_jax.data.emoji.build` wrote; raises `UserError` if it is none."""
+        """From a data folder that `ssd_jax.data.emoji_build.build` wrote; raises `UserError` if it is none."""
         folder = Path(folder)
         try:
             data = emoji.load(folder)

@@ -47,7 +47,7 @@ def token_nll(
     # One width for all, so that there is one program.
     batched = PromptBatch.stack(frames, negatives, pipe.config.pad_id)
     batched = batched if guided else batched.conditional()
-    batch = pipe.whole_rows(min(batch, len(prompts)), guided)
+    batch = pipe.execution.whole_rows(min(batch, len(prompts)), guided)
     out = []
     for start in range(0, len(prompts), batch):
         rows = np.resize(np.arange(start, min(start + batch, len(prompts))), batch)

@@ -3,7 +3,8 @@
 import dataclasses
 
 from ssd_jax.errors import shown
-from ssd_jax.models.config import HIGHEST, LEVELS, ConfigError
+from ssd_jax.models.config import ConfigError
+from ssd_jax.models.config_json import HIGHEST, LEVELS
 
 GROUPS = 32
 """Groups of every GroupNorm in the published tokenizers."""

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssd_jax.backbones.emoji import EmojiPrompts
-from ssd_jax.data import emoji
+from ssd_jax.data import emoji, emoji_build
 from ssd_jax.data.captioned import CaptionedCodes
 from ssd_jax.data.encoding import encode_images
 from ssd_jax.decode.ar import AR
@@ -45,7 +45,8 @@ from ssd_jax.training.metrics import require_plots
 from ssd_jax.training.tokenizer import tokenizer_task
 from ssd_jax.viz import grid as image_grid
 from ssd_jax.weights.export import write_config, write_tensors
-from ssd_jax.weights.load import FORMAT, fingerprint, read_tensors
+from ssd_jax.weights.load import FORMAT, fingerprint
+from ssd_jax.weights.tensors import read_tensors
 
 
 def run(spec: EmojiSpec) -> Path:
@@ -75,7 +76,7 @@ def open_data(spec: EmojiSpec) -> emoji.EmojiData:
     """The images under `spec.data`, drawn from the installed packages if they are not there yet."""
     if not (spec.data / "index.json").exists():
         try:
-            emoji.build(spec.data, styles=spec.styles, limit=spec.limit or None)
+            emoji_build.build(spec.data, styles=spec.styles, limit=spec.limit or None)
         except (ImportError, ValueError, OSError) as error:
             raise UserError(str(error)) from None
     data = emoji.load(spec.data)

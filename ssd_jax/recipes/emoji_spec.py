@@ -8,7 +8,8 @@ from typing import Any, Self
 from ssd_jax.data.emoji import SIZE
 from ssd_jax.data.emoji_sources import STYLES
 from ssd_jax.errors import UserError, require_one_of, require_whole
-from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig, from_dict
+from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
+from ssd_jax.models.config_json import from_dict
 from ssd_jax.prompts import SPECIALS
 from ssd_jax.training.draft_heads import DraftHeadsSpec
 from ssd_jax.training.spec import BackboneSpec, PromptedSpec, StageSpec, TokenizerSpec

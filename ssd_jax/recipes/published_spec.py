@@ -8,7 +8,8 @@ from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.names import parse_decoder
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.errors import UserError, require_whole
-from ssd_jax.models.config import HeadsConfig, from_dict
+from ssd_jax.models.config import HeadsConfig
+from ssd_jax.models.config_json import from_dict
 from ssd_jax.training.draft_heads import DraftHeadsSpec
 from ssd_jax.training.spec import PromptedSpec
 

@@ -26,7 +26,7 @@ from ssd_jax.training.loop import Task, fit
 from ssd_jax.training.spec import PromptedSpec
 from ssd_jax.training.spread import gathered, spread
 from ssd_jax.weights.export import heads_metadata, write_heads_card, write_tensors
-from ssd_jax.weights.load import read_tensors
+from ssd_jax.weights.tensors import read_tensors
 
 EXPORT_DTYPE = jnp.bfloat16
 

@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 
 from ssd_jax.files import replacing
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
-from ssd_jax.weights.load import CONFIG_NAME, FORMAT, HEADS_KEY, fingerprint
+from ssd_jax.weights.heads_file import HEADS_KEY
+from ssd_jax.weights.load import CONFIG_NAME, FORMAT, fingerprint
 from ssd_jax.weights.mapping import flatten
 
 CARD_NAME = "README.md"
