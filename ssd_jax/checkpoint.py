@@ -1,10 +1,19 @@
 """Training state on disk: a thin layer over orbax, so that a change of its API touches this file alone."""
 
+import errno
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+
+from ssd_jax.errors import UserError
+from ssd_jax.files import megabytes, require_space
+
+FULL = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
+"""What the system says where a disk, a quota or a file is full."""
 
 
 class Checkpoints:
@@ -17,16 +26,31 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 2):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        self._folder = folder.resolve()
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest(self) -> int | None:
         """Step of the newest complete state, or None."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any) -> None:
-        """Writes a pytree of arrays under `step`; returns when it is on disk."""
-        self._manager.save(step, args=ocp.args.StandardSave(state))
-        self._manager.wait_until_finished()
+        """Writes a pytree of arrays under `step`; returns when it is on disk.
+
+        Raises `UserError` if there is no room for it; a training that is started again with more goes on behind the
+        state before.
+        """
+        what, size = f"The state of step {step}", sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        require_space(self._folder, size, what)
+        try:
+            self._manager.save(step, args=ocp.args.StandardSave(state))
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:  # tensorstore's are ValueErrors
+            full = next((reason for reason in FULL if reason in str(error)), None)
+            if full is None:
+                raise
+            for partial in self._folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(f"{what} ({megabytes(size)}) cannot be written to {self._folder}: {full}.") from None
 
     def restore(self, step: int, like: Any) -> Any:
         """Reads the state of `step` into the structure, shapes, dtypes and shardings of `like`, wherever it was when

@@ -1,9 +1,11 @@
 """What the entry points share: the compilation cache, and how a user's mistake is reported."""
 
+import errno
 import logging
 import math
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,9 @@ CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 """The config files of the checkout; an installed package has none."""
+
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENAMETOOLONG}
+"""Errors of the system that are nobody's mistake in here."""
 
 
 def compilation_cache() -> None:
@@ -88,14 +93,37 @@ def unknown_config(spec: str) -> UserError:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs an entry point; a `UserError` becomes one sentence on standard error and exit code 2."""
+    """Runs an entry point; a `UserError`, or a disk that is full, becomes one sentence on standard error and exit code
+    2. If whoever reads standard output has gone, the run ends as other programs do, without a word."""
     # orbax and absl tell of every file they touch; warnings are enough for people.
     logging.getLogger("absl").setLevel(logging.WARNING)
     compilation_cache()
     try:
         main()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        _silence_stdout()
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        what = error.filename or ("standard output" if _silence_stdout() else "a file")
+        print(f"error: {what} cannot be written: {error.strerror}.", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _silence_stdout() -> bool:
+    """Whether standard output cannot be written; what it still holds then goes nowhere, lest Python tell of it again
+    when it ends."""
+    try:
+        print(flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

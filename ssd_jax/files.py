@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,21 @@ def beside(path: Path) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Raises `UserError`, which calls them `what`, if files of so many bytes do not fit on a folder's disk. A quota is
+    not seen here."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{what} cannot be written to {folder}: {megabytes(needed)} are needed, {megabytes(free)} are free."
+        )
+
+
+def megabytes(count: int) -> str:
+    """A number of bytes for a message."""
+    return f"{count / 1e6:.1f} MB"
 
 
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp(\.\w+)?")

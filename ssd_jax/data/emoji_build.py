@@ -24,6 +24,8 @@ from ssd_jax.data.emoji import SIZE
 from ssd_jax.data.emoji_names import Emoji, code_key, emoji_table, require
 from ssd_jax.data.emoji_sources import STYLES, StyleMissing
 from ssd_jax.data.emoji_splits import assign_splits
+from ssd_jax.errors import UserError
+from ssd_jax.files import require_space
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -137,15 +139,19 @@ def _write(folder: Path, images: Sequence[np.ndarray], index: Mapping[str, objec
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        shape = (len(images), SIZE, SIZE, 3)
-        array = np.lib.format.open_memmap(partial / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-        for row, image in zip(array, images, strict=True):
-            row[...] = image
-        array.flush()
+        require_space(folder.parent, sum(image.nbytes for image in images), "The emoji images")
+        # Not through a memory map: where the disk is full, that kills the process.
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), SIZE, SIZE, 3)}
+        with (partial / "images.npy").open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for image in images:
+                file.write(image.tobytes())
         text = json.dumps(index, indent=1, ensure_ascii=False)
         (partial / "index.json").write_text(text + "\n", encoding="utf-8")
         partial.chmod(0o755)
         partial.replace(folder)
-    except BaseException:  # an interrupt too
+    except BaseException as error:  # an interrupt too
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise UserError(f"The emoji images cannot be written to {folder}: {error.strerror}.") from None
         raise
