@@ -35,7 +35,7 @@ from ssd_jax.plan.memory import scratch
 from ssd_jax.plan.report import render
 from ssd_jax.plan.this_machine import measure
 from ssd_jax.prompts.lines import read_lines
-from ssd_jax.request import guidance_of
+from ssd_jax.request import guidance_of, images_of_call, sampler_of
 from ssd_jax.results import Results, replacing_results
 from ssd_jax.viz import columns_for, comparison, frames, grid, heat_map, write_gif
 
@@ -90,7 +90,7 @@ def main() -> None:
     require_text("negative_prompt", args.negative_prompt or "")
     decoders = parse_decoders(args.compare) if args.compare is not None else {args.decoder: parse_decoder(args.decoder)}
     if args.plan:
-        print(plan(args, config, decoders))
+        print(plan(args, config, prompts, decoders))
         return
     entry.use_devices(args.mesh, args.coordinator, args.num_processes, args.process_id)
     with contextlib.ExitStack() as held:
@@ -128,7 +128,7 @@ def draw(args: argparse.Namespace, config, prompts: list[str], decoders: dict) -
         compare(args, decoders, options, pipe, prompts)
 
 
-def plan(args: argparse.Namespace, config, decoders: dict) -> str:
+def plan(args: argparse.Namespace, config, prompts: list[str], decoders: dict) -> str:
     """What the first of the decoders takes and how fast all of them can be, from shapes alone."""
     weights = config.weights if args.weights in (None, RANDOM) else args.weights
     models = find_models(config, args.config, weights, args.heads)
@@ -136,6 +136,8 @@ def plan(args: argparse.Namespace, config, decoders: dict) -> str:
         raise UserError("--plan=here is for the one device that is measured; leave --mesh out.")
     images = require_whole("max_batch", 1 if args.max_batch is None else args.max_batch, 1, None)
     scale = guidance_of(models.backbone, args.cfg_scale)
+    images_of_call(prompts, args.num_images, args.seed)  # a plan refuses what drawing would
+    sampler_of(models.backbone, scale, args.temperature, args.top_k, args.top_p)
     job, chips = job_for(models, args.mesh, args.size, images, scale, args.quantize, args.attention), CHIPS
     if args.plan == "here":
         job = dataclasses.replace(job, dtype=jnp.dtype(fast_dtype()), here=True)

@@ -41,13 +41,24 @@ jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_legacy_prng_key", "error")
 
 
+def pytest_addoption(parser):
+    """Options of tests/fuzz."""
+    parser.addoption("--fuzz_cases", type=int, default=40, help="odd inputs of every kind (default 40)")
+    parser.addoption("--fuzz_seed", type=int, default=0, help="other seeds, other inputs (default 0)")
+    parser.addoption("--fuzz_only", type=int, help="the seed of a single case")
+
+
 def pytest_terminal_summary(terminalreporter):
-    """Says how many pictures the exactness tests excused by a near-tie (they record both numbers)."""
+    """Says how many pictures the exactness tests excused by a near-tie, and what became of odd inputs."""
     reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
     recorded = [item for report in reports for item in report.user_properties]
     compared, excused = (sum(count for key, count in recorded if key == name) for name in ("compared", "excused"))
     if compared:
         terminalreporter.write_line(f"exactness: {excused} of {compared} pictures excused by a near-tie")
+    odd = {name: sum(count for key, count in recorded if key == name) for name in ("refused", "same", "ran", "failed")}
+    if any(odd.values()):
+        counts = ", ".join(f"{count} {name}" for name, count in odd.items())
+        terminalreporter.write_line(f"fuzz: {sum(odd.values())} odd inputs: {counts}")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -54,4 +54,7 @@ def _build(node: ast.expr) -> object:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
         kind = Group if node.func.id == Group.__name__ else KINDS[node.func.id]
         return kind(**{word.arg: _build(word.value) for word in node.keywords})
-    return ast.literal_eval(node)
+    try:
+        return ast.literal_eval(node)
+    except ValueError:  # whose message shows an object's address
+        raise ValueError("its options must be numbers, quoted names or a Group") from None

@@ -7,10 +7,11 @@ from typing import Any, Self
 
 from ssd_jax.data.emoji import SIZE
 from ssd_jax.data.emoji_sources import STYLES
-from ssd_jax.errors import UserError, require_one_of, require_whole
+from ssd_jax.errors import UserError, require_one_of
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
 from ssd_jax.models.config_json import from_dict
 from ssd_jax.prompts import SPECIALS
+from ssd_jax.recipes.section import Section
 from ssd_jax.training.draft_heads import DraftHeadsSpec
 from ssd_jax.training.spec import BackboneSpec, PromptedSpec, StageSpec, TokenizerSpec
 
@@ -50,45 +51,38 @@ class EmojiSpec:
     @classmethod
     def parse(cls, config: Any) -> Self:
         """From a `ConfigDict`; raises `UserError` for whatever can be seen to be wrong before a stage begins."""
-        require_one_of("stage", config.stage, ("all", *STAGES))
-        for name in ("report_images", "report_drawn"):
-            require_whole(f"config.{name}", config[name], 1)
-        require_whole("config.limit", config.limit, 0)
-        for style in config.styles:
+        given = Section(config)
+        stage, styles = given.text("stage"), given.texts("styles")
+        require_one_of("stage", stage, ("all", *STAGES))
+        for style in styles:
             require_one_of("style", style, tuple(STYLES))
-        if config.seed < 0:
-            raise UserError(f"config.seed must not be negative, but is {config.seed}.")
-        vq = from_dict(VQConfig, config.vq.to_dict(), "config.vq")
+        seed, vq = given.whole("seed", 0, None), from_dict(VQConfig, given.part("vq"), "config.vq")
         if SIZE % vq.stride:
             raise UserError(
                 f"config.vq: pictures of {SIZE} pixels have no whole number of codes of {vq.stride} pixels."
             )
-
-        def section(kind: type[StageSpec], name: str, least_steps: int = 1) -> Any:
-            return kind.parse(config[name].to_dict(), name, least_steps)
-
         heads = DraftHeadsSpec(
-            from_dict(HeadsConfig, config.heads_model.to_dict(), "config.heads_model"),
-            smooth_l1=section(PromptedSpec, "heads"),
-            overlap=section(PromptedSpec, "overlap", least_steps=0),
-            seed=config.seed,
+            from_dict(HeadsConfig, given.part("heads_model"), "config.heads_model"),
+            smooth_l1=PromptedSpec.parse(given.part("heads"), "heads"),
+            overlap=PromptedSpec.parse(given.part("overlap"), "overlap", least_steps=0),
+            seed=seed,
             window=0,
-            report_images=config.report_images,
+            report_images=given.whole("report_images", 1),
         )
         spec = cls(
-            stages=STAGES if config.stage == "all" else (config.stage,),
-            seed=config.seed,
-            workdir=Path(config.workdir),
-            data=Path(config.data),
-            styles=tuple(config.styles),
-            limit=config.limit,
+            stages=STAGES if stage == "all" else (stage,),
+            seed=seed,
+            workdir=Path(given.text("workdir")),
+            data=Path(given.text("data")),
+            styles=styles,
+            limit=given.whole("limit", 0),
             vq=vq,
-            model=config.model.to_dict(),
-            tokenizer=section(TokenizerSpec, "tokenizer"),
-            backbone=section(BackboneSpec, "backbone"),
+            model=given.part("model"),
+            tokenizer=TokenizerSpec.parse(given.part("tokenizer"), "tokenizer"),
+            backbone=BackboneSpec.parse(given.part("backbone"), "backbone"),
             heads=heads,
-            report_drawn=config.report_drawn,
-            sample_prompts=tuple(config.sample_prompts),
+            report_drawn=given.whole("report_drawn", 1),
+            sample_prompts=given.texts("sample_prompts"),
         )
         spec.backbone_config(len(SPECIALS) + 1)
         return spec

@@ -7,9 +7,10 @@ from typing import Any, Self
 from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.names import parse_decoder
 from ssd_jax.decode.presets import PRESETS
-from ssd_jax.errors import UserError, require_whole
+from ssd_jax.errors import UserError
 from ssd_jax.models.config import HeadsConfig
 from ssd_jax.models.config_json import from_dict
+from ssd_jax.recipes.section import Section
 from ssd_jax.training.draft_heads import DraftHeadsSpec
 from ssd_jax.training.spec import PromptedSpec
 
@@ -70,42 +71,36 @@ class PublishedSpec:
     @classmethod
     def parse(cls, config: Any) -> Self:
         """From a `ConfigDict`; raises `UserError` for whatever can be seen to be wrong before a file is opened."""
-        if not config.weights:
+        given = Section(config)
+        weights, images, prompts_file = (given.text(name) for name in ("weights", "images", "prompts_file"))
+        if not weights:
             raise UserError("No weights come with this config; say where they are with --config.weights=DIR.")
-        if bool(config.images) == bool(config.prompts_file):
+        if bool(images) == bool(prompts_file):
             raise UserError(
                 "Heads are trained on pictures: give either --config.images=DIR, a folder of pictures with captions, "
                 "or --config.prompts_file=FILE, and the model draws them."
             )
-        if not 0 <= config.seed < 2**32:
-            raise UserError(f"config.seed must be between 0 and {2**32 - 1}, but is {config.seed}.")
-        for name in ("pictures_per_prompt", "pictures_per_file", "heldout", "max_batch", "report_images"):
-            require_whole(f"config.{name}", config[name], 1)
-        require_whole("config.window", config.window, 0)
         heads = DraftHeadsSpec(
-            from_dict(HeadsConfig, config.heads_model.to_dict(), "config.heads_model"),
-            smooth_l1=PromptedSpec.parse(config.heads.to_dict(), "heads"),
-            overlap=PromptedSpec.parse(config.overlap.to_dict(), "overlap", least_steps=0),
-            seed=config.seed,
-            window=config.window,
-            report_images=config.report_images,
+            from_dict(HeadsConfig, given.part("heads_model"), "config.heads_model"),
+            smooth_l1=PromptedSpec.parse(given.part("heads"), "heads"),
+            overlap=PromptedSpec.parse(given.part("overlap"), "overlap", least_steps=0),
+            seed=given.whole("seed", 0, 2**32 - 1),
+            window=given.whole("window", 0),
+            report_images=given.whole("report_images", 1),
         )
-        if config.images:
-            pictures = FromFolder(Path(config.images))
-        else:
-            pictures = FromPrompts(config.prompts_file, config.pictures_per_prompt, lossless(config.decoder))
+        each, decoder = given.whole("pictures_per_prompt", 1), given.text("decoder")
         return cls(
-            weights=config.weights,
-            vq_weights=config.vq_weights or None,
-            architecture=config.model.architecture,
-            mesh=config.mesh or None,
-            pictures=pictures,
-            size=config.size or None,
-            data=Path(config.data),
-            pictures_per_file=config.pictures_per_file,
-            max_batch=config.max_batch,
-            heldout=config.heldout,
-            workdir=Path(config.workdir),
+            weights=weights,
+            vq_weights=given.text("vq_weights") or None,
+            architecture=Section(given.part("model"), "config.model").text("architecture"),
+            mesh=given.text("mesh") or None,
+            pictures=FromFolder(Path(images)) if images else FromPrompts(prompts_file, each, lossless(decoder)),
+            size=given.text("size") or None,
+            data=Path(given.text("data")),
+            pictures_per_file=given.whole("pictures_per_file", 1),
+            max_batch=given.whole("max_batch", 1),
+            heldout=given.whole("heldout", 1),
+            workdir=Path(given.text("workdir")),
             heads=heads,
         )
 
