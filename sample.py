@@ -23,7 +23,7 @@ from ssd_jax.config_models import find_models
 from ssd_jax.decode.names import parse_decoder, parse_decoders
 from ssd_jax.decode.stretches import widest
 from ssd_jax.distributed import is_first, together
-from ssd_jax.errors import UserError, require_text, require_whole
+from ssd_jax.errors import UserError, require_whole
 from ssd_jax.layout import Grid
 from ssd_jax.lock import locked
 from ssd_jax.models.attention import ATTENTIONS
@@ -35,7 +35,7 @@ from ssd_jax.plan.memory import scratch
 from ssd_jax.plan.report import render
 from ssd_jax.plan.this_machine import measure
 from ssd_jax.prompts.lines import read_lines
-from ssd_jax.request import guidance_of, images_of_call, sampler_of
+from ssd_jax.request import guidance_of, images_of_call, require_prompt, sampler_of
 from ssd_jax.results import Results, replacing_results
 from ssd_jax.viz import columns_for, comparison, frames, grid, heat_map, write_gif
 
@@ -87,7 +87,7 @@ def main() -> None:
     args = parse(sys.argv[1:])
     config = entry.read_config(args.config)
     prompts = read_prompts(args, list(config.sample_prompts))
-    require_text("negative_prompt", args.negative_prompt or "")
+    require_prompt(args.negative_prompt or "", "negative_prompt")
     decoders = parse_decoders(args.compare) if args.compare is not None else {args.decoder: parse_decoder(args.decoder)}
     if args.plan:
         print(plan(args, config, prompts, decoders))
@@ -155,7 +155,7 @@ def read_prompts(args: argparse.Namespace, default: list[str]) -> list[str]:
     prompts = [text.strip() for text in args.prompt or []]
     if args.prompts_file is not None:
         prompts += read_lines(args.prompts_file)
-    return [require_text("A prompt", text) for text in prompts or default]
+    return [require_prompt(text) for text in prompts or default]
 
 
 def compare(

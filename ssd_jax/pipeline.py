@@ -15,7 +15,7 @@ from ssd_jax.backbones.prompting import grid_of
 from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.bound import Draw
 from ssd_jax.decode.presets import PRESETS, find_decoder, require_fits, require_heads
-from ssd_jax.errors import LARGEST, require_text, require_whole
+from ssd_jax.errors import LARGEST, require_whole
 from ssd_jax.execution import Execution
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.loaded import LoadedModel
@@ -25,7 +25,7 @@ from ssd_jax.origin import Origin
 from ssd_jax.pictures import Pictures
 from ssd_jax.programs import Programs
 from ssd_jax.prompts.batch import PromptBatch
-from ssd_jax.request import Output, guidance_of, images_of_call, sampler_of
+from ssd_jax.request import Output, guidance_of, images_of_call, require_prompt, sampler_of
 from ssd_jax.sampling import image_keys
 from ssd_jax.teacher import visual_logits, visual_nll
 
@@ -98,7 +98,7 @@ class Pipeline:
         max_batch = require_whole("max_batch", len(texts) if max_batch is None else max_batch, 1, None)
         if max_passes is not None:
             max_passes = min(require_whole("max_passes", max_passes, 1, None), LARGEST)  # an int32 in the program
-        require_text("negative_prompt", "" if negative_prompt is None else negative_prompt)
+        require_prompt("" if negative_prompt is None else negative_prompt, "negative_prompt")
         grid = grid_of(self.config, size, self.vq_config.stride)
         frames, negatives = zip(*(self.prompts.pair(text, negative_prompt, grid) for text in texts), strict=True)
         if pixels:

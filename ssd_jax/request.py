@@ -20,6 +20,9 @@ MAX_GUIDANCE = 1000.0
 MOST_IMAGES = 2**20
 """Pictures of a call; their codes and pixels stay in memory until it ends."""
 
+LONGEST_PROMPT = 20_000
+"""Letters of a prompt: many times what the longest context of the models here can hold."""
+
 COLDEST, HOTTEST = 1e-3, 1e3
 """Bounds of the temperature, 0 apart. With these and `MAX_GUIDANCE` logits of up to 1e31 stay finite in float32. What
 float32 rounds off logits of 30 makes the odds of near ties wrong by 0.1 % at 1e-3, by 16 % at 1e-5. Of 16384 codes it
@@ -57,6 +60,15 @@ class Output:
     numbers: list[int]
 
 
+def require_prompt(text: object, name: str = "A prompt") -> str:
+    """The text; raises `UserError`, which calls it `name`, for what is no Unicode text or longer than
+    `LONGEST_PROMPT`."""
+    text = require_text(name, text)
+    if len(text) > LONGEST_PROMPT:
+        raise UserError(f"{name} has at most {LONGEST_PROMPT} letters, not {len(text)}: {shown(text)}.")
+    return text
+
+
 def images_of_call(
     prompts: Sequence[str], num_images: int, seed: int | Sequence[int]
 ) -> tuple[list[str], list[int], list[int]]:
@@ -65,7 +77,7 @@ def images_of_call(
         raise UserError("prompts must be a list of texts, not a single text.")
     if not isinstance(prompts, Iterable):
         raise UserError(f"prompts must be a list of texts, not {shown(prompts)}.")
-    prompts = [require_text("A prompt", text) for text in prompts]
+    prompts = [require_prompt(text) for text in prompts]
     if not prompts:
         raise UserError("There are no prompts.")
     num_images = require_whole("num_images", num_images, 1, None)

@@ -400,6 +400,16 @@ def test_the_command_line_plans_without_weights(command_line, monkeypatch):
     assert code == 2 and err.startswith("error: model:3 does not divide the 4 heads")
 
 
+@pytest.mark.parametrize(
+    "flag",
+    ["--num_images=0", "--num_images=1000000000", "--seed=-1", "--temperature=nan", "--temperature=-1", "--top_k=-1",
+     "--top_p=2", "--cfg_scale=nan", "--max_batch=0", "--size=99992x99992"],
+)  # fmt: skip
+def test_a_plan_refuses_what_drawing_would(command_line, flag):
+    planned, drawn = (command_line(how, flag) for how in ("--plan", "--weights=random"))
+    assert planned[::2] == drawn[::2] and planned[:2] == (2, "")
+
+
 def test_the_command_line_plans_for_this_machine(command_line):
     """A measured column instead of the chips', with the windows that decoders have on this machine."""
     flags = "--plan=here", "--config=configs/janus_pro.py:tiny", "--decoder=ar", "--attention=fused"

@@ -10,7 +10,7 @@ import pytest
 from conftest import small_config
 
 from ssd_jax import UserError
-from ssd_jax.request import COLDEST, HOTTEST, LEAST_MASS, MAX_GUIDANCE, images_of_call, sampler_of
+from ssd_jax.request import COLDEST, HOTTEST, LEAST_MASS, LONGEST_PROMPT, MAX_GUIDANCE, images_of_call, sampler_of
 from ssd_jax.sampling import guide, log_probabilities
 
 V = 4096
@@ -184,3 +184,10 @@ def test_generate_takes_numbers_of_numpy_and_float32_decides_whether_it_guides(p
     out = pipe.generate(np.array(["red apple"]), cfg_scale=np.float64(1 + 1e-12), seed=np.uint8(0), **whole)
     np.testing.assert_array_equal(out.tokens, plain.tokens)
     assert out.compile_seconds == 0  # the same program, without guidance
+
+
+def test_a_prompt_has_a_longest_length():
+    assert images_of_call(["x" * LONGEST_PROMPT], 1, 0)[0] == ["x" * LONGEST_PROMPT]
+    with pytest.raises(UserError, match=f"at most {LONGEST_PROMPT} letters, not {LONGEST_PROMPT + 1}: 'xxx") as caught:
+        images_of_call(["x" * (LONGEST_PROMPT + 1)], 1, 0)
+    assert len(str(caught.value)) < 200

@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import ssd_jax
-from ssd_jax import entry
+from ssd_jax import UserError, entry
+from ssd_jax.prompts.lines import read_lines
 
 ROOT = Path(__file__).parents[1]
 
@@ -204,6 +205,8 @@ def refused(result: tuple[int, str, str], out: Path, *words: str) -> None:
         (["--prompts_file=/nowhere/prompts.txt"], ["/nowhere/prompts.txt"]),
         (["--prompts_file=/"], ["prompts file"]),
         (["--prompts_file=/dev/null"], ["/dev/null", "no prompts"]),
+        (["--prompt", "x" * 20_001], ["20000 letters", "20001"]),
+        (["--negative_prompt", "x" * 20_001], ["negative_prompt", "20000 letters", "20001"]),
         (["--weights=/nowhere"], ["/nowhere", "checkpoint"]),
     ],
     ids=lambda value: value[0][:40],
@@ -222,6 +225,13 @@ def test_an_empty_prompts_file_is_refused(run, random_folder, tmp_path):
     (tmp_path / "prompts.txt").write_text("\n  \n")
     flags = f"--weights={random_folder}", f"--out={tmp_path / 'out'}", f"--prompts_file={tmp_path / 'prompts.txt'}"
     refused(run(*flags), tmp_path / "out", "prompts.txt", "no prompts")
+
+
+def test_a_prompts_file_of_gigabytes_is_not_read(tmp_path):
+    with (tmp_path / "prompts.txt").open("wb") as file:
+        file.truncate(2**40)  # a hole: no such file is written
+    with pytest.raises(UserError, match="has 1099511627776 bytes; at most 268435456 are read"):
+        read_lines(tmp_path / "prompts.txt")
 
 
 def test_a_prompts_file_that_is_not_utf8_is_refused(run, random_folder, tmp_path):
