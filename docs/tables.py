@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ssd_jax.bench.report import RECKONED
+from ssd_jax.bench.bench_report import RECKONED
 
 Bench = dict[str, Any]
 """What a bench.json holds."""

@@ -5,7 +5,7 @@ pipe = ssd_jax.load("emoji")
 pipe.generate(["red apple"], decoder="ssd-exact", seed=0).images[0].save("apple.png")
 """
 
-from ssd_jax.decode.accept import Group
+from ssd_jax.decode.acceptance import Group
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS
@@ -13,9 +13,10 @@ from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
 from ssd_jax.errors import UserError
-from ssd_jax.loading import load
-from ssd_jax.pipeline import Pipeline
-from ssd_jax.request import Output
+from ssd_jax.pipeline.loading import load
+from ssd_jax.pipeline.pipeline import Pipeline
+from ssd_jax.pipeline.request import Output
+from ssd_jax.version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["AR", "MTP", "PRESETS", "SSD", "Group", "Output", "Pipeline", "Raster", "UserError", "Wave", "load"]

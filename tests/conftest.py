@@ -20,20 +20,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd_jax import entry
-from ssd_jax.loading import load
+from ssd_jax.cli import entry
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
-from ssd_jax.models.heads import DraftHeads, init_heads
+from ssd_jax.models.draft_heads import DraftHeads, init_heads
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.models.vq import VQModel
-from ssd_jax.pipeline import Pipeline
+from ssd_jax.pipeline.loading import load
+from ssd_jax.pipeline.pipeline import Pipeline
 from ssd_jax.prompts import word_tokenizer
 from ssd_jax.weights.export import heads_metadata, write_config, write_tensors
 from ssd_jax.weights.load import read_config
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # sample.py is run from the checkout, not installed
-import sample  # noqa: E402
+from ssd_jax.cli import sample  # noqa: E402
 
 # In this process nothing is kept: with hundreds of programs alive, writing one more to disk has aborted the process.
 jax.config.update("jax_enable_compilation_cache", False)

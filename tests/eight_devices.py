@@ -17,19 +17,19 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 
 from ssd_jax import load  # noqa: E402
-from ssd_jax.config_models import Models  # noqa: E402
-from ssd_jax.data.prompted import PromptedCodes  # noqa: E402
-from ssd_jax.layout import Grid  # noqa: E402
-from ssd_jax.models import forced  # noqa: E402
+from ssd_jax.data.prompted_codes import PromptedCodes  # noqa: E402
+from ssd_jax.models import teacher_forcing  # noqa: E402
 from ssd_jax.models.config import HeadsConfig  # noqa: E402
-from ssd_jax.models.loaded import LoadedModel  # noqa: E402
-from ssd_jax.pipeline import Pipeline  # noqa: E402
-from ssd_jax.random_weights import load_random  # noqa: E402
-from ssd_jax.sharding import using  # noqa: E402
-from ssd_jax.training.draft_heads import DraftHeadsSpec, Frozen, draft_task, untrained  # noqa: E402
+from ssd_jax.models.loaded_model import LoadedModel  # noqa: E402
+from ssd_jax.parallel.mesh import using  # noqa: E402
+from ssd_jax.parallel.train_state import spread, state_shardings  # noqa: E402
+from ssd_jax.pipeline.model_sizes import Models  # noqa: E402
+from ssd_jax.pipeline.pipeline import Pipeline  # noqa: E402
+from ssd_jax.pipeline.random_weights import load_random  # noqa: E402
+from ssd_jax.sequence.layout import Grid  # noqa: E402
 from ssd_jax.training.draft_loss import Overlap, SmoothL1  # noqa: E402
+from ssd_jax.training.head_training import DraftHeadsSpec, Frozen, draft_task, untrained  # noqa: E402
 from ssd_jax.training.spec import PromptedSpec  # noqa: E402
-from ssd_jax.training.spread import spread, state_shardings  # noqa: E402
 from ssd_jax.training.step import init_state, make_optimizer, make_step  # noqa: E402
 from ssd_jax.weights.load import read_config  # noqa: E402
 from ssd_jax.weights.mapping import flatten  # noqa: E402
@@ -61,8 +61,8 @@ def logits_differ(one: Pipeline, many: Pipeline) -> float:
         return [np.asarray(x) for x in (logits, pipe.visual_nll(ids, codes, cfg_scale=2.0))]
 
     expected, whole = measured(one), measured(many)
-    with mock.patch.object(forced, "LIMIT", 500):
-        assert forced.window_of(many.config, Grid(many.config.rows, many.config.cols), 2, 2) < 5
+    with mock.patch.object(teacher_forcing, "LIMIT", 500):
+        assert teacher_forcing.window_of(many.config, Grid(many.config.rows, many.config.cols), 2, 2) < 5
         windows = measured(many)
     return max(float(abs(a - b).max()) for found in (whole, windows) for a, b in zip(found, expected, strict=True))
 

@@ -14,19 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 
 import ssd_jax
-from ssd_jax.cache import write
 from ssd_jax.compiling import compiled
 from ssd_jax.decode import engine
 from ssd_jax.decode.ar import AR
-from ssd_jax.decode.bound import BoundVerifier, Draw
+from ssd_jax.decode.model_verifier import BoundVerifier, Draw
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
-from ssd_jax.layout import Grid
 from ssd_jax.models.attention import plain
 from ssd_jax.models.layers import RMSNorm
-from ssd_jax.models.products import Products
+from ssd_jax.models.matmul import Products
+from ssd_jax.pipeline.request import sampler_of
 from ssd_jax.prompts.batch import PromptBatch
-from ssd_jax.request import sampler_of
+from ssd_jax.sequence.cache import write
+from ssd_jax.sequence.layout import Grid
 
 PROMPTS = ["santa claus, noto", "green heart, noto", "woman, noto", "flag of germany, noto"]
 PROMPTS += ["red apple, twemoji", "dog", "orange circle, twemoji", "grinning face"]

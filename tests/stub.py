@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from ssd_jax.decode.presets import find_decoder
 from ssd_jax.decode.verifier import Verifier
-from ssd_jax.layout import Grid
-from ssd_jax.masks import causal, row
-from ssd_jax.sampling import gumbel, image_keys, position_keys
+from ssd_jax.sampling.noise import gumbel, image_keys, position_keys
+from ssd_jax.sequence.layout import Grid
+from ssd_jax.sequence.masks import causal, row
 
 V, D = 11, 8
 

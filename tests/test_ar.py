@@ -16,14 +16,16 @@ from jax import lax
 
 import ssd_jax
 from ssd_jax.decode.ar import AR
-from ssd_jax.decode.bound import Draw
 from ssd_jax.decode.engine import cache_spec, decode, make_cache
-from ssd_jax.layout import Grid
+from ssd_jax.decode.model_verifier import Draw
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.models.loaded import LoadedModel
+from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.models.transformer import Transformer, abstract_backbone
 from ssd_jax.prompts.batch import PromptBatch
-from ssd_jax.sampling import Sampler, choose, guide, gumbel_noise, image_keys, log_probabilities
+from ssd_jax.sampling.choice import choose
+from ssd_jax.sampling.distribution import Sampler, guide, log_probabilities
+from ssd_jax.sampling.noise import gumbel_noise, image_keys
+from ssd_jax.sequence.layout import Grid
 
 GRID = Grid(3, 4)
 PROMPTS = [[2, 5, 3], [2, 4, 6, 5, 7, 4, 3]]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import ssd_jax
-from ssd_jax import cache
 from ssd_jax.errors import UserError
 from ssd_jax.models.attention import fused, plain
-from ssd_jax.models.products import Products
+from ssd_jax.models.matmul import Products
+from ssd_jax.sequence import cache
 
 B, W, T, H = 2, 3, 10, 8
 

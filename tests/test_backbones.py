@@ -10,11 +10,11 @@ import torch_backbones as reference
 from torch_backbones import GRID, MASK, PROMPTS
 
 import ssd_jax
-from ssd_jax import cache as kv
-from ssd_jax.layout import prompt_starts, rotary_positions
-from ssd_jax.masks import causal
 from ssd_jax.models.block import Block
 from ssd_jax.models.transformer import Transformer
+from ssd_jax.sequence import cache as kv
+from ssd_jax.sequence.layout import prompt_starts, rotary_positions
+from ssd_jax.sequence.masks import causal
 
 # name: (family, what differs from its small model)
 CASES = {

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssd_jax import AR, MTP, PRESETS, SSD, Group, Raster, UserError, Wave, entry
-from ssd_jax.bench import __main__ as bench
+from ssd_jax import AR, MTP, PRESETS, SSD, Group, Raster, UserError, Wave
 from ssd_jax.bench import accelerator
-from ssd_jax.bench.pieces import Clock, Draft, Verify, composition
+from ssd_jax.bench.bench_report import table
+from ssd_jax.bench.pass_pieces import Clock, Draft, Verify, composition
 from ssd_jax.bench.plots import quality_against_passes
-from ssd_jax.bench.report import table
 from ssd_jax.bench.speed import Part, agreement, measure_speed, part_of
+from ssd_jax.cli import bench, entry
+from ssd_jax.decode.cost import total
 from ssd_jax.decode.names import parse_decoder, parse_decoders
-from ssd_jax.decode.stretches import total
 from ssd_jax.eval.estimates import Estimate
 from ssd_jax.eval.features import available
 from ssd_jax.eval.gallery import Gallery
-from ssd_jax.layout import Grid
 from ssd_jax.plan.this_machine import RATES
+from ssd_jax.sequence.layout import Grid
 
 # -- decoders as text
 
@@ -342,13 +342,6 @@ def test_flags_that_make_no_sense_are_one_sentence(monkeypatch, tmp_path, flags,
     with pytest.raises(UserError, match=message) as caught:
         run(monkeypatch, *flags, f"--out={tmp_path / 'new'}")
     assert "\n" not in str(caught.value) and not (tmp_path / "new").exists()
-
-
-def test_an_installed_package_needs_no_configs_for_the_bundled_model(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(entry, "CONFIGS", tmp_path / "configs")
-    with pytest.raises(UserError, match="/nowhere does not exist"):
-        run(monkeypatch, "--heads=/nowhere")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="plots need matplotlib")

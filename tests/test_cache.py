@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssd_jax import cache
+from ssd_jax.sequence import cache
 
 B, W, K, T, H = 2, 3, 2, 6, 4
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from ssd_jax import entry
+from ssd_jax.cli import entry
 
 
 @pytest.fixture

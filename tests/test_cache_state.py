@@ -18,7 +18,7 @@ from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
-from ssd_jax.layout import Grid
+from ssd_jax.sequence.layout import Grid
 
 GRID = Grid(4, 5)
 RASTER = [

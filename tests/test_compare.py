@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import sample
 import ssd_jax
 from ssd_jax import PRESETS, SSD, UserError
+from ssd_jax.cli import sample
 
 
 def draw(monkeypatch, *flags):

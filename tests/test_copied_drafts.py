@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd_jax.decode.drafters import Seen, draft
-from ssd_jax.layout import Grid
+from ssd_jax.decode.drafting import Seen, draft
+from ssd_jax.sequence.layout import Grid
 
 GRID = Grid(4, 4)
 

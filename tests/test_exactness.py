@@ -10,7 +10,7 @@ from toy import TOY, Toy, config, decode, forced
 
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.raster import Raster
-from ssd_jax.layout import Grid
+from ssd_jax.sequence.layout import Grid
 
 GRID = Grid(5, 6)
 KNOBS = [

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from conftest import ROOT, random_backbone, small_config
 
-from ssd_jax import entry
-from ssd_jax.config_models import find_models
+from ssd_jax.cli import entry
 from ssd_jax.errors import UserError
 from ssd_jax.eval.likelihood import token_nll
-from ssd_jax.layout import Grid
-from ssd_jax.models import forced
+from ssd_jax.models import teacher_forcing
 from ssd_jax.models.transformer import Transformer
+from ssd_jax.parallel.mesh import device_bytes
+from ssd_jax.pipeline.given_images import visual_nll
+from ssd_jax.pipeline.model_sizes import find_models
 from ssd_jax.plan.job import job_for
-from ssd_jax.sharding import device_bytes
-from ssd_jax.teacher import visual_nll
+from ssd_jax.sequence.layout import Grid
 from ssd_jax.weights.load import read_config
 
 CONFIGS = {
@@ -31,7 +31,7 @@ CODES = np.random.default_rng(0).integers(0, 32, (2, GRID.size)).astype(np.int32
 
 def read(config, params, window: int, attention: str = "plain", **how) -> np.ndarray:
     model = Transformer(config)
-    program = jax.jit(lambda *rows: forced.forced(model, params, *rows, GRID, window, attention, **how))
+    program = jax.jit(lambda *rows: teacher_forcing.forced(model, params, *rows, GRID, window, attention, **how))
     return np.asarray(program(IDS, MASK, CODES))
 
 
@@ -73,8 +73,8 @@ def test_likelihoods_and_logits_do_not_depend_on_the_window(pipe, monkeypatch, s
         )
 
     at_once = measured()
-    monkeypatch.setattr(forced, "LIMIT", 2000)
-    assert forced.window_of(pipe.config, Grid(4, 4), 3, 3) < 10
+    monkeypatch.setattr(teacher_forcing, "LIMIT", 2000)
+    assert teacher_forcing.window_of(pipe.config, Grid(4, 4), 3, 3) < 10
     for windows, whole in zip(measured(), at_once, strict=True):
         np.testing.assert_allclose(windows, whole, atol=2e-5)
 
@@ -132,11 +132,11 @@ def test_windows_of_published_sizes():
     """Whole sequences where they fit; the numbers of a window's scores and logits stay below the limit."""
     emoji, _ = read_config(ROOT / "ssd_jax" / "assets" / "emoji")
     janus, emu3 = (published(name).backbone for name in ("janus_pro", "emu3"))
-    assert forced.window_of(emoji, Grid(16, 16), 2 * 64, 20) == 20 + 255
-    assert forced.window_of(janus, Grid(24, 24), 2, 64) == 64 + 575
-    window = forced.window_of(emu3, Grid(90, 90), 2, 128)
-    assert window == 126 and 2 * window * 32 * (128 + 8188) <= forced.LIMIT
-    assert forced.window_of(emu3, Grid(90, 90), 10**6, 128) == 1
+    assert teacher_forcing.window_of(emoji, Grid(16, 16), 2 * 64, 20) == 20 + 255
+    assert teacher_forcing.window_of(janus, Grid(24, 24), 2, 64) == 64 + 575
+    window = teacher_forcing.window_of(emu3, Grid(90, 90), 2, 128)
+    assert window == 126 and 2 * window * 32 * (128 + 8188) <= teacher_forcing.LIMIT
+    assert teacher_forcing.window_of(emu3, Grid(90, 90), 10**6, 128) == 1
 
 
 def test_a_likelihood_of_emu3_takes_less_than_2_gb_beside_weights_and_cache():
@@ -147,7 +147,7 @@ def test_a_likelihood_of_emu3_takes_less_than_2_gb_beside_weights_and_cache():
     job = job_for(published("emu3"), "", None, 1, None)
     config, grid = job.config, job.grid
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), job.backbone())
-    window = forced.window_of(config, grid, 2, job.prompt)
+    window = teacher_forcing.window_of(config, grid, 2, job.prompt)
     rows = [((2, job.prompt), jnp.int32), ((2, job.prompt), bool), ((2, grid.size), jnp.int32), ((), jnp.float32)]
     lowered = visual_nll.lower(
         params,

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd_jax import checkpoint
-from ssd_jax.checkpoint import Checkpoints
 from ssd_jax.errors import UserError
+from ssd_jax.training import checkpoint
+from ssd_jax.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[1]
-TALKS = "from ssd_jax import entry; entry.run(lambda: [print(n) for n in range(100_000)])"
+TALKS = "from ssd_jax.cli import entry; entry.run(lambda: [print(n) for n in range(100_000)])"
 STATE = {"w": jnp.arange(1000.0)}
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import stub
 
-from ssd_jax.decode.accept import Group, group_members, grouped_chance, token_chance
+from ssd_jax.decode.acceptance import Group, group_members, grouped_chance, token_chance
 from ssd_jax.decode.raster import Raster
-from ssd_jax.layout import Grid
+from ssd_jax.sequence.layout import Grid
 
 V, SHAPE = 12, (64, 5)
 

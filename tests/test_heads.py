@@ -12,20 +12,21 @@ import pytest
 import stub
 import toy
 
-from ssd_jax.decode import drafters, engine
-from ssd_jax.decode.bound import BoundVerifier, Draw
+from ssd_jax.decode import drafting, engine
+from ssd_jax.decode.model_verifier import BoundVerifier, Draw
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.verifier import Verifier
-from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig
-from ssd_jax.models.forced import image_hidden
-from ssd_jax.models.heads import DraftHeads, init_heads
-from ssd_jax.models.loaded import LoadedModel
+from ssd_jax.models.draft_heads import DraftHeads, init_heads
+from ssd_jax.models.loaded_model import LoadedModel
+from ssd_jax.models.teacher_forcing import image_hidden
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.prompts import pad_left
 from ssd_jax.prompts.batch import PromptBatch
-from ssd_jax.sampling import Sampler, choose, gumbel_noise, image_keys
-from ssd_jax.training.draft_heads import DraftHeadsSpec, Frozen, draft_task, mean_over_images, offset_name
+from ssd_jax.sampling.choice import choose
+from ssd_jax.sampling.distribution import Sampler
+from ssd_jax.sampling.noise import gumbel_noise, image_keys
+from ssd_jax.sequence.layout import Grid
 from ssd_jax.training.draft_loss import (
     Drafting,
     Overlap,
@@ -34,6 +35,7 @@ from ssd_jax.training.draft_loss import (
     mean_over_bands,
     mean_per_offset,
 )
+from ssd_jax.training.head_training import DraftHeadsSpec, Frozen, draft_task, mean_over_images, offset_name
 from ssd_jax.training.losses import smooth_l1, valid_mean
 from ssd_jax.training.spec import PromptedSpec
 
@@ -190,8 +192,8 @@ def test_the_raster_loop_gives_the_row_above_with_its_columns():
         Verifier(), noise=lambda at: gumbel_noise(keys, at, 7), draft=draft, horizontal=2, vertical=1
     )
     tokens, row = jnp.arange(20, dtype=jnp.int32)[None], states(1, 5)
-    seen = drafters.Seen(tokens, jnp.array([11]), jnp.asarray(row), jnp.array([3]))
-    drafters.draft("spatial", verifier, Grid(4, 5), 7, seen, 8)
+    seen = drafting.Seen(tokens, jnp.array([11]), jnp.asarray(row), jnp.array([3]))
+    drafting.draft("spatial", verifier, Grid(4, 5), 7, seen, 8)
     hidden, codes, columns = given[-1]
     np.testing.assert_array_equal(hidden, row)
     assert codes.tolist() == [[7, 8, 9, 10, 11]] and columns.tolist() == [[2, 3, 4, 0, 1]]
@@ -208,10 +210,10 @@ def test_a_few_drafts_are_those_of_the_whole_row(last):
     verifier = BoundVerifier(toy.TOY.model("context"), prompts, Draw(keys, toy.sampler()), grid)
     tokens = jnp.arange(24, dtype=jnp.int32)[None]
     row = jax.random.normal(jax.random.key(3), (1, grid.cols, config.width))
-    seen = drafters.Seen(tokens, jnp.array([last]), row, jnp.array([3]))
-    few, wide = (drafters.draft("spatial", verifier, grid, config.visual_size, seen, n)[1] for n in (count, 6))
+    seen = drafting.Seen(tokens, jnp.array([last]), row, jnp.array([3]))
+    few, wide = (drafting.draft("spatial", verifier, grid, config.visual_size, seen, n)[1] for n in (count, 6))
     np.testing.assert_allclose(few, wide[:, :count], atol=1e-5)
-    blind = drafters.draft("spatial", stub.changed(verifier, context=0), grid, config.visual_size, seen, count)[1]
+    blind = drafting.draft("spatial", stub.changed(verifier, context=0), grid, config.visual_size, seen, count)[1]
     assert np.abs(np.exp(blind) - np.exp(few)).max() > 1e-3  # negative control
 
 

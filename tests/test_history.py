@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ssd_jax.decode import history
-from ssd_jax.layout import Grid
+from ssd_jax.sequence.layout import Grid
 
 IMAGES, LETTERS = 8, 3  # few letters, so that surroundings often agree and often tie
 

@@ -14,33 +14,23 @@ PACKAGE = Path(__file__).parents[1] / "ssd_jax"
 
 # Low to high. A module imports from its own group or a lower one. A new module belongs into one of these lines.
 LAYERS = [
-    {
-        "shapes",
-        "layout",
-        "errors",
-        "files",
-        "lock",
-        "results",
-        "threefry",
-        "selection",
-        "reductions",
-        "compiling",
-        "viz",
-    },
-    {"masks", "cache", "sampling"},
+    {"errors", "files", "lock", "results", "compiling", "viz", "version"},
+    {"sequence"},
+    {"sampling"},
     {"models"},
     {"prompts"},
     {"backbones"},
-    {"decode", "data", "training", "weights", "sharding", "room", "distributed", "checkpoint", "request", "teacher"},
-    {"pipeline", "programs", "pictures", "origin", "execution"},
-    {"loading", "config_models", "random_weights", "opening"},
-    {"entry", "bench", "eval", "recipes", "plan"},
+    {"decode", "weights", "parallel"},
+    {"pipeline"},
+    {"data", "training"},
+    {"recipes", "eval", "bench", "plan"},
+    {"configs", "cli"},
     {""},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 # Further limits inside the layers.
-BINDING = ("decode.bound", "decode.engine")  # the others receive a verifier and know no model
+BINDING = ("decode.model_verifier", "decode.engine")  # the others receive a verifier and know no model
 NOT_FOR_PURE_DECODE = ("models", "backbones", "weights", *BINDING)
 WEIGHTS_MAY_IMPORT = (
     "models.config",
@@ -48,16 +38,18 @@ WEIGHTS_MAY_IMPORT = (
     "models.vq_config",
     "models.int8",
     "backbones",
-    "sharding",
+    "parallel.mesh",
     "weights",
 )
 WEIGHTS_MAY_IMPORT += ("errors", "files")
 SHARED = {"__init__", "base", "fields", "hf_config", "hf_vq", "prompting"}  # files of backbones/ that are no rooms
 ROOMS = {path.stem for path in (PACKAGE / "backbones").glob("*.py")} - SHARED  # others find them in __init__'s table
-MAY_ENTER = {"emoji": ("data", "recipes")}  # what trains the bundled model
+MAY_ENTER = {"emoji": ("data", "recipes", "configs")} | dict.fromkeys(
+    ROOMS - {"emoji"}, ("configs",)
+)  # what trains the bundled model
 BELOW_THE_TABLE = {f"backbones.{name}" for name in (*ROOMS, "base", "fields")}
 NAMES = re.compile("|".join([*ROOMS - {"emoji"}, "chameleon"]), re.IGNORECASE)
-MAY_NAME = ("backbones", "bench")  # the bench knows transformers' classes
+MAY_NAME = ("backbones", "bench", "configs", "cli")  # the bench knows transformers' classes
 OUTSIDE = {"configs", "train", "sample", "tests"}  # the checkout's own files, not installed
 UNSAFE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
 # The one exception: a module that reads a single known file, whose sha256 it checks before it interprets a byte, with
@@ -95,7 +87,10 @@ def import_faults(module: str, target: str):
     if root != "ssd_jax":
         return
     top, own = inner.split(".")[0], module.split(".")[0]
-    if RANK.get(top, RANK[""]) > RANK[own]:  # a name that is no module lives in ssd_jax/__init__.py, the top
+    starts = module.endswith("__main__") and top == "cli"  # python -m
+    if (
+        RANK.get(top, RANK[""]) > RANK[own] and not starts
+    ):  # a name that is no module lives in ssd_jax/__init__.py, the top
         yield f"imports {target}, which is higher up"
     if module.startswith("decode.") and module not in BINDING and within(inner, *NOT_FOR_PURE_DECODE):
         yield f"imports {target}, but receives a verifier instead"
@@ -113,9 +108,13 @@ def import_faults(module: str, target: str):
 
 
 def is_entry_point(tree: ast.AST, module: str) -> bool:
-    """entry (what entry points share), and what `python -m ssd_jax.bench` (or eval) runs: may print, set jax.config."""
+    """What is run from a command line: may print and set jax.config."""
     guarded = any(isinstance(node, ast.If) and "__name__" in ast.unparse(node.test) for node in ast.walk(tree))
-    return module == "entry" or within(module, "eval", "bench") and (guarded or module.endswith("__main__"))
+    return (
+        within(module, "cli", "bench.transformers_process")
+        or within(module, "eval")
+        and (guarded or module.endswith("__main__"))
+    )
 
 
 def code_faults(node: ast.AST, entry_point: bool):
@@ -167,24 +166,24 @@ def faults(module: str, source: str, is_package: bool = False) -> list[str]:
     ("module", "source", "expected"),
     [
         # upwards, in every spelling
-        ("masks", "import ssd_jax.models.transformer", "higher up"),
-        ("masks", "from ssd_jax.models import layers", "higher up"),
-        ("masks", "from ssd_jax import models", "higher up"),
-        ("masks", "from . import models", "higher up"),
-        ("masks", "from .models.layers import rope", "higher up"),
+        ("sequence.masks", "import ssd_jax.models.transformer", "higher up"),
+        ("sequence.masks", "from ssd_jax.models import layers", "higher up"),
+        ("sequence.masks", "from ssd_jax import models", "higher up"),
+        ("sequence.masks", "from .. import models", "higher up"),
+        ("sequence.masks", "from ..models.layers import rope", "higher up"),
         ("models.vq", "from ..pipeline import load", "higher up"),
         ("models.vq", "from .. import decode", "higher up"),
-        ("models.vq", "importlib.import_module('ssd_jax.pipeline')", "higher up"),
-        ("models.vq", "def late():\n    from ssd_jax import sharding", "higher up"),
-        ("training.loop", "from ssd_jax import pipeline", "higher up"),
-        ("training.loop", "from ssd_jax.entry import main", "higher up"),
+        ("models.vq", "importlib.import_module('ssd_jax.pipeline.pipeline')", "higher up"),
+        ("models.vq", "def late():\n    from ssd_jax import parallel", "higher up"),
+        ("decode.engine", "from ssd_jax import pipeline", "higher up"),
+        ("training.loop", "from ssd_jax.cli.entry import main", "higher up"),
         ("viz", "from ssd_jax.sampling import draw", "higher up"),
         ("models.config", "from ssd_jax.backbones import BACKBONES", "higher up"),
         ("prompts.words", "from ..backbones.base import Token", "higher up"),
         ("backbones.emu3", "from ssd_jax.weights.load import read_config", "higher up"),
         ("pipeline", "import ssd_jax", "higher up"),
-        ("pipeline", "from ssd_jax import PRESETS", "higher up"),
-        ("pipeline", "from ssd_jax import *", "higher up"),
+        ("pipeline.pipeline", "from ssd_jax import PRESETS", "higher up"),
+        ("pipeline.pipeline", "from ssd_jax import *", "higher up"),
         # limits inside the layers
         ("decode.raster", "from ssd_jax.models.config import ModelConfig", "receives a verifier"),
         ("decode.accept", "from ..weights import load", "receives a verifier"),
@@ -193,10 +192,10 @@ def faults(module: str, source: str, is_package: bool = False) -> list[str]:
         ("data.emoji", "from ssd_jax.training.losses import psnr", "not the reverse"),
         ("weights.load", "from ssd_jax.models import transformer", "weights may import only"),
         ("weights.load", "from ssd_jax.models import config_reader", "weights may import only"),
-        ("weights.load", "from ssd_jax import shapes", "weights may import only"),
+        ("weights.load", "from ssd_jax import sequence", "weights may import only"),
         ("weights.load", "from ssd_jax.backbones.emu3 import MODEL", "found in the table"),
-        ("loading", "from ssd_jax.backbones import janus", "found in the table"),
-        ("loading", "from ssd_jax.backbones import emoji", "found in the table"),
+        ("pipeline.loading", "from ssd_jax.backbones import janus", "found in the table"),
+        ("pipeline.loading", "from ssd_jax.backbones import emoji", "found in the table"),
         ("backbones.emu3", "from ssd_jax.backbones.janus import VQ", "found in the table"),
         ("backbones.emu3", "from ssd_jax.backbones import PUBLISHED", "not the reverse"),
         ("backbones.base", "from .hf_config import from_hf", "not the reverse"),
@@ -207,9 +206,9 @@ def faults(module: str, source: str, is_package: bool = False) -> list[str]:
         ("plan.report", "def janus_rows():\n    return 1", "names a published model"),
         ("training.loop", "f(f'of Emu3 {x}')", "names a published model"),
         # not in the library
-        ("checkpoint", "import pickle", "uses pickle"),
-        ("checkpoint", "from pickle import loads", "uses pickle"),
-        ("checkpoint", "np.load(path, allow_pickle=True)", "uses pickle"),
+        ("training.checkpoint", "import pickle", "uses pickle"),
+        ("training.checkpoint", "from pickle import loads", "uses pickle"),
+        ("training.checkpoint", "np.load(path, allow_pickle=True)", "uses pickle"),
         ("prompts", "AutoTokenizer.from_pretrained(name, trust_remote_code=True)", "trust_remote_code"),
         ("prompts", "f(**{'trust_remote_code': True})", "trust_remote_code"),
         ("pipeline", "print(1)", "prints"),
@@ -230,25 +229,38 @@ def test_checker_catches(module, source, expected):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("masks", "import jax\nfrom ssd_jax import layout, cache\nfrom .shapes import B"),
-        ("models.transformer", "from . import layers\nfrom .config import ModelConfig\nfrom ..masks import causal"),
-        ("decode.raster", "from . import state\nfrom ssd_jax.sampling import draw\nfrom ssd_jax.layout import Layout"),
+        ("sequence.masks", "import jax\nfrom ssd_jax.sequence import layout, cache\nfrom .dims import B"),
+        (
+            "models.transformer",
+            "from . import layers\nfrom .config import NONE\nfrom ..sequence.masks import causal",
+        ),
+        (
+            "decode.raster",
+            "from . import state\nfrom ssd_jax.sampling import noise\nfrom ssd_jax.sequence import layout",
+        ),
         ("decode.engine", "from ssd_jax.models import transformer\nfrom .raster import decode"),
-        ("training.loop", "from ssd_jax.decode.engine import generate\nfrom ssd_jax import checkpoint, sharding, viz"),
+        (
+            "training.loop",
+            "from ssd_jax.decode.engine import generate\nfrom . import checkpoint\nfrom ssd_jax import parallel, viz",
+        ),
         ("weights.load", "from ssd_jax.errors import UserError"),
         ("weights.load", "from ssd_jax.backbones import PUBLISHED\nfrom ..backbones.hf_config import from_hf"),
         ("backbones.emu3", "from ssd_jax.backbones.base import Token\nfrom . import fields\nNAME = 'emu3'"),
         ("models.movq", "'''As in Emu3.'''\nx = 1\n'''Emu3 has 1.'''"),
         ("bench.transformers_models", "FAMILIES = {'janus': 1}"),
         ("recipes.emoji", "from ssd_jax.backbones.emoji import EmojiPrompts"),
-        ("entry", "from ssd_jax.errors import UserError\njax.config.update('a', 1)\nprint(1)"),
-        ("weights.load", "from ssd_jax.models.config import from_hf\nfrom . import mapping\nfrom .. import sharding"),
+        ("cli.entry", "from ssd_jax.errors import UserError\njax.config.update('a', 1)\nprint(1)"),
+        (
+            "weights.load",
+            "from ssd_jax.models.config import NONE\nfrom . import mapping\nfrom ..parallel.mesh import place",
+        ),
         ("pipeline", "from . import decode, weights\nconfig.update(dict(a=1))  # an ml_collections config"),
-        ("bench.__main__", "from ssd_jax.pipeline import load\njax.config.update('a', 1)\nprint(1)"),
+        ("cli.bench", "from ssd_jax.pipeline.loading import load\njax.config.update('a', 1)\nprint(1)"),
+        ("bench.__main__", "from ssd_jax.cli.bench import main"),
         ("eval.nll", "def main():\n    print(1)\nif __name__ == '__main__':\n    main()"),
         ("eval.__main__", "print(1)"),
         ("eval.unpickle", "import pickle"),
-        ("checkpoint", "np.load(path, allow_pickle=False)\nlog.info('print(1)')"),
+        ("training.checkpoint", "np.load(path, allow_pickle=False)\nlog.info('print(1)')"),
     ],
 )
 def test_checker_allows(module, source):
@@ -296,7 +308,7 @@ def test_no_room_imports_itself_through_another():
     """Also inside a layer, whose rooms may use each other: a circle of rooms is one room with walls in the way."""
     graph: dict[str, set[str]] = {}
     for path in PACKAGE.rglob("*.py"):
-        if path == PACKAGE / "__init__.py":
+        if path == PACKAGE / "__init__.py" or path.name == "__main__.py":
             continue
         module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
         names = imported_names(ast.parse(path.read_text(encoding="utf-8")), module, path.name == "__init__.py")

@@ -13,10 +13,10 @@ from test_load_memory import folder, needs_clear_refs  # noqa: F401 - a fixture
 
 import ssd_jax
 from ssd_jax import UserError
-from ssd_jax.cache import CacheSpec
 from ssd_jax.models.int8 import LARGEST, SUFFIX, Int8, multiply, quantised, scales
-from ssd_jax.models.products import FEWEST, Products
+from ssd_jax.models.matmul import FEWEST, Products
 from ssd_jax.models.transformer import Transformer
+from ssd_jax.sequence.cache import CacheSpec
 from ssd_jax.weights.mapping import flatten
 
 RNG = np.random.default_rng(0)
@@ -139,7 +139,7 @@ import json, sys
 import jax
 from pathlib import Path
 from ssd_jax.models.transformer import boxed_backbone
-from ssd_jax.sharding import abstract
+from ssd_jax.parallel.mesh import abstract
 from ssd_jax.weights.load import read_backbone, read_config
 from ssd_jax.weights.store import find_weights
 

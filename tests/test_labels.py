@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 
-from ssd_jax.bench.labels import label_points  # noqa: E402
+from ssd_jax.bench.plot_labels import label_points  # noqa: E402
 
 CROWD = {f"decoder {n}": (74.0 + 0.2 * (n % 3), 0.02 * (n % 2), -0.1, 0.1) for n in range(8)}
 POINTS = {

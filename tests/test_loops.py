@@ -10,7 +10,7 @@ from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS, find_decoder
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
-from ssd_jax.layout import Grid
+from ssd_jax.sequence.layout import Grid
 
 SMALL = toy.Toy(toy.config(layers=1))
 

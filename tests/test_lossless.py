@@ -17,17 +17,17 @@ import stub
 import toy
 from scipy import stats
 
-from ssd_jax.decode import accept, engine
-from ssd_jax.decode.accept import COUPLINGS
+from ssd_jax.decode import acceptance, engine
+from ssd_jax.decode.acceptance import COUPLINGS
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.base import KINDS
-from ssd_jax.decode.drafters import DRAFTERS
+from ssd_jax.decode.drafting import DRAFTERS
 from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
-from ssd_jax.layout import Grid
+from ssd_jax.sequence.layout import Grid
 
 GRID, TALL = Grid(2, 3), Grid(3, 2)
 SAMPLES, BATCH = 24_000, 8_000
@@ -133,12 +133,12 @@ CONTROLS += ["ssd, auto", "ssd, auto, two rows"]
 
 @pytest.mark.parametrize("name", CONTROLS)
 def test_a_plain_draw_instead_of_the_residual_does_not(name, monkeypatch):
-    monkeypatch.setattr(accept, "residual", lambda log_p, log_q: log_p)
+    monkeypatch.setattr(acceptance, "residual", lambda log_p, log_q: log_p)
     assert of_stub(LOSSLESS[name], program=stub.fresh_program()) < 1e-9
 
 
 def test_nor_with_a_transformer(monkeypatch):
-    monkeypatch.setattr(accept, "residual", lambda log_p, log_q: log_p)
+    monkeypatch.setattr(acceptance, "residual", lambda log_p, log_q: log_p)
     program = jax.jit(
         partial(engine.decode.__wrapped__),
         static_argnames=("decoder", "grid"),

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd_jax.layout import Grid, Layout
-from ssd_jax.masks import causal, row
+from ssd_jax.sequence.layout import Grid, Layout
+from ssd_jax.sequence.masks import causal, row
 
 FIRST = 2  # slot of grid position 0: a prompt of two slots, the first of them padding
 LENGTH = FIRST + 16

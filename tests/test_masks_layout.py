@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from ssd_jax.layout import Grid, prompt_starts, rotary_positions
-from ssd_jax.masks import causal
+from ssd_jax.sequence.layout import Grid, prompt_starts, rotary_positions
+from ssd_jax.sequence.masks import causal
 
 
 def matrix(*rows: str) -> np.ndarray:

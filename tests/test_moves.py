@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import pytest
 import toy
 
-from ssd_jax.cache import write
 from ssd_jax.decode import engine
 from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.rows import SSD
-from ssd_jax.layout import Grid
+from ssd_jax.sequence.cache import write
+from ssd_jax.sequence.layout import Grid
 
 # -- the checker
 

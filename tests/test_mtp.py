@@ -10,8 +10,9 @@ import pytest
 import stub
 
 from ssd_jax.decode.mtp import MTP
-from ssd_jax.layout import Grid
-from ssd_jax.sampling import choose, image_keys
+from ssd_jax.sampling.choice import choose
+from ssd_jax.sampling.noise import image_keys
+from ssd_jax.sequence.layout import Grid
 
 GRID, IMAGES = Grid(3, 4), 6
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from ssd_jax import UserError
-from ssd_jax.bench import __main__ as bench
+from ssd_jax.cli import bench
 from ssd_jax.decode.base import KINDS, Decoder, register
+from ssd_jax.decode.cost import PREFILL, Stretch
 from ssd_jax.decode.names import parse_decoder
 from ssd_jax.decode.state import Decoded, first_token, gather
-from ssd_jax.decode.stretches import PREFILL, Stretch
-from ssd_jax.layout import Grid
-from ssd_jax.sampling import choose
+from ssd_jax.sampling.choice import choose
+from ssd_jax.sequence.layout import Grid
 
 
 @pytest.fixture

@@ -15,9 +15,7 @@ from nbformat.v4 import new_code_cell
 from PIL import Image
 from published_folders import published_folder
 
-import sample
-
-ROOT = Path(sample.__file__).parent
+ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "colab" / "ssd_jax.ipynb"
 
 

@@ -16,11 +16,11 @@ from conftest import ROOT
 from safetensors.numpy import load_file, save_file
 
 import ssd_jax
-from ssd_jax import room
 from ssd_jax.backbones.hf_config import from_hf
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.config_json import HIGHEST
 from ssd_jax.models.vq_config import MoVQConfig
+from ssd_jax.pipeline import free_memory as room
 from ssd_jax.weights import load as loading
 from ssd_jax.weights.heads_file import HEADS_KEY
 from ssd_jax.weights.load import read_metadata

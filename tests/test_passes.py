@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from stub import V, changed, decode, stub
 
-from ssd_jax.decode.accept import COUPLINGS
+from ssd_jax.decode.acceptance import COUPLINGS
+from ssd_jax.decode.cost import Stretch, total
 from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
-from ssd_jax.decode.stretches import Stretch, total
 from ssd_jax.decode.wave import Wave
-from ssd_jax.layout import Grid
-from ssd_jax.sampling import image_keys
+from ssd_jax.sampling.noise import image_keys
+from ssd_jax.sequence.layout import Grid
 
 GRIDS = [Grid(1, 1), Grid(1, 7), Grid(7, 1), Grid(3, 7)]
 ONE_ROW = [SSD(rounds=0), SSD(rounds=3)]

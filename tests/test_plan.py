@@ -13,23 +13,23 @@ import jax.numpy as jnp
 import pytest
 from conftest import ROOT, small_config
 
-from ssd_jax.config_models import find_models
+from ssd_jax.cli.entry import read_config
+from ssd_jax.decode.cost import total
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
-from ssd_jax.decode.stretches import total
-from ssd_jax.entry import read_config
 from ssd_jax.errors import UserError
-from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, VQConfig
+from ssd_jax.parallel.mesh import device_bytes
+from ssd_jax.pipeline.model_sizes import find_models
 from ssd_jax.plan import this_machine
 from ssd_jax.plan.attention import attention, scores
 from ssd_jax.plan.chips import CHIPS, chip_of
 from ssd_jax.plan.job import Job, count, job_for
 from ssd_jax.plan.memory import Scratch, compiled, memory, smallest_mesh
-from ssd_jax.plan.report import render, rows
+from ssd_jax.plan.rendering import render, rows
+from ssd_jax.plan.roofline import seconds, together
 from ssd_jax.plan.speed import draft, picture, twice, verify
-from ssd_jax.plan.work import seconds, together
-from ssd_jax.sharding import device_bytes
+from ssd_jax.sequence.layout import Grid
 
 CHIP = {chip.name: chip for chip in CHIPS}
 BLOCK = 4096 * 4096 * 2 + 4096 * 1024 * 2 + 3 * 4096 * 14336  # numbers in the matrices of a block of Emu3
@@ -387,7 +387,7 @@ def test_impossible_jobs_are_refused():
 
 
 def test_the_command_line_plans_without_weights(command_line, monkeypatch):
-    monkeypatch.setattr("ssd_jax.load", lambda *_, **__: pytest.fail("a plan loads nothing"))
+    monkeypatch.setattr("ssd_jax.pipeline.opening.load", lambda *_, **__: pytest.fail("a plan loads nothing"))
     code, out, err = command_line("--plan", "--config=configs/janus_pro.py:tiny", "--cfg_scale=1", "--decoder=ar")
     assert code == 0 and err.splitlines() == ["compiling ar for 1 simulated device ..."]
     assert "1 row, 128 slots" in out and "compiled for CPUs in float32" in out and "an assumption" in out
@@ -443,8 +443,8 @@ def test_windows_are_those_of_where_the_plan_is_for():
 
 SCRIPT = """
 import json, sys
-import sample
-from ssd_jax import entry
+from ssd_jax.cli import sample
+from ssd_jax.cli import entry
 from ssd_jax.plan import memory
 
 programs, compile = [], memory.compiled

@@ -7,7 +7,7 @@ import pytest
 import toy
 
 from ssd_jax.decode import engine
-from ssd_jax.decode.accept import Group
+from ssd_jax.decode.acceptance import Group
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.base import KINDS
 from ssd_jax.decode.mtp import MTP
@@ -16,7 +16,7 @@ from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
 from ssd_jax.errors import UserError
-from ssd_jax.layout import Grid
+from ssd_jax.sequence.layout import Grid
 
 NEED_HEADS = {"mtp": (1, 0), "ssd": (1, 1), "ssd2": (1, 2), "ssd-exact": (1, 1), "ssd-wave": (1, 1)}
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd_jax.models.products import FEWEST, PRODUCTS, Products, cpu_multiplies_bfloat16, fast_dtype
+from ssd_jax.models.matmul import FEWEST, PRODUCTS, Products, cpu_multiplies_bfloat16, fast_dtype
 
 CASES = [("bwd,df->bwf", (2, 3, 16), (16, 5)), ("bkgwh,bkth->bkgwt", (2, 1, 2, 3, 8), (2, 1, 4, 8))]
 EXACT, ROUNDED = PRODUCTS["float32"], PRODUCTS["bfloat16"]

@@ -8,10 +8,10 @@ import pytest
 from ssd_jax.backbones.emoji import MAX_WORDS
 from ssd_jax.backbones.emoji import EmojiPrompts as Prompts
 from ssd_jax.errors import UserError
-from ssd_jax.layout import Grid
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.prompts import SPECIALS, pad_left, read_tokenizer, word_tokenizer
-from ssd_jax.shapes import bucket
+from ssd_jax.sequence.dims import bucket
+from ssd_jax.sequence.layout import Grid
 
 CAPTIONS = ["red apple, twemoji", "red heart, noto", "piñata, noto", "woman's hat, noto", "t-rex, noto"]
 CONFIG = ModelConfig(vocab_size=200, visual_offset=100, visual_size=64)

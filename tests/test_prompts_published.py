@@ -13,9 +13,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from ssd_jax.backbones import BACKBONES
 from ssd_jax.backbones.prompting import grid_of, read_prompts
 from ssd_jax.errors import UserError
-from ssd_jax.layout import Grid, Layout, prompt_starts, rotary_positions
 from ssd_jax.models.config import UNKNOWN, ModelConfig
 from ssd_jax.prompts import pad_left
+from ssd_jax.sequence.layout import Grid, Layout, prompt_starts, rotary_positions
 
 BYTES = 20_000  # id of the first byte token
 ALPHABET = {letter: BYTES + index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}

@@ -17,15 +17,16 @@ from torch_backbones import MASK, PROMPTS
 
 import ssd_jax
 from ssd_jax.decode.ar import AR
-from ssd_jax.decode.bound import Draw
 from ssd_jax.decode.engine import cache_spec, decode, make_cache
+from ssd_jax.decode.model_verifier import Draw
 from ssd_jax.decode.presets import PRESETS
-from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig
-from ssd_jax.models.heads import abstract_heads
-from ssd_jax.models.loaded import LoadedModel
+from ssd_jax.models.draft_heads import abstract_heads
+from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.prompts.batch import PromptBatch
-from ssd_jax.sampling import Sampler, image_keys
+from ssd_jax.sampling.distribution import Sampler
+from ssd_jax.sampling.noise import image_keys
+from ssd_jax.sequence.layout import Grid
 
 GRID = Grid(4, 4)
 SCALE = {"emu3": 3.0, "chameleon": 3.0, "janus": 5.0}

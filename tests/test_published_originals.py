@@ -16,7 +16,7 @@ from test_prompts_published import byte_tokenizer
 
 import ssd_jax
 from ssd_jax.backbones.emu3 import RANKS_NAME, SPECIAL, SPECIAL_NAME, read_tiktoken
-from ssd_jax.layout import Grid
+from ssd_jax.sequence.layout import Grid
 
 CODES, SIDE = 64, 24
 FIRST = 256 + len(SPECIAL)  # id of <|image token|> behind the bytes and the numbered special tokens

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd_jax import UserError, entry, room
-from ssd_jax.config_models import find_models
+from ssd_jax import UserError
+from ssd_jax.cli import entry
 from ssd_jax.models.config import HeadsConfig
-from ssd_jax.opening import is_random, open_model
-from ssd_jax.random_weights import ENTROPY, draw, load_random
+from ssd_jax.pipeline import free_memory as room
+from ssd_jax.pipeline.model_sizes import find_models
+from ssd_jax.pipeline.opening import is_random, open_model
+from ssd_jax.pipeline.random_weights import ENTROPY, draw, load_random
 from ssd_jax.weights.export import write_tensors
 from ssd_jax.weights.heads_file import HEADS_KEY
 from ssd_jax.weights.load import FORMAT
@@ -109,7 +111,7 @@ def test_trained_heads_of_the_right_size_are_taken(tmp_path):
 
 def test_no_room_is_said_before_anything_is_made(monkeypatch):
     monkeypatch.setattr(room, "free_bytes", lambda: 10**9)
-    monkeypatch.setattr("ssd_jax.random_weights.draw", None)
+    monkeypatch.setattr("ssd_jax.pipeline.random_weights.draw", None)
     said = r"does not fit in memory: it needs 14.* GB \(weights 13.* GB, draft heads 1.* GB, cache .* GB\), and 1.00 GB"
     with pytest.raises(UserError, match=said):
         load_random(models("configs/janus_pro.py"), dtype=jnp.bfloat16)

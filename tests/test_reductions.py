@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd_jax.reductions import PARTS, inverse_rms, largest, softmax, total
+from ssd_jax.sampling.reductions import PARTS, inverse_rms, largest, softmax, total
 
 SIZES = [1, PARTS - 1, PARTS, 24, 100, 256]
 

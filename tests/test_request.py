@@ -10,8 +10,16 @@ import pytest
 from conftest import small_config
 
 from ssd_jax import UserError
-from ssd_jax.request import COLDEST, HOTTEST, LEAST_MASS, LONGEST_PROMPT, MAX_GUIDANCE, images_of_call, sampler_of
-from ssd_jax.sampling import guide, log_probabilities
+from ssd_jax.pipeline.request import (
+    COLDEST,
+    HOTTEST,
+    LEAST_MASS,
+    LONGEST_PROMPT,
+    MAX_GUIDANCE,
+    images_of_call,
+    sampler_of,
+)
+from ssd_jax.sampling.distribution import guide, log_probabilities
 
 V = 4096
 CONFIG = small_config(visual_size=V, vocab_size=V + 8)

@@ -16,10 +16,11 @@ from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
-from ssd_jax.layout import Grid, Layout
-from ssd_jax.models.forced import image_hidden
+from ssd_jax.models.teacher_forcing import image_hidden
 from ssd_jax.models.transformer import Transformer
-from ssd_jax.sampling import guide, gumbel_noise, image_keys, log_probabilities
+from ssd_jax.sampling.distribution import guide, log_probabilities
+from ssd_jax.sampling.noise import gumbel_noise, image_keys
+from ssd_jax.sequence.layout import Grid, Layout
 
 ROW_END = 7
 TOY = toy.Toy(toy.config(row_end=ROW_END))

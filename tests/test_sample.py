@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import ssd_jax
-from ssd_jax import UserError, entry
+from ssd_jax import UserError
+from ssd_jax.cli import entry
 from ssd_jax.prompts.lines import read_lines
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +32,7 @@ def load():
 @pytest.fixture
 def run(monkeypatch, command_line, load):
     """run(*arguments) -> (exit code, standard output, standard error)."""
-    monkeypatch.setattr(ssd_jax, "load", load)
+    monkeypatch.setattr("ssd_jax.pipeline.opening.load", load)
     return command_line
 
 

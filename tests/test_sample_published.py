@@ -16,12 +16,11 @@ from PIL import Image
 from published_folders import CONFIGS, SIZE, published_folder
 from safetensors.numpy import load_file, save_file
 
-import sample
 import ssd_jax
-from ssd_jax import entry
+from ssd_jax.cli import entry
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.config_json import from_dict
-from ssd_jax.models.heads import abstract_heads
+from ssd_jax.models.draft_heads import abstract_heads
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.weights.export import heads_metadata, write_tensors
 from ssd_jax.weights.load import read_config
@@ -29,7 +28,7 @@ from ssd_jax.weights.load import read_config
 SIDE = 4  # codes along a side of a picture
 HEADS = HeadsConfig(horizontal=2, vertical=2)
 WITHOUT_HEADS = ["ar", "sjd", "scd", "scd-gumbel", "gsd", "jacobi-match", "jacobi-above", "jacobi-wave"]
-ROOT = Path(sample.__file__).parent
+ROOT = Path(__file__).parents[1]
 
 
 def config_of(name: str) -> ModelConfig:

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd_jax.sampling import Sampler, choose, guide, gumbel_noise, image_keys, log_probabilities, most_likely
+from ssd_jax.sampling.choice import choose, most_likely
+from ssd_jax.sampling.distribution import Sampler, guide, log_probabilities
+from ssd_jax.sampling.noise import gumbel_noise, image_keys
 
 V = 50
 filtered = jax.jit(log_probabilities)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd_jax.selection import kth_largest
+from ssd_jax.sampling.selection import kth_largest
 
 search = jax.jit(kth_largest)
 

@@ -15,14 +15,14 @@ from jax.sharding import AbstractMesh
 from PIL import Image
 from processes import run_together, two_processes
 
-from ssd_jax import cache
-from ssd_jax.distributed import join
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import HeadsConfig, VQConfig
-from ssd_jax.models.heads import boxed_heads
+from ssd_jax.models.draft_heads import boxed_heads
 from ssd_jax.models.layers import ACTIVATION
 from ssd_jax.models.transformer import abstract_backbone, boxed_backbone
-from ssd_jax.sharding import AXES, MODEL, check_divides, make_mesh, parse_mesh, place, sharding_of
+from ssd_jax.parallel.mesh import AXES, MODEL, check_divides, make_mesh, parse_mesh, place, sharding_of
+from ssd_jax.parallel.processes import join
+from ssd_jax.sequence import cache
 from ssd_jax.weights.export import write_config, write_tensors
 
 CACHED = cache.AXES["plain"]
@@ -139,7 +139,7 @@ def test_a_coordinator_that_cannot_be(arguments, message):
 
 def test_a_process_that_does_not_come():
     address = next(flag for flag in two_processes()[0] if "coordinator" in flag).partition("=")[2]
-    script = f"from ssd_jax.distributed import join; join({address!r}, 2, 0, patience=2)"
+    script = f"from ssd_jax.parallel.processes import join; join({address!r}, 2, 0, patience=2)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, text=True, capture_output=True, timeout=300)
     assert done.returncode == 2
     assert done.stderr == f"error: After 2 s some of the 2 processes of the coordinator {address} are missing.\n"

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssd_jax import threefry
-from ssd_jax.sampling import Tag, fresh_keys, gumbel, image_keys, position_keys, uniform
+from ssd_jax.sampling import threefry
+from ssd_jax.sampling.noise import Tag, fresh_keys, gumbel, image_keys, position_keys, uniform
 
 SEEDS = jnp.array([0, 7, 2**32 - 1], jnp.uint32)
 NUMBERS = jnp.array([0, 3, 1])

@@ -11,8 +11,8 @@ from tokenizers.trainers import BpeTrainer
 from ssd_jax.backbones.emu3 import RANKS_NAME, SPECIAL_NAME, read_tiktoken
 from ssd_jax.backbones.prompting import read_prompts
 from ssd_jax.errors import UserError
-from ssd_jax.layout import Grid
 from ssd_jax.models.config import ModelConfig
+from ssd_jax.sequence.layout import Grid
 
 CODES = 64
 

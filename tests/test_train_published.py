@@ -22,29 +22,28 @@ from processes import run_together, two_processes
 from published_folders import SIZE, published_folder
 from safetensors.numpy import load_file
 
-import sample
 import ssd_jax
-from ssd_jax import entry
+from ssd_jax.cli import entry
 from ssd_jax.data.batches import Dropped
 from ssd_jax.data.image_folder import read_folder, read_picture
-from ssd_jax.data.prompted import PromptedCodes
+from ssd_jax.data.prompted_codes import PromptedCodes
 from ssd_jax.data.self_distillation import draw_missing, jobs, picture_seed
 from ssd_jax.data.token_shards import TokenShards
 from ssd_jax.errors import UserError
-from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.config_json import from_dict
-from ssd_jax.models.heads import init_heads
+from ssd_jax.models.draft_heads import init_heads
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.recipes import published_heads
 from ssd_jax.recipes.published_spec import PublishedSpec
-from ssd_jax.training.draft_heads import head_matrices
+from ssd_jax.sequence.layout import Grid
 from ssd_jax.training.draft_loss import Drafting, SmoothL1, mean_per_offset
+from ssd_jax.training.head_training import head_matrices
 from ssd_jax.training.metrics import read_log
 from ssd_jax.training.spec import PromptedSpec
 from ssd_jax.training.step import init_state, make_optimizer, make_step
 
-ROOT = Path(sample.__file__).parent
+ROOT = Path(__file__).parents[1]
 PROMPTS = [f"{size} {colour} {thing}" for size in ("big", "small") for colour in ("red", "green", "blue")
            for thing in ("cat", "dog", "house", "tree")]  # fmt: skip
 PER_PROMPT, PER_FILE = 2, 4

@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd_jax import cache as kv
 from ssd_jax.decode.engine import prefill
-from ssd_jax.layout import prompt_starts, rotary_positions
-from ssd_jax.masks import causal
 from ssd_jax.models.config import HeadsConfig
-from ssd_jax.models.forced import image_hidden
-from ssd_jax.models.heads import DraftHeads
-from ssd_jax.models.loaded import LoadedModel
+from ssd_jax.models.draft_heads import DraftHeads
+from ssd_jax.models.loaded_model import LoadedModel
+from ssd_jax.models.teacher_forcing import image_hidden
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.prompts import pad_left
 from ssd_jax.prompts.batch import PromptBatch
+from ssd_jax.sequence import cache as kv
+from ssd_jax.sequence.layout import prompt_starts, rotary_positions
+from ssd_jax.sequence.masks import causal
 
 PROMPTS = [[2, 5, 3], [2, 4, 5, 6, 7, 4, 3], [2, 3]]  # three lengths, so three paddings
 S, PICTURE = 8, 12

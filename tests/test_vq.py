@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssd_jax import pictures as tokenizing
 from ssd_jax.backbones.emu3 import VQ as EMU3
 from ssd_jax.backbones.janus import VQ as JANUS
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import VQConfig
 from ssd_jax.models.vq import VQModel, depth_to_space, space_to_depth, to_float, to_uint8
-from ssd_jax.pictures import at_once
+from ssd_jax.pipeline import images as tokenizing
+from ssd_jax.pipeline.images import at_once
 from ssd_jax.training.losses import psnr
 
 SMALL = dict(channels=8, multipliers=(1, 2), patch=2, groups=4, codebook_size=16, code_dim=4)

@@ -18,13 +18,13 @@ from transformers import Emu3VQVAE, Emu3VQVAEConfig, JanusVQVAE, JanusVQVAEConfi
 from ssd_jax.backbones import PUBLISHED
 from ssd_jax.backbones.emu3 import VQ as EMU3
 from ssd_jax.errors import UserError
-from ssd_jax.execution import Execution
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.models.loaded import LoadedModel
+from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.models.vq_config import VQGANConfig
 from ssd_jax.models.vq_models import abstract_vq
-from ssd_jax.origin import Checkpoint
-from ssd_jax.pipeline import Pipeline
+from ssd_jax.pipeline.execution import Execution
+from ssd_jax.pipeline.origin import Checkpoint
+from ssd_jax.pipeline.pipeline import Pipeline
 from ssd_jax.weights.load import find_vq_weights, read_config, read_vq
 from ssd_jax.weights.mapping import flatten
 from ssd_jax.weights.store import WeightsError

@@ -9,8 +9,8 @@ import toy
 
 from ssd_jax.decode.schedule import slanted
 from ssd_jax.decode.wave import Wave
-from ssd_jax.layout import Grid
-from ssd_jax.sampling import image_keys
+from ssd_jax.sampling.noise import image_keys
+from ssd_jax.sequence.layout import Grid
 
 GRID = Grid(4, 5)
 SCHEDULES = pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
-from ssd_jax.models.heads import DraftHeads, abstract_heads, init_heads
+from ssd_jax.models.draft_heads import DraftHeads, abstract_heads, init_heads
 from ssd_jax.models.transformer import Transformer, abstract_backbone
 from ssd_jax.models.vq import VQModel
 from ssd_jax.models.vq_models import abstract_vq

@@ -17,10 +17,11 @@ import pytest
 import stub
 from scipy import stats
 
-from ssd_jax import sampling
-from ssd_jax.decode import accept
+from ssd_jax.decode import acceptance
 from ssd_jax.decode.verifier import Verifier
-from ssd_jax.sampling import Tag
+from ssd_jax.sampling import noise
+from ssd_jax.sampling.choice import choose
+from ssd_jax.sampling.noise import Tag
 
 IMAGES = 100_000
 Q, P, LATER = (jnp.array(law) for law in ([0.1, 0.6, 0.3], [0.4, 0.1, 0.5], [0.15, 0.2, 0.65]))
@@ -45,23 +46,23 @@ def settle_twice(rule: str) -> Settled:
         return jnp.broadcast_to(jnp.log(p), (IMAGES, width, V))
 
     def draw(numbers: jax.Array) -> Settled:
-        keys = sampling.image_keys(jnp.zeros_like(numbers), numbers)
+        keys = noise.image_keys(jnp.zeros_like(numbers), numbers)
         verifier = stub.changed(
             Verifier(),
-            noise=lambda at: sampling.gumbel_noise(keys, at, V),
-            keys=lambda at: sampling.position_keys(keys, at),
+            noise=lambda at: noise.gumbel_noise(keys, at, V),
+            keys=lambda at: noise.position_keys(keys, at),
         )
         at, clock = jnp.broadcast_to(jnp.arange(7, 10, dtype=jnp.int32), (IMAGES, 3)), jnp.full_like(numbers, 4)
-        drafts = sampling.choose(law(Q, 3), verifier.noise(at))
+        drafts = choose(law(Q, 3), verifier.noise(at))
         if rule == "rows":
-            first = accept.auto_correct(verifier, drafts, law(P, 3), law(Q, 3), at, clock)
-            second = accept.auto_correct(verifier, first, law(LATER, 3), law(P, 3), at, clock + 1)
+            first = acceptance.auto_correct(verifier, drafts, law(P, 3), law(Q, 3), at, clock)
+            second = acceptance.auto_correct(verifier, first, law(LATER, 3), law(P, 3), at, clock + 1)
             return Settled(first, second, jnp.zeros_like(numbers))
-        coupling, chance = "resample" if rule == "mtp" else rule, accept.token_chance
-        first, stood = accept.settle(verifier, coupling, chance, drafts[:, :2], law(P, 3), law(Q, 2), at, clock)
+        coupling, chance = "resample" if rule == "mtp" else rule, acceptance.token_chance
+        first, stood = acceptance.settle(verifier, coupling, chance, drafts[:, :2], law(P, 3), law(Q, 2), at, clock)
         at, q = at[:, 1:], REDRAFT if rule == "mtp" else P
-        drafts = sampling.choose(law(q, 1), verifier.noise(at[:, :1])) if rule == "mtp" else first[:, 1:2]
-        second, _ = accept.settle(verifier, coupling, chance, drafts, law(LATER, 2), law(q, 1), at, clock + 1)
+        drafts = choose(law(q, 1), verifier.noise(at[:, :1])) if rule == "mtp" else first[:, 1:2]
+        second, _ = acceptance.settle(verifier, coupling, chance, drafts, law(LATER, 2), law(q, 1), at, clock + 1)
         return Settled(first, second, stood)
 
     return jax.tree.map(np.asarray, jax.jit(draw)(jnp.arange(IMAGES, dtype=jnp.int32)))
@@ -107,27 +108,27 @@ def test_every_token_follows_its_law(rule):
 
 def one_key(keys, tag, clock):
     """Acceptance and residual draw share a key: who is refused has a large u, and so the first code a large g."""
-    return sampling.fresh_keys(keys, Tag.ACCEPT if tag == Tag.RESIDUAL else tag, clock)
+    return noise.fresh_keys(keys, Tag.ACCEPT if tag == Tag.RESIDUAL else tag, clock)
 
 
 def no_clock(keys, tag, clock):
     """The same draws in every pass. Harmless where a position's u and residual are looked at once, in the pass that
     commits it; a resample is then a coupling, which costs no law but passes (see test_loops.py)."""
-    return sampling.fresh_keys(keys, tag, jnp.zeros_like(clock))
+    return noise.fresh_keys(keys, tag, jnp.zeros_like(clock))
 
 
 def no_clock_for_the_residual(keys, tag, clock):
-    return sampling.fresh_keys(keys, tag, jnp.zeros_like(clock) if tag == Tag.RESIDUAL else clock)
+    return noise.fresh_keys(keys, tag, jnp.zeros_like(clock) if tag == Tag.RESIDUAL else clock)
 
 
 def no_position(keys, tag, clock):
     """The same draws at every position of a window."""
-    return sampling.fresh_keys(jnp.broadcast_to(keys[:, :1], keys.shape), tag, clock)
+    return noise.fresh_keys(jnp.broadcast_to(keys[:, :1], keys.shape), tag, clock)
 
 
 def keyed_noise(keys, tag, clock):
     """The residual is drawn with g_i, which has already chosen the draft that was refused."""
-    return keys if tag == Tag.RESIDUAL else sampling.fresh_keys(keys, tag, clock)
+    return keys if tag == Tag.RESIDUAL else noise.fresh_keys(keys, tag, clock)
 
 
 TWICE = ("maximal", "rows")
@@ -139,7 +140,7 @@ WRONG += [(keys, rule) for keys in (no_clock, no_clock_for_the_residual) for rul
 
 @pytest.mark.parametrize(("keys", "rule"), WRONG, ids=lambda value: getattr(value, "__name__", value))
 def test_draws_that_hang_together_are_seen(keys, rule, monkeypatch):
-    monkeypatch.setattr(accept, "fresh_keys", keys)
+    monkeypatch.setattr(acceptance, "fresh_keys", keys)
     found = p_values(rule)
     print(rule, found)
     assert min(found.values()) < 1e-9

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssd_jax.decode import engine
-from ssd_jax.decode.bound import BoundVerifier, Draw
+from ssd_jax.decode.model_verifier import BoundVerifier, Draw
 from ssd_jax.decode.presets import find_decoder
-from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
-from ssd_jax.models.heads import DraftHeads, init_heads
-from ssd_jax.models.loaded import LoadedModel
+from ssd_jax.models.draft_heads import DraftHeads, init_heads
+from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.prompts.batch import PromptBatch
-from ssd_jax.sampling import Sampler, image_keys
+from ssd_jax.sampling.distribution import Sampler
+from ssd_jax.sampling.noise import image_keys
+from ssd_jax.sequence.layout import Grid
 
 PROMPT = 4
 HEADS = HeadsConfig(horizontal=3, vertical=2)

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 
-from ssd_jax.layout import Grid
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.vq_config import MoVQConfig, VQGANConfig
+from ssd_jax.sequence.layout import Grid
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,10 @@ from tokenizers import Tokenizer
 
 from ssd_jax.backbones.base import Backbone
 from ssd_jax.errors import UserError
-from ssd_jax.layout import Grid
 from ssd_jax.models.config import ModelConfig, VQConfig
 from ssd_jax.prompts.sizes import is_ratio, parse_size
 from ssd_jax.prompts.words import split_words
+from ssd_jax.sequence.layout import Grid
 
 MODEL = {
     "layers": 6,

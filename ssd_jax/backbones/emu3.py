@@ -16,12 +16,12 @@ from ssd_jax.backbones.base import Backbone, ConfigJson, Naming, Published, Publ
 from ssd_jax.backbones.fields import code_range, section, whole_numbers
 from ssd_jax.errors import UserError
 from ssd_jax.files import read_text, require_file
-from ssd_jax.layout import Grid
 from ssd_jax.models.config import NONE, ModelConfig
 from ssd_jax.models.vq_config import MoVQConfig
 from ssd_jax.prompts.byte_level import ByteLevelPrompts
 from ssd_jax.prompts.sizes import is_ratio, parse_size
 from ssd_jax.prompts.tiktoken import tiktoken_tokenizer
+from ssd_jax.sequence.layout import Grid
 
 MODEL = ModelConfig(
     architecture="emu3",

@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 from ssd_jax.backbones.base import Backbone, ConfigJson, Naming, Published, PublishedVQ, Token
 from ssd_jax.backbones.fields import code_range, section, whole_numbers
 from ssd_jax.errors import UserError
-from ssd_jax.layout import Grid
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.vq_config import VQGANConfig
 from ssd_jax.prompts.byte_level import ByteLevelPrompts
 from ssd_jax.prompts.sizes import is_ratio, parse_size
+from ssd_jax.sequence.layout import Grid
 
 MODEL = ModelConfig(
     architecture="chameleon",

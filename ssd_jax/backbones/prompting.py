@@ -8,10 +8,10 @@ from tokenizers import Tokenizer
 from ssd_jax.backbones import backbone_of
 from ssd_jax.backbones.base import Prompts, TokenizerFiles
 from ssd_jax.errors import UserError, shown
-from ssd_jax.layout import Grid
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.config_json import HIGHEST, read_json
 from ssd_jax.prompts import TOKENIZER_NAME, read_tokenizer
+from ssd_jax.sequence.layout import Grid
 
 
 def grid_of(config: ModelConfig, size: tuple[int, int] | str | None, stride: int) -> Grid:

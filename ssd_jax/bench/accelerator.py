@@ -20,22 +20,22 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from ssd_jax.bench.pieces import Clock, Verify
+from ssd_jax.bench.pass_pieces import Clock, Verify
 from ssd_jax.bench.speed import agreement, measure_speed
-from ssd_jax.config_models import find_models
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import WIDE
 from ssd_jax.errors import UserError
 from ssd_jax.files import replacing
-from ssd_jax.loading import load
 from ssd_jax.models.attention import ATTENTIONS
-from ssd_jax.pipeline import Pipeline
+from ssd_jax.pipeline.loading import load
+from ssd_jax.pipeline.model_sizes import find_models
+from ssd_jax.pipeline.pipeline import Pipeline
+from ssd_jax.pipeline.random_weights import load_random
 from ssd_jax.plan.chips import chip_of
 from ssd_jax.plan.job import job_for
+from ssd_jax.plan.roofline import together
 from ssd_jax.plan.speed import verify
-from ssd_jax.plan.work import together
-from ssd_jax.random_weights import load_random
 
 MODELS = ("configs/emu3.py", "configs/lumina_mgpt.py", "configs/janus_pro.py")
 DECODERS = ("ar", "ssd", "ssd-wave")

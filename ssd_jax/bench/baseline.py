@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from ssd_jax.errors import UserError, require_whole
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.models.products import cpu_multiplies_bfloat16
+from ssd_jax.models.matmul import cpu_multiplies_bfloat16
 
 MODULE = "ssd_jax.bench.transformers_process"
 PACKAGES = ("torch", "transformers")

@@ -10,8 +10,8 @@ from ssd_jax.bench.quality import Task, measure_quality
 from ssd_jax.decode.ar import AR
 from ssd_jax.eval.estimates import Estimate
 from ssd_jax.eval.likelihood import token_nll
-from ssd_jax.models.products import fast_dtype
-from ssd_jax.pipeline import Pipeline
+from ssd_jax.models.matmul import fast_dtype
+from ssd_jax.pipeline.pipeline import Pipeline
 
 FLOAT32 = "float32"
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ssd_jax.bench.painters import parse_other_heads, parse_painters
+from ssd_jax.bench.named_decoders import parse_other_heads, parse_painters
 from ssd_jax.errors import UserError
 from ssd_jax.models.attention import ATTENTIONS
 

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ssd_jax.bench.labels import label_points
+from ssd_jax.bench.plot_labels import label_points
 from ssd_jax.eval.estimates import Estimate
 from ssd_jax.files import replacing
 

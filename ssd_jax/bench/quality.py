@@ -21,7 +21,7 @@ from ssd_jax.eval.estimates import Estimate
 from ssd_jax.eval.features import features, load_network
 from ssd_jax.eval.gallery import Gallery
 from ssd_jax.eval.likelihood import token_nll
-from ssd_jax.pipeline import Pipeline
+from ssd_jax.pipeline.pipeline import Pipeline
 
 REFERENCE_SEED, AXES_SEED = 1_000_000, 2_000_000
 """Seeds of the reference pictures, and of those that give the axes of the Fréchet distance, start here."""

@@ -9,9 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ssd_jax.decode.base import Decoder
-from ssd_jax.decode.stretches import total, widest
-from ssd_jax.layout import Grid
-from ssd_jax.pipeline import Pipeline
+from ssd_jax.decode.cost import total, widest
+from ssd_jax.pipeline.pipeline import Pipeline
+from ssd_jax.sequence.layout import Grid
 
 PASSES = 32
 """How many passes are timed of decoders whose number of passes would mean nothing."""

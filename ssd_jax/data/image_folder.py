@@ -13,9 +13,9 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from ssd_jax.data.token_shards import TokenShards
-from ssd_jax.distributed import together
 from ssd_jax.errors import UserError
 from ssd_jax.files import parse_json, read_text
+from ssd_jax.parallel.processes import together
 
 CAPTIONS = "captions.jsonl"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ssd_jax.data.token_shards import TokenShards
-from ssd_jax.distributed import is_first, together
+from ssd_jax.parallel.processes import is_first, together
 
 Draw = Callable[[list[int], list[int]], np.ndarray]
 """(indices of prompts, seeds), both of length n -> int32 [n, R, C]."""

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ssd_jax.distributed import of_first, together
 from ssd_jax.errors import UserError
 from ssd_jax.files import check_origin
-from ssd_jax.layout import Grid
+from ssd_jax.parallel.processes import of_first, together
+from ssd_jax.sequence.layout import Grid
 from ssd_jax.weights.export import write_tensors
 from ssd_jax.weights.store import opened
 

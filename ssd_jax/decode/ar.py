@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ssd_jax.cache import KVCache
 from ssd_jax.decode.base import Decoder, register, require_window
+from ssd_jax.decode.cost import PREFILL, Stretch, Stretches
 from ssd_jax.decode.state import Decoded
-from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
 from ssd_jax.decode.verifier import Verifier
 from ssd_jax.errors import require_whole
-from ssd_jax.layout import Grid
-from ssd_jax.sampling import choose
+from ssd_jax.sampling.choice import choose
+from ssd_jax.sequence.cache import KVCache
+from ssd_jax.sequence.layout import Grid
 
 
 @register

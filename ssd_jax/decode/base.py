@@ -4,12 +4,12 @@ from typing import TypeVar
 
 import jax
 
-from ssd_jax.cache import KVCache
+from ssd_jax.decode.cost import Stretches
 from ssd_jax.decode.state import Decoded
-from ssd_jax.decode.stretches import Stretches
 from ssd_jax.decode.verifier import Verifier
 from ssd_jax.errors import UserError
-from ssd_jax.layout import Grid
+from ssd_jax.sequence.cache import KVCache
+from ssd_jax.sequence.layout import Grid
 
 KINDS: dict[str, type["Decoder"]] = {}
 """Decoders by the name that they have on a command line, "SSD(rounds=0)"; see `register`."""

@@ -12,13 +12,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.cache import KVCache
-from ssd_jax.decode.accept import auto_correct
+from ssd_jax.decode.acceptance import auto_correct
+from ssd_jax.decode.cost import PREFILL, Stretch, Stretches
 from ssd_jax.decode.state import first_token, gather, scatter
-from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
 from ssd_jax.decode.verifier import Verifier
-from ssd_jax.layout import Grid
-from ssd_jax.sampling import choose
+from ssd_jax.sampling.choice import choose
+from ssd_jax.sequence.cache import KVCache
+from ssd_jax.sequence.layout import Grid
 
 AUTO = "auto"
 """As a number of rounds: until a pass changes nothing."""

@@ -7,19 +7,19 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 
-from ssd_jax.cache import CacheSpec, KVCache
 from ssd_jax.decode.base import Decoder
-from ssd_jax.decode.bound import BoundVerifier, Draw
+from ssd_jax.decode.model_verifier import BoundVerifier, Draw
 from ssd_jax.decode.presets import require_heads
 from ssd_jax.decode.state import Decoded
-from ssd_jax.layout import Grid, prompt_starts, rotary_positions
-from ssd_jax.masks import causal
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.layers import whole
-from ssd_jax.models.loaded import LoadedModel
+from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.models.transformer import layout_of
+from ssd_jax.parallel.mesh import sharding_of
 from ssd_jax.prompts.batch import PromptBatch
-from ssd_jax.sharding import sharding_of
+from ssd_jax.sequence.cache import CacheSpec, KVCache
+from ssd_jax.sequence.layout import Grid, prompt_starts, rotary_positions
+from ssd_jax.sequence.masks import causal
 
 
 def prefill(model: LoadedModel, cache: KVCache, prompts: PromptBatch) -> tuple[jax.Array, KVCache]:

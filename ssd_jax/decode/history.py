@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ssd_jax.decode.state import gather
-from ssd_jax.layout import Grid
+from ssd_jax.sequence.layout import Grid
 
 SWEEPS = 2
 """Of parallel recalls: as many drafts behind the committed tokens are what recalling from left to right would give."""

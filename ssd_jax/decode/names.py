@@ -2,7 +2,7 @@
 
 import ast
 
-from ssd_jax.decode.accept import Group
+from ssd_jax.decode.acceptance import Group
 from ssd_jax.decode.base import KINDS, Decoder
 from ssd_jax.decode.presets import PRESETS, find_decoder
 from ssd_jax.errors import UserError, shown

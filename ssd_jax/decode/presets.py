@@ -17,7 +17,7 @@
 | `jacobi-wave`  | wave   | above      |          | ours: as `ssd-wave`, no heads                                   |
 """
 
-from ssd_jax.decode.accept import Group
+from ssd_jax.decode.acceptance import Group
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.mtp import MTP
@@ -25,7 +25,7 @@ from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.wave import Wave
 from ssd_jax.errors import UserError, require_one_of
-from ssd_jax.layout import Grid
+from ssd_jax.sequence.layout import Grid
 
 PRESETS: dict[str, Decoder] = {
     "ar": AR(),

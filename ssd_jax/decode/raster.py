@@ -15,15 +15,16 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.cache import KVCache
-from ssd_jax.decode import accept, drafters, history
+from ssd_jax.decode import drafting, history
+from ssd_jax.decode.acceptance import ACCEPTANCES, COUPLINGS, Group, grouped_chance, settle, token_chance
 from ssd_jax.decode.base import Decoder, register, require_window
-from ssd_jax.decode.drafters import Seen
+from ssd_jax.decode.cost import PREFILL, Stretch, Stretches
+from ssd_jax.decode.drafting import Seen
 from ssd_jax.decode.state import Decoded, first_token, gather, scatter
-from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
 from ssd_jax.decode.verifier import Verifier
 from ssd_jax.errors import UserError, require_one_of, require_whole
-from ssd_jax.layout import Grid
+from ssd_jax.sequence.cache import KVCache
+from ssd_jax.sequence.layout import Grid
 
 WIDE = 64
 """The default window on accelerators, where positions of a pass are nearly free up to the ridge of the roofline."""
@@ -58,7 +59,7 @@ class Raster(Decoder):
     drafter: str = "spatial"
     coupling: str = "match"
     acceptance: str = "token"
-    group: accept.Group = accept.Group()
+    group: Group = Group()
     history: int = 0
 
     adaptive = True
@@ -66,9 +67,9 @@ class Raster(Decoder):
     def __post_init__(self):
         require_whole("window", 1 if self.window is None else self.window, 1)
         require_whole("rows", 1 if self.rows is None else self.rows, 1)
-        require_one_of("drafter", self.drafter, drafters.DRAFTERS)
-        require_one_of("coupling", self.coupling, accept.COUPLINGS)
-        require_one_of("acceptance", self.acceptance, accept.ACCEPTANCES)
+        require_one_of("drafter", self.drafter, drafting.DRAFTERS)
+        require_one_of("coupling", self.coupling, COUPLINGS)
+        require_one_of("acceptance", self.acceptance, ACCEPTANCES)
         if self.coupling == "match" and self.acceptance == "grouped":
             raise UserError("The match coupling accepts by equality; combine grouped acceptance with another coupling.")
         require_whole("history", self.history, 0)
@@ -78,7 +79,7 @@ class Raster(Decoder):
     @property
     def heads(self) -> tuple[int, int]:
         """See `Decoder`."""
-        return drafters.HEADS.get(self.drafter, (0, 0))
+        return drafting.HEADS.get(self.drafter, (0, 0))
 
     def width(self, grid: Grid) -> int:
         """W on a grid."""
@@ -175,10 +176,10 @@ def _pass(verifier: Verifier, grid: Grid, decoder: Raster, s: State) -> State:
     log_p = verifier.log_p(hidden)
 
     with jax.named_scope("accept"):
-        chance = accept.token_chance
+        chance = token_chance
         if decoder.acceptance == "grouped":
-            chance = partial(accept.grouped_chance, group=decoder.group, embed=verifier.embed)
-        settled, m = accept.settle(verifier, decoder.coupling, chance, codes[:, 1:], log_p, s.log_q, positions, passes)
+            chance = partial(grouped_chance, group=decoder.group, embed=verifier.embed)
+        settled, m = settle(verifier, decoder.coupling, chance, codes[:, 1:], log_p, s.log_q, positions, passes)
     first = jnp.minimum(s.first + m + 1, grid.size)
     index = jnp.arange(grid.size, dtype=jnp.int32)
     newly = (index >= s.first[:, None]) & (index < first[:, None])
@@ -207,7 +208,7 @@ def _refill(verifier: Verifier, grid: Grid, decoder: Raster, vocabulary: int, se
     count = decoder.width(grid) - 1
     if count == 0:
         return seen.tokens, jnp.zeros((seen.tokens.shape[0], 0, vocabulary), jnp.float32)
-    codes, log_q = drafters.draft(decoder.drafter, verifier, grid, vocabulary, seen, count)
+    codes, log_q = drafting.draft(decoder.drafter, verifier, grid, vocabulary, seen, count)
     positions = seen.last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32)
     return scatter(seen.tokens, positions, codes), log_q
 

@@ -15,14 +15,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.cache import KVCache
 from ssd_jax.decode.base import Decoder, register
 from ssd_jax.decode.blocks import AUTO, MASKS, Phase, first_row, first_row_stretches, run
+from ssd_jax.decode.cost import Stretch, Stretches, total
 from ssd_jax.decode.state import Decoded, gather
-from ssd_jax.decode.stretches import Stretch, Stretches, total
 from ssd_jax.decode.verifier import Verifier
 from ssd_jax.errors import UserError, is_whole, require_one_of, require_whole
-from ssd_jax.layout import Grid
+from ssd_jax.sequence.cache import KVCache
+from ssd_jax.sequence.layout import Grid
 
 MOST_ROUNDS = 10_000
 """Rounds of a block at most; with so many `ar` takes fewer passes."""
@@ -48,7 +48,7 @@ class SSD(Decoder):
         rows: k_v, rows per block, 1 or 2; as many vertical heads are needed.
         schedule: "joint" (all rounds on both rows) or "staged".
         mask: "raster", or "row": while rounds are on, what is fed sees only its own row of the block (see
-            `masks.row`), in the extra rounds, too. Commit passes use the raster mask.
+            `sequence.masks.row`), in the extra rounds, too. Commit passes use the raster mask.
     """
 
     rounds: int | str = 2

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssd_jax.layout import Grid
+from ssd_jax.sequence.layout import Grid
 
 
 class Schedule(NamedTuple):

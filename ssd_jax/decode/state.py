@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ssd_jax.decode.verifier import Verifier
-from ssd_jax.sampling import choose
+from ssd_jax.sampling.choice import choose
 
 
 @flax.struct.dataclass

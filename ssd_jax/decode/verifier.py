@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.cache import KVCache
+from ssd_jax.sequence.cache import KVCache
 
 Offsets = tuple[tuple[int, int], ...]
 """(rows down, columns right) of draft heads."""
@@ -12,7 +12,7 @@ Offsets = tuple[tuple[int, int], ...]
 class Verifier:
     """A model bound to prompts and a grid; loops call it and import no model.
 
-    B is the number of images, G = 2B with guidance (conditional rows first), else B. `decode.bound` has that of a
+    B is the number of images, G = 2B with guidance (conditional rows first), else B. `decode.model_verifier` has that of a
     backbone; the tests have one without a transformer.
 
     Attributes:

@@ -5,17 +5,17 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.cache import KVCache
-from ssd_jax.decode import drafters
+from ssd_jax.decode import drafting
 from ssd_jax.decode.base import Decoder, register
-from ssd_jax.decode.drafters import Seen
+from ssd_jax.decode.cost import PREFILL, Stretch, Stretches
+from ssd_jax.decode.drafting import Seen
 from ssd_jax.decode.schedule import Schedule, count_passes, slanted
 from ssd_jax.decode.state import Decoded, first_token, gather, scatter
-from ssd_jax.decode.stretches import PREFILL, Stretch, Stretches
 from ssd_jax.decode.verifier import Verifier
 from ssd_jax.errors import UserError, require_one_of, require_whole
-from ssd_jax.layout import Grid
-from ssd_jax.sampling import choose
+from ssd_jax.sampling.choice import choose
+from ssd_jax.sequence.cache import KVCache
+from ssd_jax.sequence.layout import Grid
 
 DRAFTERS = ("random", "above", "spatial")
 """Those that need nothing of a row below row 0 to draft it; the others look to the left."""
@@ -72,7 +72,7 @@ class Wave(Decoder):
     @property
     def heads(self) -> tuple[int, int]:
         """See `Decoder`."""
-        return drafters.HEADS.get(self.drafter, (0, 0))
+        return drafting.HEADS.get(self.drafter, (0, 0))
 
     def schedule(self, grid: Grid) -> Schedule:
         """Which tokens every pass feeds and corrects."""
@@ -104,7 +104,7 @@ class Wave(Decoder):
 
         def draft(tokens: jax.Array, last: jax.Array, row: jax.Array, passes: jax.Array, count: int) -> jax.Array:
             """Drafts `count` positions behind `last`, int32 [B]; row [G, C, D] has h of the C positions up to there."""
-            codes, _ = drafters.draft(self.drafter, verifier, grid, V, Seen(tokens, last, row, passes), count)
+            codes, _ = drafting.draft(self.drafter, verifier, grid, V, Seen(tokens, last, row, passes), count)
             return scatter(tokens, last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32), codes)
 
         start, newest = hidden, jnp.pad(hidden, ((0, 0), (C - 1, 0), (0, 0)))

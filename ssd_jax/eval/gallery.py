@@ -15,7 +15,7 @@ from ssd_jax.eval.estimates import Estimate
 from ssd_jax.eval.features import features
 from ssd_jax.eval.retrieval import retrieval
 from ssd_jax.files import replacing
-from ssd_jax.pipeline import Pipeline
+from ssd_jax.pipeline.pipeline import Pipeline
 
 TUNED = 64
 """Options of decoders were chosen on the first prompts of `Gallery.prompts`, so many; on no others."""

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ssd_jax.layout import Grid
-from ssd_jax.pipeline import Pipeline
+from ssd_jax.pipeline.pipeline import Pipeline
+from ssd_jax.pipeline.request import guidance_of
 from ssd_jax.prompts.batch import PromptBatch
-from ssd_jax.request import guidance_of
+from ssd_jax.sequence.layout import Grid
 
 
 def token_nll(

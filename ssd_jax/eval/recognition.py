@@ -7,7 +7,7 @@ import numpy as np
 from ssd_jax.eval.estimates import Estimate
 from ssd_jax.eval.features import features, load_network
 from ssd_jax.eval.gallery import Gallery
-from ssd_jax.pipeline import Pipeline
+from ssd_jax.pipeline.pipeline import Pipeline
 
 ASKED = {"trained captions": "train", "held-out combinations": "combination"}
 """What the report calls the splits whose captions are drawn."""

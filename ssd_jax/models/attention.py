@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from ssd_jax import cache
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.layers import QK_NORMS, parameter, rotate
-from ssd_jax.models.products import Products
-from ssd_jax.reductions import softmax
+from ssd_jax.models.matmul import Products
+from ssd_jax.sampling.reductions import softmax
+from ssd_jax.sequence import cache
 
 MASKED = -1e30
 """A finite score for what may not be seen: a row of the softmax never becomes NaN."""
@@ -47,7 +47,7 @@ def fused(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, pro
 
 
 ATTENTIONS: dict[str, Callable[..., jax.Array]] = {"plain": plain, "fused": fused}
-"""Name -> implementation; a cache is laid out for one of them (`cache.AXES`)."""
+"""Name -> implementation; a cache is laid out for one of them (`sequence.cache.AXES`)."""
 
 
 class Attention(nn.Module):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from ssd_jax.models.attention import Attention
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.layers import ACTIVATION, RMSNorm, parameter
-from ssd_jax.models.products import Products
+from ssd_jax.models.matmul import Products
 
 
 class MLP(nn.Module):

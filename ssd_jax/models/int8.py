@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax.typing import DTypeLike
 
-from ssd_jax.reductions import largest
+from ssd_jax.sampling.reductions import largest
 
 NAMES = {
     "attention": ("q", "k", "v", "o"),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssd_jax.models.int8 import Int8, fetch
-from ssd_jax.reductions import inverse_rms, total
+from ssd_jax.sampling.reductions import inverse_rms, total
 
 ACTIVATION = ("batch", "window", "embed")
 """Axes of what goes from block to block, [B, W, D]."""

@@ -6,14 +6,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.cache import KVCache
 from ssd_jax.errors import UserError
-from ssd_jax.layout import Grid, Layout
 from ssd_jax.models.block import Block
-from ssd_jax.models.codes import CodeEmbedding, VisualMLP
 from ssd_jax.models.config import NONE, UNKNOWN, ModelConfig
 from ssd_jax.models.layers import ACTIVATION, RMSNorm, parameter, rotary_angles, whole
-from ssd_jax.models.products import Products
+from ssd_jax.models.matmul import Products
+from ssd_jax.models.visual_adapters import CodeEmbedding, VisualMLP
+from ssd_jax.sequence.cache import KVCache
+from ssd_jax.sequence.layout import Grid, Layout
 
 
 class Transformer(nn.Module):
@@ -24,7 +24,7 @@ class Transformer(nn.Module):
 
     Attributes:
         config: sizes.
-        products: how matrices are multiplied (see `models.products`).
+        products: how matrices are multiplied (see `models.matmul`).
     """
 
     config: ModelConfig

@@ -14,9 +14,9 @@ fused   queries are read, the result is written, both in the dtype of the cache.
 
 import jax.numpy as jnp
 
+from ssd_jax.parallel.mesh import device_bytes
 from ssd_jax.plan.job import Job
-from ssd_jax.plan.work import Work
-from ssd_jax.sharding import device_bytes
+from ssd_jax.plan.roofline import Work
 
 SCORE = jnp.dtype(jnp.float32).itemsize
 """Bytes of a score, whatever the operands are; those of the plain one's result, too."""

@@ -27,7 +27,7 @@ class Chip:
         link: bytes per second that it can send in a ring: NVLink, one direction; on a TPU two of its ports.
         cudnn: whether fused attention of a 16-bit cache is cuDNN's: on NVIDIA GPUs.
         attention: bytes per second that attention moves, where it was measured; None: as fast as the memory.
-        overlaps: whether memory is read while arithmetic goes on; not on a CPU (see `plan.work`).
+        overlaps: whether memory is read while arithmetic goes on; not on a CPU (see `plan.roofline`).
         wide: operations per second of a wide product as a whole, where it was measured; told beside `flops`.
     """
 

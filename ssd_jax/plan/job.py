@@ -8,21 +8,21 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
 from ssd_jax.backbones.prompting import grid_of
-from ssd_jax.cache import KVCache
-from ssd_jax.config_models import Models
 from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.engine import cache_spec
 from ssd_jax.errors import UserError
-from ssd_jax.layout import Grid
-from ssd_jax.loading import require_options
 from ssd_jax.models.config import HeadsConfig, ModelConfig
-from ssd_jax.models.heads import boxed_heads
+from ssd_jax.models.draft_heads import boxed_heads
 from ssd_jax.models.int8 import scales
 from ssd_jax.models.transformer import boxed_backbone, layout_of
 from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq
-from ssd_jax.pipeline import Pipeline
-from ssd_jax.request import whole_batch
-from ssd_jax.sharding import DATA, MODEL, abstract, check_divides, parse_mesh, sharding_of
+from ssd_jax.parallel.mesh import DATA, MODEL, abstract, check_divides, parse_mesh, sharding_of
+from ssd_jax.pipeline.loading import require_options
+from ssd_jax.pipeline.model_sizes import Models
+from ssd_jax.pipeline.pipeline import Pipeline
+from ssd_jax.pipeline.request import whole_batch
+from ssd_jax.sequence.cache import KVCache
+from ssd_jax.sequence.layout import Grid
 from ssd_jax.weights.mapping import flatten
 
 PROMPT = 128
@@ -44,7 +44,7 @@ class Job:
         guided: whether every picture has an unconditional row.
         data, model: sizes of the mesh.
         dtype: of weights and cache; the image tokenizer is float32.
-        quantize, attention: as for `loading.load`.
+        quantize, attention: as for `pipeline.loading.load`.
         prompt: S.
         here: whether it is for the machine at hand, so that decoders have the windows that they have on it; otherwise
             those that they have on accelerators.

@@ -8,17 +8,18 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ssd_jax.decode.base import Decoder
-from ssd_jax.decode.bound import Draw
 from ssd_jax.decode.engine import decode
+from ssd_jax.decode.model_verifier import Draw
 from ssd_jax.decode.presets import require_fits, require_heads
 from ssd_jax.errors import UserError
-from ssd_jax.models.loaded import LoadedModel
-from ssd_jax.pictures import at_once, to_pixels
+from ssd_jax.models.loaded_model import LoadedModel
+from ssd_jax.parallel.mesh import DATA, MODEL, device_bytes, make_mesh, using
+from ssd_jax.pipeline.images import at_once, to_pixels
 from ssd_jax.plan.chips import Chip
 from ssd_jax.plan.job import Job
 from ssd_jax.prompts.batch import PromptBatch
-from ssd_jax.sampling import Sampler, image_keys
-from ssd_jax.sharding import DATA, MODEL, device_bytes, make_mesh, using
+from ssd_jax.sampling.distribution import Sampler
+from ssd_jax.sampling.noise import image_keys
 
 UNOPTIMISED = {"xla_backend_optimization_level": 0}
 """The machine code is never run, and what arrays need does not depend on it."""

@@ -14,13 +14,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.decode.stretches import Stretches
+from ssd_jax.decode.cost import Stretches
 from ssd_jax.models.int8 import SUFFIX
+from ssd_jax.parallel.mesh import device_shape
 from ssd_jax.plan.attention import attention
 from ssd_jax.plan.chips import Chip
 from ssd_jax.plan.job import Job
-from ssd_jax.plan.work import Steps, Work, seconds
-from ssd_jax.sharding import device_shape
+from ssd_jax.plan.roofline import Steps, Work, seconds
 from ssd_jax.weights.mapping import flatten
 
 TABLES = ("embedding", "code_embedding.table")

@@ -33,13 +33,13 @@ from jax.typing import DTypeLike
 from ssd_jax.compiling import compiled
 from ssd_jax.models.attention import ATTENTIONS
 from ssd_jax.models.int8 import Int8, quantised
-from ssd_jax.models.products import Products
+from ssd_jax.models.matmul import Products
+from ssd_jax.parallel.mesh import device_bytes
+from ssd_jax.pipeline.free_memory import free_bytes
 from ssd_jax.plan.attention import attention
 from ssd_jax.plan.chips import Chip
 from ssd_jax.plan.job import Job
 from ssd_jax.plan.speed import INT8
-from ssd_jax.room import free_bytes
-from ssd_jax.sharding import device_bytes
 
 NAME = "here"
 

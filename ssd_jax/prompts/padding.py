@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ssd_jax.shapes import bucket
+from ssd_jax.sequence.dims import bucket
 
 
 def pad_left(frames: Sequence[Sequence[int]], pad_id: int, length: int | None = None) -> tuple[np.ndarray, np.ndarray]:

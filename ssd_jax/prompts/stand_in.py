@@ -2,8 +2,8 @@
 
 import zlib
 
-from ssd_jax.layout import Grid
 from ssd_jax.models.config import ModelConfig
+from ssd_jax.sequence.layout import Grid
 
 
 class StandIn:

@@ -16,30 +16,30 @@ import numpy as np
 
 from ssd_jax.backbones.emoji import EmojiPrompts
 from ssd_jax.data import emoji, emoji_build
-from ssd_jax.data.captioned import CaptionedCodes
-from ssd_jax.data.encoding import encode_images
+from ssd_jax.data.captioned_codes import CaptionedCodes
+from ssd_jax.data.image_codes import encode_images
 from ssd_jax.decode.ar import AR
-from ssd_jax.decode.bound import Draw
 from ssd_jax.decode.engine import cache_spec, decode, make_cache
+from ssd_jax.decode.model_verifier import Draw
 from ssd_jax.errors import UserError
 from ssd_jax.eval.gallery import Gallery
 from ssd_jax.eval.recognition import recognition
 from ssd_jax.files import replacing
-from ssd_jax.layout import Grid
-from ssd_jax.loading import load
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.models.loaded import LoadedModel
+from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.models.vq import VQModel, to_uint8
 from ssd_jax.models.vq_models import abstract_vq
+from ssd_jax.pipeline.loading import load
+from ssd_jax.pipeline.request import sampler_of
 from ssd_jax.prompts import word_tokenizer
 from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.recipes.emoji_report import nll_report, training_minutes, vq_report, write_report
 from ssd_jax.recipes.emoji_spec import EmojiSpec
-from ssd_jax.request import sampler_of
-from ssd_jax.sampling import image_keys
+from ssd_jax.sampling.noise import image_keys
+from ssd_jax.sequence.layout import Grid
 from ssd_jax.training.backbone import backbone_task
-from ssd_jax.training.draft_heads import EXPORT_DTYPE, Frozen, train_draft_heads
+from ssd_jax.training.head_training import EXPORT_DTYPE, Frozen, train_draft_heads
 from ssd_jax.training.loop import fit
 from ssd_jax.training.metrics import require_plots
 from ssd_jax.training.tokenizer import tokenizer_task

@@ -9,15 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssd_jax.data.captioned import CaptionedCodes
+from ssd_jax.data.captioned_codes import CaptionedCodes
 from ssd_jax.data.emoji import SPLITS
 from ssd_jax.files import replacing
 from ssd_jax.models.config import ModelConfig, VQConfig
-from ssd_jax.models.forced import image_hidden
+from ssd_jax.models.teacher_forcing import image_hidden
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.models.vq import VQModel, to_float, to_uint8
 from ssd_jax.training.backbone import mean_nll
-from ssd_jax.training.draft_heads import Values, tables
+from ssd_jax.training.head_training import Values, tables
 from ssd_jax.training.losses import psnr, token_nll
 from ssd_jax.training.metrics import read_log
 from ssd_jax.training.spec import StageSpec

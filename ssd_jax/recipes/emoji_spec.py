@@ -12,7 +12,7 @@ from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
 from ssd_jax.models.config_json import from_dict
 from ssd_jax.prompts import SPECIALS
 from ssd_jax.recipes.section import Section
-from ssd_jax.training.draft_heads import DraftHeadsSpec
+from ssd_jax.training.head_training import DraftHeadsSpec
 from ssd_jax.training.spec import BackboneSpec, PromptedSpec, StageSpec, TokenizerSpec
 
 STAGES = ("tokenizer", "backbone", "heads")

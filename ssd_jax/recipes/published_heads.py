@@ -13,20 +13,20 @@ import numpy as np
 
 from ssd_jax.backbones.prompting import grid_of
 from ssd_jax.data.image_folder import encode_missing, read_folder
-from ssd_jax.data.prompted import Frames, PromptedCodes, split
+from ssd_jax.data.prompted_codes import Frames, PromptedCodes, split
 from ssd_jax.data.self_distillation import digest_of, draw_missing, jobs
 from ssd_jax.data.token_shards import TokenShards
-from ssd_jax.distributed import together
 from ssd_jax.errors import UserError
 from ssd_jax.files import replacing
-from ssd_jax.layout import Grid
-from ssd_jax.loading import load
-from ssd_jax.models.loaded import LoadedModel
-from ssd_jax.pipeline import Pipeline
+from ssd_jax.models.loaded_model import LoadedModel
+from ssd_jax.parallel.mesh import DATA
+from ssd_jax.parallel.processes import together
+from ssd_jax.pipeline.loading import load
+from ssd_jax.pipeline.pipeline import Pipeline
 from ssd_jax.prompts.lines import read_lines
 from ssd_jax.recipes.published_spec import FromFolder, FromPrompts, PublishedSpec
-from ssd_jax.sharding import DATA
-from ssd_jax.training.draft_heads import Frozen, Values, tables, train_draft_heads
+from ssd_jax.sequence.layout import Grid
+from ssd_jax.training.head_training import Frozen, Values, tables, train_draft_heads
 from ssd_jax.training.metrics import require_plots
 from ssd_jax.weights.load import fingerprint
 from ssd_jax.weights.store import find_weights

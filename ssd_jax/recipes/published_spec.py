@@ -11,7 +11,7 @@ from ssd_jax.errors import UserError
 from ssd_jax.models.config import HeadsConfig
 from ssd_jax.models.config_json import from_dict
 from ssd_jax.recipes.section import Section
-from ssd_jax.training.draft_heads import DraftHeadsSpec
+from ssd_jax.training.head_training import DraftHeadsSpec
 from ssd_jax.training.spec import PromptedSpec
 
 

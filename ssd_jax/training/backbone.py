@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from optax.contrib import MuonDimensionNumbers
 
-from ssd_jax.data.captioned import CaptionedCodes
-from ssd_jax.layout import Grid
+from ssd_jax.data.captioned_codes import CaptionedCodes
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.models.forced import image_hidden
-from ssd_jax.models.products import PRODUCTS
+from ssd_jax.models.matmul import PRODUCTS
+from ssd_jax.models.teacher_forcing import image_hidden
 from ssd_jax.models.transformer import Transformer
+from ssd_jax.sequence.layout import Grid
 from ssd_jax.training.loop import Task
 from ssd_jax.training.losses import token_nll
 from ssd_jax.training.spec import BackboneSpec

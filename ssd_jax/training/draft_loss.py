@@ -17,13 +17,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssd_jax.layout import Grid
 from ssd_jax.models.config import HeadsConfig, ModelConfig
-from ssd_jax.models.forced import forced
-from ssd_jax.models.heads import DraftHeads
-from ssd_jax.models.products import PRODUCTS
+from ssd_jax.models.draft_heads import DraftHeads
+from ssd_jax.models.matmul import PRODUCTS
+from ssd_jax.models.teacher_forcing import forced
 from ssd_jax.models.transformer import Transformer
-from ssd_jax.sampling import Sampler, guide, log_probabilities
+from ssd_jax.sampling.distribution import Sampler, guide, log_probabilities
+from ssd_jax.sequence.layout import Grid
 from ssd_jax.training.losses import shared_mass, smooth_l1, valid_mean
 
 LIMIT = 2**27
@@ -38,7 +38,7 @@ class Drafting:
         model, heads: the backbone's config and the heads'.
         grid: of the images.
         matmul: one of `PRODUCTS`.
-        window: positions that a forward of the backbone sees at once; 0 is all (see `models.forced`).
+        window: positions that a forward of the backbone sees at once; 0 is all (see `models.teacher_forcing`).
         limit: see `LIMIT`.
     """
 

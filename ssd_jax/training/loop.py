@@ -13,12 +13,12 @@ from jax.sharding import Mesh
 from PIL import Image
 from tqdm import tqdm
 
-from ssd_jax.checkpoint import Checkpoints
-from ssd_jax.distributed import is_first, together
 from ssd_jax.files import check_origin, replacing
+from ssd_jax.parallel.processes import is_first, together
+from ssd_jax.parallel.train_state import placed_like, spread, state_shardings
+from ssd_jax.training.checkpoint import Checkpoints
 from ssd_jax.training.metrics import MetricLog, draw_curve
 from ssd_jax.training.spec import StageSpec
-from ssd_jax.training.spread import placed_like, spread, state_shardings
 from ssd_jax.training.step import Loss, TrainState, init_state, make_optimizer, make_step
 
 

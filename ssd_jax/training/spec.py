@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from ssd_jax.data.batches import Dropped
 from ssd_jax.errors import UserError, require_number, require_one_of, require_whole, shown
-from ssd_jax.models.products import PRODUCTS
+from ssd_jax.models.matmul import PRODUCTS
 
 
 def _whole(least: int, **default: Any) -> Any:

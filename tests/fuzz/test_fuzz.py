@@ -22,8 +22,8 @@ from ml_collections import ConfigDict
 from published_folders import SIZE, published_folder
 
 import ssd_jax
-from ssd_jax import entry
 from ssd_jax.backbones.prompting import grid_of
+from ssd_jax.cli import entry
 from ssd_jax.errors import UserError
 from ssd_jax.recipes.emoji_spec import EmojiSpec
 from ssd_jax.recipes.published_spec import PublishedSpec

@@ -1,0 +1,41 @@
+"""What `--plan` prints."""
+
+import argparse
+import dataclasses
+import sys
+
+import jax.numpy as jnp
+
+from ssd_jax.cli import entry
+from ssd_jax.errors import UserError, require_whole
+from ssd_jax.models.matmul import fast_dtype
+from ssd_jax.pipeline.model_sizes import find_models
+from ssd_jax.pipeline.opening import RANDOM
+from ssd_jax.pipeline.request import guidance_of, images_of_call, sampler_of
+from ssd_jax.plan.chips import CHIPS
+from ssd_jax.plan.job import job_for
+from ssd_jax.plan.memory import scratch
+from ssd_jax.plan.rendering import render
+from ssd_jax.plan.this_machine import measure
+
+
+def plan(args: argparse.Namespace, config, prompts: list[str], decoders: dict) -> str:
+    """What the first of the decoders takes and how fast all of them can be, from shapes alone."""
+    weights = config.weights if args.weights in (None, RANDOM) else args.weights
+    models = find_models(config, args.config, weights, args.heads)
+    if args.plan == "here" and args.mesh:
+        raise UserError("--plan=here is for the one device that is measured; leave --mesh out.")
+    images = require_whole("max_batch", 1 if args.max_batch is None else args.max_batch, 1, None)
+    scale = guidance_of(models.backbone, args.cfg_scale)
+    images_of_call(prompts, args.num_images, args.seed)  # a plan refuses what drawing would
+    sampler_of(models.backbone, scale, args.temperature, args.top_k, args.top_p)
+    job, chips = job_for(models, args.mesh, args.size, images, scale, args.quantize, args.attention), CHIPS
+    if args.plan == "here":
+        job = dataclasses.replace(job, dtype=jnp.dtype(fast_dtype()), here=True)
+        chips = (measure(job),)
+    else:
+        entry.use_simulated_devices(args.mesh)
+    name, decoder = next(iter(decoders.items()))
+    where = "this machine" if job.here else f"{job.devices} simulated device{'s' * (job.devices > 1)}"
+    print(f"compiling {name} for {where} ...", file=sys.stderr)
+    return render(job, decoders, scratch(job, decoder), chips)

@@ -1,0 +1,80 @@
+"""Trains a model: python train.py --config=configs/emoji.py [--config.stage=backbone] [--config.seed=1]
+
+Stages are "tokenizer", "backbone" and "heads"; "all" runs one after the other. With the config of a published backbone
+draft heads for it are trained: python train.py --config=configs/emu3.py --config.weights=DIR
+--config.prompts_file=FILE. Checkpoints, logs and pictures go to config.workdir, what is finished to its folder export/.
+Started again, a run goes on where it was.
+"""
+
+import contextlib
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from ssd_jax.cli import entry
+from ssd_jax.errors import UserError
+from ssd_jax.lock import locked
+from ssd_jax.parallel.processes import is_first, together
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", str(entry.CONFIGS / "emoji.py"), "file.py[:variant]", lock_config=True
+)
+COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of several processes that train heads; or auto")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many there are")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "which this is, from 0")
+
+
+def found_config(arguments: list[str]) -> list[str]:
+    """The command line with the path of the file that --config means; raises `UserError` if it means none."""
+    found = []
+    for argument in arguments:
+        name, _, spec = argument.partition("=")
+        if name in ("--config", "-config") and spec:
+            argument = f"{name}={entry.find_config(spec)}{''.join(spec.partition(':')[1:])}"
+        found.append(argument)
+    return found
+
+
+def main() -> None:
+    if {"--help", "-help", "-h"} & set(sys.argv[1:]):
+        print(__doc__)
+        print("Settings are those of the config file, as --config.NAME=VALUE; configs are listed for an unknown one.")
+        print(flags.FLAGS.module_help(sys.modules[__name__]))
+        return
+    try:
+        extra = flags.FLAGS([sys.argv[0], *found_config(sys.argv[1:])])[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        said = str(error.args[0] if error.args else error).strip().splitlines()
+        raise UserError(f"The command line cannot be used: {said[-1]}") from None
+    if extra:
+        raise UserError(f"The command line cannot be used: unexpected {extra[0]!r}; options start with --config.")
+    config = CONFIG.value
+    if "stage" in config:
+        if COORDINATOR.value or NUM_PROCESSES.value is not None or PROCESS_ID.value is not None:
+            raise UserError("Several processes train draft heads of published backbones alone, not this config.")
+        from ssd_jax.recipes import emoji, emoji_spec  # after the flags, so that --help is quick
+
+        spec = emoji_spec.EmojiSpec.parse(config)
+        with locked(spec.workdir):
+            export = emoji.run(spec)
+        print(f"The model is in {export}; draw with it: python sample.py --weights={export}")
+        return
+    entry.use_devices(config.mesh, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    from ssd_jax.recipes import published_heads, published_spec
+
+    spec = published_spec.PublishedSpec.parse(config)
+    with contextlib.ExitStack() as held:
+        together("workdir", lambda: held.enter_context(locked(spec.workdir)))  # one run, of however many processes
+        export = published_heads.run(spec)
+    if is_first():
+        print(spec.report.read_text(encoding="utf-8"))
+        print(
+            f"The heads are in {export}; draw with them: "
+            f"python sample.py --weights={spec.weights} --heads={export} --decoder=ssd"
+        )
+
+
+def console() -> None:
+    """The command ssd-train."""
+    entry.run(main)

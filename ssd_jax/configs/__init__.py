@@ -1,0 +1,1 @@
+"""What `--config` names: sizes come from `backbones`, settings of trainings stand here."""

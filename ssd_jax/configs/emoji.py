@@ -1,0 +1,93 @@
+"""The bundled text-to-image model: captioned emoji pictures, 128 x 128 pixels, 16 x 16 codes.
+
+    python train.py --config=configs/emoji.py
+
+trains the tokenizer, the backbone and the draft heads one after the other. `:tiny` is the same road in a minute or two,
+for the tests.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from ssd_jax.backbones import emoji
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The configuration; `variant` is "" or "tiny"."""
+    if variant not in ("", "tiny"):
+        raise ValueError(f"configs/emoji.py has no variant {variant!r}; valid are '' and 'tiny'")
+    config = ConfigDict()
+    config.stage = "all"  # or "tokenizer", "backbone", "heads"
+    config.seed = 0
+    config.workdir = "runs/emoji"  # checkpoints, logs, pictures; the finished model in <workdir>/export
+    config.data = "data/emoji"  # built from installed packages if absent
+    config.styles = ("twemoji", "noto")  # all that there are: ssd_jax/data/emoji_sources.py
+    config.weights = "emoji"  # what sample.py loads with this config: the bundled checkpoint, or a folder
+    config.max_batch = 16  # pictures that sample.py draws at once
+    config.limit = 0  # draw only so many emoji; 0 = all
+
+    config.vq = ConfigDict(dataclasses.asdict(emoji.VQ))
+    config.model = ConfigDict(dict(emoji.MODEL))
+    config.heads_model = ConfigDict(dict(horizontal=5, vertical=2, context=2))
+
+    optimizer = dict(warmup=50, decay=0.3, clip=1.0, weight_decay=0.01, b2=0.99, log_every=20, eval_images=256)
+    captions = dict(caption_drop=0.1, style_drop=0.2, word_drop=0.02)
+    config.tokenizer = ConfigDict(
+        dict(optimizer, steps=1100, batch=24, lr=3e-3, save_every=220, continuous_steps=220, gradient_weight=0.5)
+    )
+    config.backbone = ConfigDict(
+        dict(optimizer, **captions, steps=2900, batch=24, lr=3e-3, weight_decay=0.05, save_every=300)
+    )
+    config.backbone.update(
+        code_noise=0.4,  # from this step on, up to this share of the codes that a training picture shows is wrong
+        code_blind=0.0,  # a share of pictures that show still fewer true codes, down to none
+        code_noise_from=200,
+        decay=0.45,
+        accumulation=1,  # 6 is half as fast again on a CPU: parts of four pictures stay in its caches
+        matmul="bfloat16",  # products of the training steps; weights, optimizer and all between are float32
+    )
+    # The draft heads: first on Smooth L1 as published, then on the overlap of their drafts with the verifier.
+    config.heads = ConfigDict(dict(optimizer, **captions, steps=400, batch=16, lr=2e-3, save_every=100))
+    config.overlap = ConfigDict(dict(optimizer, **captions, steps=500, batch=16, lr=2e-3, save_every=100))
+    config.heads.matmul = config.overlap.matmul = config.backbone.matmul
+    config.report_images = 400  # per split, in <workdir>/report.md
+    config.report_drawn = 64  # pictures of trained captions, and of held-out combinations, that must be recognised
+    # What is drawn while the backbone trains, and by sample.py without a prompt: of kinds that the model can draw.
+    config.sample_prompts = (
+        "crying face, noto",
+        "sleeping face, twemoji",
+        "green heart, noto",
+        "purple heart, twemoji",
+        "flag of germany, noto",
+        "woman, noto",
+        "man dark skin tone, noto",
+        "santa claus, noto",
+        "woman blond hair, noto",
+        "three oclock, twemoji",
+        "orange circle, twemoji",
+        "red square, noto",
+        "woman police officer, noto",
+        "family, noto",
+        "old woman, noto",
+        "pregnant woman, noto",
+    )
+    if variant == "tiny":
+        _shrink(config)
+    return config
+
+
+def _shrink(config: ConfigDict) -> None:
+    """All three stages in under a minute on two CPU cores: the same road, no useful pictures."""
+    config.workdir = "runs/emoji-tiny"
+    config.data = "data/emoji-tiny"
+    config.limit = 60
+    config.vq.update(channels=16, groups=4, codebook_size=64)
+    config.model.update(layers=2, width=32, mlp_width=64, heads=2, kv_heads=1, head_dim=16)
+    config.sample_prompts = config.sample_prompts[:4]
+    for stage in (config.tokenizer, config.backbone, config.heads, config.overlap):
+        stage.update(steps=12, batch=4, warmup=2, save_every=4, log_every=4, eval_images=8)
+    config.tokenizer.continuous_steps = 4
+    config.backbone.update(code_noise_from=6, accumulation=2)
+    config.report_images = config.report_drawn = 8
+    config.report_drawn = 8

@@ -1,0 +1,161 @@
+"""What to keep of a window's drafts, and what to put in the place of the others.
+
+The rules see one window: log p float32 [B, W, V] of its positions, their drafts and the log q they were drawn from.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from ssd_jax.decode.verifier import Verifier
+from ssd_jax.errors import UserError, require_whole
+from ssd_jax.sampling.choice import choose
+from ssd_jax.sampling.distribution import residual
+from ssd_jax.sampling.noise import Tag, fresh_keys, gumbel, uniform
+
+COUPLINGS = ("resample", "maximal", "gumbel", "match")
+ACCEPTANCES = ("token", "grouped")
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The grouped acceptance rule (GSD, arXiv 2508.07747): a draft may answer for ids of about the same probability.
+
+    Attributes:
+        size: G, number of ids in a group; 1 is the token rule.
+        delta: ids whose p differs from the draft's by more than this leave the group; None keeps them.
+        radius: ids whose input embedding is further from the draft's than this (squared Euclidean distance) leave
+            the group; None keeps them. The released 0.5 is in Lumina-mGPT's units.
+    """
+
+    size: int = 14
+    delta: float | None = 0.15
+    radius: float | None = None
+
+    def __post_init__(self):
+        require_whole("A group's size", self.size, 1)
+        for name in ("delta", "radius"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise UserError(f"A group's {name} must be None or at least 0, not {value!r}.")
+
+
+def token_chance(drafts: jax.Array, log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+    """min(1, p(x) / q(x)), float32 [B, X] (speculative sampling, arXiv 2211.17192, algorithm 1)."""
+    return jnp.exp(jnp.minimum(_at(log_p, drafts) - _at(log_q, drafts), 0.0))
+
+
+def grouped_chance(drafts: jax.Array, log_p: jax.Array, log_q: jax.Array, group: Group, embed) -> jax.Array:
+    """min(1, sum p / sum q) over the draft's group, float32 [B, X] (GSD, arXiv 2508.07747).
+
+    Args:
+        drafts, log_p, log_q: int32 [B, X], float32 [B, X, V] twice.
+        group: size and filters.
+        embed: codes int32 [...] -> input embeddings [..., D]; used only where a radius is set.
+    """
+    p, q = jnp.exp(log_p), jnp.exp(log_q)
+    p_x = _at(p, drafts)
+    others, member = group_members(p, drafts, group.size)
+    p_others = jnp.take_along_axis(p, others, axis=-1)
+    if group.delta is not None:
+        member &= jnp.abs(p_others - p_x[..., None]) <= group.delta
+    if group.radius is not None:
+        away = embed(others).astype(jnp.float32) - embed(drafts).astype(jnp.float32)[..., None, :]
+        member &= jnp.sum(away**2, axis=-1) <= group.radius
+    sum_p = p_x + jnp.sum(jnp.where(member, p_others, 0.0), axis=-1)
+    sum_q = _at(q, drafts) + jnp.sum(jnp.where(member, jnp.take_along_axis(q, others, axis=-1), 0.0), axis=-1)
+    return jnp.minimum(sum_p / sum_q, 1.0)
+
+
+def group_members(p: jax.Array, drafts: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+    """The ids around the draft's rank r: ranks [r - G//2, r + (G+1)//2) from the least likely up, ties by id.
+
+    Two small top-k's instead of a sort of the vocabulary: the nearest ids below the draft and above it.
+
+    Returns:
+        int32 [B, X, <= G-1] ids other than the draft, and which of them exist (ranks outside the vocabulary do not).
+    """
+    V = p.shape[-1]
+    ids = jax.lax.broadcasted_iota(jnp.int32, p.shape, p.ndim - 1)
+    x, p_x = drafts[..., None], _at(p, drafts)[..., None]
+    lower = (p < p_x) | ((p == p_x) & (ids < x))
+    higher = (p > p_x) | ((p == p_x) & (ids > x))
+    # top_k prefers the lowest index among equals; below the draft the nearest is the highest id, hence the flip.
+    below, below_ids = jax.lax.top_k(jnp.flip(jnp.where(lower, p, -1.0), axis=-1), min(size // 2, V))
+    above, above_ids = jax.lax.top_k(jnp.where(higher, -p, -2.0), min((size + 1) // 2 - 1, V))
+    members = jnp.concatenate([V - 1 - below_ids, above_ids], axis=-1)
+    return members, jnp.concatenate([below >= 0.0, above >= -1.0], axis=-1)
+
+
+def accept(verifier: Verifier, chance: jax.Array, positions: jax.Array, clock: jax.Array) -> jax.Array:
+    """Which drafts are kept, bool [B, X]: u < chance, u fresh for (image, position, pass)."""
+    return uniform(fresh_keys(verifier.keys(positions), Tag.ACCEPT, clock)) < chance
+
+
+def auto_correct(
+    verifier: Verifier, drafts: jax.Array, log_p: jax.Array, log_q: jax.Array, positions: jax.Array, clock: jax.Array
+) -> jax.Array:
+    """Every position by itself keeps its draft or takes a residual draw, int32 [B, X] (SSD, arXiv 2606.20543)."""
+    right = accept(verifier, token_chance(drafts, log_p, log_q), positions, clock)
+    keys = fresh_keys(verifier.keys(positions), Tag.RESIDUAL, clock)
+    return jnp.where(right, drafts, choose(residual(log_p, log_q), gumbel(keys, log_p.shape[-1])))
+
+
+def settle(
+    verifier: Verifier,
+    coupling: str,
+    chance,
+    drafts: jax.Array,
+    log_p: jax.Array,
+    log_q: jax.Array | None,
+    positions: jax.Array,
+    clock: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The new tokens of a raster window, and how many of its drafts stand from the left.
+
+    The first rejected position gets its corrected token; what happens behind it is the coupling. At most one noise
+    array [B, W, V] is made, each position's from the key its draw calls for.
+
+    Args:
+        coupling: one of `COUPLINGS`.
+        chance: (drafts, log_p, log_q) -> acceptance probability float32 [B, W-1]; not used by `match`.
+        drafts: int32 [B, W-1]; the window's last position has none.
+        log_p: float32 [B, W, V].
+        log_q: float32 [B, W-1, V], None for `match`.
+        positions: int32 [B, W].
+        clock: int32 [B], the number of this pass for each image.
+    Returns:
+        int32 [B, W] tokens, and int32 [B] m, 0..W-1: tokens 0..m of the window are final.
+    Source: SJD arXiv 2410.01699 (resample); SCD arXiv 2510.24211 (maximal, gumbel); match is ours.
+    """
+    V = log_p.shape[-1]
+    if coupling == "match":
+        tokens = choose(log_p, verifier.noise(positions))
+        return tokens, _leading(drafts == tokens[:, :-1])
+
+    right = accept(verifier, chance(drafts, log_p[:, :-1], log_q), positions[:, :-1], clock)
+    m = _leading(right)
+    first = jnp.arange(drafts.shape[1], dtype=jnp.int32) == m[:, None]
+    # Where a draft was refused and the draw corrects for it; the others are draws from p.
+    corrected = ~right if coupling == "maximal" else first & ~right
+    kept = right if coupling == "maximal" else jnp.arange(drafts.shape[1], dtype=jnp.int32) < m[:, None]
+    law = jnp.where(corrected[..., None], residual(log_p[:, :-1], log_q), log_p[:, :-1])
+    law = jnp.concatenate([law, log_p[:, -1:]], axis=1)
+    keys = verifier.keys(positions)
+    plain = keys if coupling == "gumbel" else fresh_keys(keys, Tag.RESAMPLE, clock)
+    no_draft = jnp.zeros_like(kept, shape=(kept.shape[0], 1))
+    keys = jnp.where(jnp.concatenate([corrected, no_draft], axis=1), fresh_keys(keys, Tag.RESIDUAL, clock), plain)
+    drawn = choose(law, gumbel(keys, V))
+    padded = jnp.concatenate([drafts, drawn[:, -1:]], axis=1)
+    return jnp.where(jnp.concatenate([kept, no_draft], axis=1), padded, drawn), m
+
+
+def _at(values: jax.Array, ids: jax.Array) -> jax.Array:
+    """values [..., V] at ids int32 [...]."""
+    return jnp.take_along_axis(values, ids[..., None], axis=-1)[..., 0]
+
+
+def _leading(right: jax.Array) -> jax.Array:
+    """Number of leading True of every row, int32 [B]; right is bool [B, X]."""
+    return jnp.sum(jnp.cumprod(right.astype(jnp.int32), axis=1), axis=1, dtype=jnp.int32)

@@ -1,0 +1,109 @@
+"""Where the guesses of the raster loop and of the wave come from.
+
+A drafter fills the positions right of the last one with a hidden state, `last`, of every image.
+Copies and random codes are certain of themselves (q is one-hot); heads give a q to draw from.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ssd_jax.decode.state import gather
+from ssd_jax.decode.verifier import Verifier
+from ssd_jax.sampling.choice import choose
+from ssd_jax.sampling.noise import Tag, fresh_keys, uniform_codes
+from ssd_jax.sequence.layout import Grid
+
+DRAFTERS = ("random", "left", "above", "horizontal", "spatial")
+HEADS = {"horizontal": (1, 0), "spatial": (1, 1)}
+"""How many horizontal and vertical heads a drafter needs at least; the others need none. It uses all that are there to
+the right, and the first one down."""
+
+
+class Seen(NamedTuple):
+    """What a drafter may look at.
+
+    Attributes:
+        tokens: int32 [B, R*C], current tokens; those up to `last` are the verifier's.
+        last: int32 [B], the last position with a hidden state.
+        row: [G, C, D], h of the positions last - C + 1 .. last; None for drafters without heads.
+        clock: int32 [B], passes so far.
+    """
+
+    tokens: jax.Array
+    last: jax.Array
+    row: jax.Array | None
+    clock: jax.Array
+
+
+def draft(drafter: str, verifier: Verifier, grid: Grid, vocabulary: int, seen: Seen, count: int):
+    """Drafts of the positions last + 1 .. last + count.
+
+    Returns:
+        int32 [B, count] codes and float32 [B, count, V] log q, from which they were drawn.
+    """
+    positions = seen.last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32)
+    if drafter == "random":
+        codes = uniform_codes(fresh_keys(verifier.keys(positions), Tag.DRAFT, seen.clock), vocabulary)
+        return codes, _certain(codes, vocabulary)
+    codes = gather(seen.tokens, _copied_from(drafter, positions, seen.last[:, None], grid.cols))
+    log_q = _certain(codes, vocabulary)
+    if drafter not in HEADS:
+        return codes, log_q
+
+    reach = min(verifier.horizontal, count)
+    log_q = log_q.at[:, :reach].set(_horizontal(drafter, verifier, grid, seen, positions[:, :reach], log_q))
+    if drafter == "spatial":
+        below = min(grid.cols, count)
+        log_q = log_q.at[:, :below].set(_vertical(verifier, grid, seen, positions[:, :below], log_q))
+        reach = max(reach, below)
+    drawn = choose(log_q[:, :reach], verifier.noise(positions[:, :reach]))
+    return jnp.concatenate([drawn, codes[:, reach:]], axis=1), log_q
+
+
+def _horizontal(drafter: str, verifier: Verifier, grid: Grid, seen: Seen, positions, log_q) -> jax.Array:
+    """log q of the positions in reach of the heads of `last` and in its row; the others keep theirs. [B, reach, V]."""
+    reach = positions.shape[1]
+    last = seen.last[:, None]
+    same_row = positions // grid.cols == last // grid.cols
+
+    def heads() -> jax.Array:
+        offsets = tuple((0, right) for right in range(1, reach + 1))
+        q = verifier.draft(seen.row[:, -1:], gather(seen.tokens, last), last % grid.cols, offsets)[:, :, 0]
+        return jnp.where(same_row[..., None], q, log_q[:, :reach])
+
+    if drafter == "horizontal":
+        return heads()
+    # With vertical heads only row 0 needs these: a real branch, so that later passes do not pay for them.
+    return jax.lax.cond(jnp.any(last + 1 < grid.cols), heads, lambda: log_q[:, :reach])
+
+
+def _vertical(verifier: Verifier, grid: Grid, seen: Seen, positions, log_q) -> jax.Array:
+    """log q of the positions below one with a hidden state: the next C after `last`, but for row 0. [B, <= C, V].
+
+    What stands beside a source is given too, where heads have a context; it may be a draft still.
+    """
+    count = positions.shape[1]
+    X = min(count + verifier.context, grid.cols)
+    sources = seen.last[:, None] + 1 + jnp.arange(-grid.cols, X - grid.cols, dtype=jnp.int32)
+    q = verifier.draft(seen.row[:, :X], gather(seen.tokens, sources), sources % grid.cols, ((1, 0),), count)[:, 0]
+    return jnp.where((positions >= grid.cols)[..., None], q, log_q[:, :count])
+
+
+def _copied_from(drafter: str, positions: jax.Array, last: jax.Array, cols: int) -> jax.Array:
+    """The seen position whose token a position copies, int32 [B, count].
+
+    `left` (and `horizontal` beyond its heads) follows the row to the left, then column 0 upwards; the others follow the
+    column upwards and, in row 0, the row to the left. Following stops at the first position that has been seen.
+    """
+    if drafter in ("left", "horizontal"):
+        return jnp.where(positions // cols == last // cols, last, last // cols * cols)
+    above = positions - cols * -((last - positions) // cols)
+    return jnp.where(above >= 0, above, last)
+
+
+def _certain(codes: jax.Array, vocabulary: int) -> jax.Array:
+    """log q of drafts that were not drawn: one-hot, float32 [B, count, V]."""
+    ids = jnp.arange(vocabulary, dtype=jnp.int32)
+    return jnp.where(ids == codes[..., None], 0.0, -jnp.inf)

@@ -1,0 +1,115 @@
+"""A backbone and its draft heads as the verifier of a decoder."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from ssd_jax.decode.verifier import Offsets, Verifier
+from ssd_jax.models.layers import whole
+from ssd_jax.models.loaded_model import LoadedModel
+from ssd_jax.models.transformer import layout_of
+from ssd_jax.prompts.batch import PromptBatch
+from ssd_jax.sampling.distribution import Sampler, guide, log_probabilities
+from ssd_jax.sampling.noise import gumbel_noise, position_keys
+from ssd_jax.sequence.cache import KVCache
+from ssd_jax.sequence.layout import Grid, prompt_starts, rotary_positions
+from ssd_jax.sequence.masks import causal, row
+
+
+@flax.struct.dataclass
+class Draw:
+    """What tokens are drawn with.
+
+    Attributes:
+        keys: the images' keys, [B].
+        sampler: the knobs of p.
+        limit: int32, passes after which decoding stops, the prefill included; tokens that are not final by then are
+            drafts or 0. None: when the pictures are finished.
+    """
+
+    keys: jax.Array
+    sampler: Sampler
+    limit: jax.Array | None = None
+
+
+class BoundVerifier(Verifier):
+    """A model over windows of a grid, behind given prompts.
+
+    Args:
+        model: the backbone and its draft heads.
+        prompts: what stands before the pictures.
+        draw: keys and knobs.
+        grid: R and C.
+    """
+
+    def __init__(self, model: LoadedModel, prompts: PromptBatch, draw: Draw, grid: Grid):
+        self.model, self.draw, self.guided = model, draw, prompts.guided
+        self.starts, self.prompt = prompt_starts(prompts.mask), prompts.mask.shape[1]
+        self.layout = layout_of(model.config, grid)
+        self.limit = draw.limit
+        if model.heads is not None:
+            config = model.heads.config
+            self.horizontal, self.vertical, self.context = config.horizontal, config.vertical, config.context
+
+    def both(self, x: jax.Array) -> jax.Array:
+        """[B, ...] -> [G, ...]: the guided rows of an image see the same window."""
+        x = whole(x)
+        return jnp.concatenate([x, x]) if self.guided else x
+
+    def verify(
+        self,
+        cache: KVCache,
+        codes: jax.Array,
+        positions: jax.Array,
+        committed: jax.Array | None = None,
+        ends: int | None = None,
+    ) -> tuple[jax.Array, KVCache]:
+        """See `Verifier`."""
+        layout, starts, S = self.layout, self.starts, self.prompt
+        x, positions = self.both(self.embed(codes)), self.both(positions)
+        places, outputs = positions, None
+        if layout.row_ends:
+            places, outputs = layout.window(positions, ends)
+            row_end = self.model.apply(self.model.config.row_end_id, method="embed")
+            spare = (x.shape[0], places.shape[1] - x.shape[1], x.shape[2])
+            x = jnp.concatenate([x, jnp.broadcast_to(row_end, spare)], axis=1)
+        slots = places + S
+        if committed is None:
+            mask = causal(slots, starts, cache.length)
+        else:
+            mask = row(slots, starts, self.both(layout.places(committed)) + S, S, layout.pitch, cache.length)
+        with jax.named_scope("verify"):
+            hidden, cache = self.model.apply(x, rotary_positions(slots, starts), mask, slots, cache, method="hidden")
+        if outputs is not None:
+            hidden = jnp.take_along_axis(hidden, outputs[..., None], axis=1)
+        return hidden, cache
+
+    def log_p(self, hidden: jax.Array) -> jax.Array:
+        """See `Verifier`."""
+        logits = self.model.apply(hidden, method="logits")
+        with jax.named_scope("sampling"):
+            return log_probabilities(whole(guide(logits, self.draw.sampler.cfg_scale, self.guided)), self.draw.sampler)
+
+    def noise(self, positions: jax.Array) -> jax.Array:
+        """See `Verifier`."""
+        return gumbel_noise(self.draw.keys, positions, self.model.config.visual_size)
+
+    def keys(self, positions: jax.Array) -> jax.Array:
+        """See `Verifier`."""
+        return position_keys(self.draw.keys, positions)
+
+    def embed(self, codes: jax.Array) -> jax.Array:
+        """See `Verifier`."""
+        return self.model.apply(codes, method="embed_codes")
+
+    def draft(
+        self, hidden: jax.Array, codes: jax.Array, columns: jax.Array, offsets: Offsets, count: int | None = None
+    ) -> jax.Array:
+        """See `Verifier`."""
+        heads = self.model.heads
+        which = tuple(heads.config.offsets.index(offset) for offset in offsets)
+        with jax.named_scope("heads"):
+            out = heads.predict(hidden, self.both(self.embed(codes)), self.both(columns), which)
+            out = jnp.moveaxis(out, 0, 1)[:, :, :count]
+        log_q = self.log_p(out.reshape(out.shape[0], -1, out.shape[-1]))
+        return log_q.reshape(log_q.shape[0], len(offsets), -1, log_q.shape[-1])

@@ -1,0 +1,147 @@
+"""Draft heads: predict the hidden state of a position further right or further down (arXiv 2606.20543)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssd_jax.models.config import HeadsConfig
+from ssd_jax.models.int8 import fetch
+from ssd_jax.models.matmul import Products
+from ssd_jax.sampling.reductions import inverse_rms
+
+
+class DraftHeads(nn.Module):
+    """One head per offset of `HeadsConfig.offsets`, stacked along axis 0 (letter O).
+
+        z = [h_i ; e_i];  y = W0 z;  out = y + SwiGLU(RMSNorm(y))
+
+    W0 starts as [I 0] and the SwiGLU's output as 0, so an untrained head copies the hidden state of its source.
+
+    When a row is drafted, the whole row above it is known. With `config.context` = c a vertical head sees the columns
+    x-c .. x+c of its source's row (ours, not published; letter N for the 2c+1 of them):
+
+        out = y + SwiGLU(RMSNorm(y)) + B silu([A_{-c} a_{x-c} ; ... ; A_c a_{x+c}]),   a = [RMSNorm(h) ; RMSNorm(e)]
+
+    A_n is 2D -> D/4; columns outside the row, or not among the given sources, count as 0. B starts as 0.
+
+    Attributes:
+        config: the offsets and the context.
+        width: D of the backbone.
+        eps: epsilon of the norms, the backbone's own.
+        products: how matrices are multiplied (see `models.matmul`).
+    """
+
+    config: HeadsConfig
+    width: int
+    eps: float = 1e-5
+    products: Products = Products()
+
+    @nn.compact
+    def __call__(
+        self, hidden: jax.Array, embeddings: jax.Array, columns: jax.Array, which: tuple[int, ...] | None = None
+    ) -> jax.Array:
+        """Predicted hidden states before the final norm.
+
+        Args:
+            hidden: h_i [B, X, D], the states that predicted tokens i, before the final norm; the X sources are
+                consecutive in raster order.
+            embeddings: e_i [B, X, D], the input embeddings of tokens i.
+            columns: the sources' columns in the grid, int32 [B, X].
+            which: the heads to run, as indices into `config.offsets`; None runs all.
+        Returns:
+            float32 [O, B, X, D], O = len(which).
+        """
+        offsets, D, linear = len(self.config.offsets), self.width, self.products.linear
+        which = tuple(range(offsets)) if which is None else which
+        w0 = self._stack("w0", _copy_hidden, ("embed", "source"), offsets, D, 2 * D)
+        gate = self._stack("gate", nn.initializers.normal(D**-0.5), ("mlp", "embed"), offsets, D, D)
+        up = self._stack("up", nn.initializers.normal(D**-0.5), ("mlp", "embed"), offsets, D, D)
+        down = self._stack("down", nn.initializers.zeros, ("embed", "mlp"), offsets, D, D)
+        scale = self.param("norm", nn.with_logical_partitioning(nn.initializers.ones, ("offset", "norm")), (offsets, D))
+        context = self._context(hidden, embeddings, columns, which)
+
+        sources = jnp.concatenate([hidden, embeddings], axis=-1)
+        out = []
+        for head in which:
+            y = linear(sources, w0[head])
+            normed = _rms(y, self.eps) * scale[head].astype(jnp.float32)
+            y = y + linear(nn.silu(linear(normed, gate[head])) * linear(normed, up[head]), down[head])
+            out.append(y + context[head] if head in context else y)
+        return jnp.stack(out)
+
+    def _context(
+        self, hidden: jax.Array, embeddings: jax.Array, columns: jax.Array, which: tuple[int, ...]
+    ) -> dict[int, jax.Array]:
+        """What the vertical heads among `which` add for what stands beside their sources, [B, X, D] each."""
+        D, c, vertical, first = self.width, self.config.context, self.config.vertical, self.config.horizontal
+        if not (c and vertical):
+            return {}
+        narrow = max(D // 4, 1)
+        see_axes = ("column", "seen", "source")
+        see = self._stack("see", nn.initializers.normal((2 * D) ** -0.5), see_axes, vertical, 2 * c + 1, narrow, 2 * D)
+        use = self._stack("use", nn.initializers.zeros, ("embed", "seen"), vertical, D, (2 * c + 1) * narrow)
+        sources = jnp.concatenate([_rms(hidden, self.eps), _rms(embeddings, self.eps)], axis=-1)
+        added = {}
+        for head in (head for head in which if head >= first):
+            # Narrowed first and then moved: that moves an eighth of the numbers.
+            seen = self.products.linear(sources, see[head - first])
+            beside = [neighbours(seen[:, :, n], columns, n - c) for n in range(2 * c + 1)]
+            added[head] = self.products.linear(nn.silu(jnp.concatenate(beside, axis=-1)), use[head - first])
+        return added
+
+    def _stack(self, name: str, init: nn.initializers.Initializer, axes: tuple[str, ...], *shape: int):
+        """A parameter with one array per head in axis 0; `axes` are the logical names of the others."""
+        return fetch(self, name, self.param(name, nn.with_logical_partitioning(init, ("offset", *axes)), shape))
+
+
+def init_boxed(heads: DraftHeads, key: jax.Array) -> Any:
+    """Parameters of untrained heads, in flax's boxes with the names of their axes."""
+    x, columns = jnp.zeros((1, 1, heads.width)), jnp.zeros((1, 1), jnp.int32)
+    return heads.init(key, x, x, columns)
+
+
+def init_heads(heads: DraftHeads, key: jax.Array) -> Any:
+    """Parameters of untrained heads, which copy the hidden state of their source."""
+    return nn.unbox(jax.jit(init_boxed, static_argnums=0)(heads, key))  # one program, not one per operation
+
+
+def neighbours(values: jax.Array, columns: jax.Array, away: int) -> jax.Array:
+    """The values `away` columns to the right (negative: to the left) in the same row; 0 where there are none.
+
+    Args:
+        values: [..., B, X, Z] of sources that are consecutive in raster order.
+        columns: their columns, int32 [B, X].
+        away: distance, at most X.
+    """
+    X = columns.shape[1]
+    before, after = max(-away, 0), max(away, 0)
+    there = jnp.pad(columns, ((0, 0), (before, after)), constant_values=-1)[:, after : after + X]
+    moved = jnp.pad(values, (*((0, 0),) * (values.ndim - 2), (before, after), (0, 0)))[..., after : after + X, :]
+    # The next row starts again at column 0, so a step over its border does not add up.
+    return jnp.where((there == columns + away)[..., None], moved, 0)
+
+
+def _rms(x: jax.Array, eps: float) -> jax.Array:
+    """Root-mean-square normalised over the last axis, float32."""
+    x = x.astype(jnp.float32)
+    return x * inverse_rms(x, eps)
+
+
+def boxed_heads(config: HeadsConfig, width: int) -> Any:
+    """Shapes of the parameters with the names of their axes, in flax's boxes, without making any."""
+    return jax.eval_shape(lambda: init_boxed(DraftHeads(config, width), jax.random.key(0)))
+
+
+def abstract_heads(config: HeadsConfig, width: int) -> Any:
+    """Shapes of the parameters, without making any: a pytree of `jax.ShapeDtypeStruct`."""
+    return nn.unbox(boxed_heads(config, width))
+
+
+def _copy_hidden(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """[I 0] for every offset."""
+    del key
+    offsets, D, _ = shape
+    eye = jnp.concatenate([jnp.eye(D, dtype=dtype), jnp.zeros((D, D), dtype)], axis=1)
+    return jnp.broadcast_to(eye, (offsets, D, 2 * D))

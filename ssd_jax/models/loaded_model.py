@@ -1,0 +1,65 @@
+"""A model with its weights: parameters and what they are of, as one value. Pytrees; sizes are static."""
+
+from typing import Any
+
+import flax.struct
+import jax
+
+from ssd_jax.models.config import HeadsConfig, ModelConfig
+from ssd_jax.models.draft_heads import DraftHeads
+from ssd_jax.models.transformer import Transformer
+
+
+@flax.struct.dataclass
+class LoadedHeads:
+    """Draft heads.
+
+    Attributes:
+        params: of `models.draft_heads.DraftHeads`; arrays, or shapes where there are no weights.
+        config: which heads there are (static).
+        width, eps: D and the epsilon of the norms, those of the backbone (static).
+    """
+
+    params: Any
+    config: HeadsConfig = flax.struct.field(pytree_node=False)
+    width: int = flax.struct.field(pytree_node=False)
+    eps: float = flax.struct.field(pytree_node=False)
+
+    def predict(
+        self, hidden: jax.Array, embeddings: jax.Array, columns: jax.Array, which: tuple[int, ...]
+    ) -> jax.Array:
+        """See `models.draft_heads.DraftHeads`."""
+        module = DraftHeads(self.config, self.width, self.eps)
+        return module.apply(self.params, hidden, embeddings, columns, which)
+
+
+@flax.struct.dataclass
+class LoadedModel:
+    """A backbone, with draft heads or without.
+
+    Attributes:
+        params: of `models.transformer.Transformer`; arrays, or shapes where there are no weights.
+        config: its sizes and ids (static).
+        heads: None without heads.
+    """
+
+    params: Any
+    config: ModelConfig = flax.struct.field(pytree_node=False)
+    heads: LoadedHeads | None = None
+
+    @classmethod
+    def of(
+        cls, config: ModelConfig, params: Any, heads: HeadsConfig | None = None, heads_params: Any = None
+    ) -> "LoadedModel":
+        """From parameters that were read apart; `heads` None is without heads."""
+        drafters = None if heads is None else LoadedHeads(heads_params, heads, config.width, config.norm_eps)
+        return cls(params, config, drafters)
+
+    @property
+    def head_counts(self) -> tuple[int, int]:
+        """How many horizontal and vertical draft heads there are."""
+        return (0, 0) if self.heads is None else (self.heads.config.horizontal, self.heads.config.vertical)
+
+    def apply(self, *arguments: Any, method: str) -> Any:
+        """What a method of `models.transformer.Transformer` gives."""
+        return Transformer(self.config).apply(self.params, *arguments, method=method)

@@ -1,0 +1,63 @@
+"""Where batches and training states lie on a mesh: rows over its data axis, every moment beside its parameter."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ssd_jax.parallel.mesh import DATA
+
+
+def spread(batch: Any, mesh: Mesh | None) -> Any:
+    """Host arrays with their rows over the data axis; every process holds all of them and places its part."""
+    if mesh is None:
+        return batch
+    rows = NamedSharding(mesh, PartitionSpec(DATA))
+    return jax.tree.map(lambda x: jax.make_array_from_callback(np.shape(x), rows, lambda index: x[index]), batch)
+
+
+def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
+    """Shardings of a training state.
+
+    Args:
+        state: abstract `TrainState`.
+        params: its parameters as `parallel.mesh.place` gives them. Whatever in the state lies under a parameter's names and
+            has its shape (the parameter itself, a moment of the optimizer) goes where it goes; all else is whole.
+    """
+    known = {_names(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def place(path: tuple, leaf: Any) -> NamedSharding:
+        names = _names(path)
+        for start in range(len(names)):
+            found = known.get(names[start:])
+            if found is not None and found.shape == leaf.shape:
+                return found.sharding
+        return whole
+
+    return jax.tree.map_with_path(place, state)
+
+
+def placed_like(state: Any, shardings: Any) -> Any:
+    """An abstract state with shardings, if there are any."""
+    if shardings is None:
+        return state
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
+
+
+def gathered(params: Any, mesh: Mesh | None) -> Any:
+    """Parameters whole on every device, so that one process can write them."""
+    if mesh is None:
+        return params
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(params)
+
+
+def _names(path: tuple) -> tuple[str, ...]:
+    """The dictionary keys at the end of a path."""
+    names = []
+    for part in reversed(path):
+        if not isinstance(part, jax.tree_util.DictKey):
+            break
+        names.append(part.key)
+    return tuple(reversed(names))

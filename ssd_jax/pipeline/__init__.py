@@ -1,0 +1,1 @@
+"""What users hold: a loaded model that turns prompts into images."""

@@ -1,0 +1,149 @@
+"""From the name of a checkpoint to a `Pipeline`."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from ssd_jax.decode.engine import cache_sharding
+from ssd_jax.errors import UserError, require_one_of
+from ssd_jax.models.attention import ATTENTIONS
+from ssd_jax.models.config import NONE, ModelConfig
+from ssd_jax.models.draft_heads import boxed_heads
+from ssd_jax.models.loaded_model import LoadedModel
+from ssd_jax.models.matmul import fast_dtype
+from ssd_jax.models.transformer import boxed_backbone
+from ssd_jax.parallel.mesh import DATA, abstract, check_divides, make_mesh
+from ssd_jax.pipeline.execution import Execution
+from ssd_jax.pipeline.free_memory import require_room
+from ssd_jax.pipeline.origin import Checkpoint
+from ssd_jax.pipeline.pipeline import Pipeline
+from ssd_jax.sequence.cache import CacheSpec
+from ssd_jax.sequence.dims import bucket
+from ssd_jax.sequence.layout import Grid, Layout
+from ssd_jax.weights.heads_file import heads_file, read_heads_config
+from ssd_jax.weights.hub import download, find_local, is_hub_id
+from ssd_jax.weights.load import read_backbone, read_config
+from ssd_jax.weights.store import find_weights, is_there
+from ssd_jax.weights.tensors import read_tensors
+
+QUANTIZE = ("int8",)
+"""What `load(quantize=)` may say."""
+
+BUNDLED = Path(__file__).parents[1] / "assets"
+"""Checkpoints that come with the package, by folder name."""
+
+
+def load(
+    source: str | Path = "emoji",
+    dtype: Any = None,
+    mesh: Mesh | str | None = None,
+    heads: str | Path | None = None,
+    vq_weights: str | Path | None = None,
+    tokens: Mapping[str, int] | None = None,
+    attention: str = "plain",
+    quantize: str | None = None,
+) -> Pipeline:
+    """Loads a checkpoint.
+
+    Args:
+        source: the name of a bundled checkpoint ("emoji"); a folder, in our format or as the models are published,
+            which is "./emoji" if it has such a name; or "organisation/name" of the Hugging Face hub.
+        dtype: of the parameters and the cache; None is what this machine is fast with: bfloat16 on GPUs, TPUs and CPUs
+            that multiply it, float32 on others. All else is float32 (see `models.matmul`).
+        mesh: over which devices the model is spread: a mesh of `parallel.mesh.make_mesh`, or text such as
+            "data:2,model:4"; None is one device. Every device is given its own part of the weights alone.
+        heads: draft heads, a file, a folder with heads.safetensors or a hub id; None takes the checkpoint's own, if it
+            has any.
+        vq_weights: the image tokenizer's weights, a file, a folder or a hub id, where the checkpoint lacks them
+            (Lumina-mGPT) or they are published by themselves (Emu3-VisionTokenizer). They are read when they are first
+            needed.
+        tokens: special ids where config.json and tokenizer.json do not tell: "pad", "unk", "bos", "boi", "row_end";
+            in prompts of Emu3 "img", of Lumina-mGPT "end" and "size_24".
+        attention: "plain", or "fused", `jax.nn.dot_product_attention`, which on NVIDIA GPUs is cuDNN's.
+        quantize: "int8" rounds the matrices of blocks and draft heads as they are read (see `models.int8`): half the
+            memory, other pictures.
+    Raises:
+        UserError: no such checkpoint, files in it that are damaged or do not fit together, heads of another backbone,
+            more devices than there are, or so many that the model cannot be split over them.
+    """
+    folder = find_folder(source)
+    require_options(attention, quantize)
+    dtype = fast_dtype() if dtype is None else dtype
+    config, vq_config = read_config(folder, tokens)
+    mesh = mesh_for(config, mesh, attention)
+    weights = find_weights(folder)
+    backbone, drafters = abstract(boxed_backbone(config), mesh, dtype, quantize), None
+    path = heads_file(folder if heads is None else find_local(heads))
+    if heads is not None or is_there(path):
+        drafters = read_heads_config(path, weights)
+    like_heads = None
+    if drafters is not None:
+        like_heads = abstract(boxed_heads(drafters, config.width), mesh, dtype, quantize)
+    require_model_fits(config, backbone, like_heads, dtype, mesh)
+    params = read_backbone(weights, config, backbone, dtype)
+    heads_params = None if drafters is None else read_tensors(path, like_heads, dtype)
+    vq_path = None if vq_weights is None else find_local(vq_weights)
+    origin = Checkpoint(folder, vq_path, tokens)
+    model = LoadedModel.of(config, params, drafters, heads_params)
+    return Pipeline(origin, model, vq_config, Execution(dtype, mesh, attention))
+
+
+def require_options(attention: str = "plain", quantize: str | None = None, spread: bool = False) -> None:
+    """Raises `UserError` for names that are none, and for what does not go with a model spread over devices."""
+    require_one_of("attention", attention, tuple(ATTENTIONS))
+    if spread and attention == "fused":
+        raise UserError("The fused attention runs on one device; leave the mesh out, or take the plain one.")
+    if quantize is not None:
+        require_one_of("quantize", quantize, QUANTIZE)
+
+
+def mesh_for(config: ModelConfig, mesh: Mesh | str | None, attention: str) -> Mesh | None:
+    """The mesh that `load` was given, made of text if need be; raises `UserError` if the model cannot be spread so."""
+    mesh = make_mesh(mesh) if isinstance(mesh, str) else mesh
+    if mesh is not None:
+        check_divides(config, mesh)
+        require_options(attention, spread=True)
+    return mesh
+
+
+def require_model_fits(config: ModelConfig, backbone: Any, heads: Any, dtype: Any, mesh: Mesh | None) -> None:
+    """Raises `UserError` if parameters and the cache of one picture, with guidance, would not fit in memory.
+
+    Args:
+        config: the backbone's.
+        backbone, heads: parameters as shapes, with shardings on a mesh; no heads are None.
+        dtype: of the cache.
+        mesh: None is one device.
+    """
+    length = bucket(1) + Layout(Grid(config.rows, config.cols), config.row_end_id != NONE).length
+    rows = 2 if mesh is None else math.lcm(2, mesh.shape[DATA])  # as many pictures as fill the mesh
+    spec = CacheSpec(config.layers, rows, config.kv_heads, length, config.head_dim, jnp.dtype(dtype))
+    cache = spec.abstract(cache_sharding(spec, mesh))
+    require_room({"weights": backbone, "draft heads": heads, "cache of a picture": cache}, mesh)
+
+
+def find_folder(source: str | Path) -> Path:
+    """The folder of a checkpoint: a local one, a bundled one, or a download; raises `UserError` if there is none."""
+    folder = find_folder_here(source)
+    if folder is not None:
+        return folder
+    if is_hub_id(str(source)):
+        return download(str(source))
+    known = ", ".join(_bundled()) or "none"
+    raise UserError(f"There is no checkpoint folder {str(source)!r}; bundled checkpoints: {known}.")
+
+
+def find_folder_here(source: str | Path) -> Path | None:
+    """The folder of a bundled or local checkpoint; None if there is none. Nothing is downloaded."""
+    if isinstance(source, str) and source in _bundled():
+        return BUNDLED / source
+    folder = Path(source)
+    return folder if folder.is_dir() else None
+
+
+def _bundled() -> list[str]:
+    return sorted(path.name for path in BUNDLED.iterdir()) if BUNDLED.is_dir() else []

@@ -1,0 +1,48 @@
+"""The model that a command line names: --config, --weights and what goes with them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ssd_jax.errors import UserError
+from ssd_jax.pipeline.loading import load
+from ssd_jax.pipeline.model_sizes import find_models
+from ssd_jax.pipeline.pipeline import Pipeline
+from ssd_jax.pipeline.random_weights import NAME as RANDOM
+from ssd_jax.pipeline.random_weights import Random, load_random
+
+RANDOM_NOTE = "The weights are random: seconds are real, pictures are noise."
+"""What to say wherever such a model is used."""
+
+
+def open_model(config: Mapping[str, Any], where: str, weights: str | None = None, **options: Any) -> Pipeline:
+    """Loads a checkpoint, or makes a model of the config's sizes with random weights.
+
+    Args:
+        config: of a config file.
+        where: its name, for error messages.
+        weights: a bundled name, a folder, a hub id, or "random" ("./random" is a folder); None is the config's own.
+        options: of `pipeline.loading.load`.
+    Raises:
+        UserError: there are no weights, they are of another family than the config, or options that make no sense.
+    """
+    if weights == RANDOM:
+        if options.pop("vq_weights", None):
+            raise UserError("--weights=random makes an image tokenizer, too; leave --vq_weights out.")
+        heads = options.pop("heads", None)
+        return load_random(find_models(config, where, config["weights"], heads), heads=heads, **options)
+    source = weights or config["weights"]
+    if not source:
+        raise UserError(
+            f"{where} comes without weights; say where they are with --weights=DIR, or try its sizes with "
+            f"--weights={RANDOM}."
+        )
+    pipe = load(source, **options)
+    wanted, found = config["model"].get("architecture"), pipe.config.architecture
+    if weights and wanted and found != wanted:
+        raise UserError(f"{where} is for checkpoints of {wanted}, but {weights} is one of {found}.")
+    return pipe
+
+
+def is_random(pipe: Pipeline) -> bool:
+    """Whether a pipeline's weights are random."""
+    return isinstance(pipe.origin, Random)

@@ -1,0 +1,249 @@
+"""What users hold: a loaded model that turns prompts into pictures."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from PIL import Image
+
+from ssd_jax.backbones.prompting import grid_of
+from ssd_jax.decode.base import Decoder
+from ssd_jax.decode.model_verifier import Draw
+from ssd_jax.decode.presets import PRESETS, find_decoder, require_fits, require_heads
+from ssd_jax.errors import LARGEST, require_whole
+from ssd_jax.models.config import HeadsConfig, ModelConfig
+from ssd_jax.models.loaded_model import LoadedModel
+from ssd_jax.models.matmul import describe
+from ssd_jax.models.vq_models import AnyVQConfig
+from ssd_jax.pipeline.execution import Execution
+from ssd_jax.pipeline.given_images import visual_logits, visual_nll
+from ssd_jax.pipeline.images import Pictures
+from ssd_jax.pipeline.origin import Origin
+from ssd_jax.pipeline.programs import Programs
+from ssd_jax.pipeline.request import Output, guidance_of, images_of_call, require_prompt, sampler_of
+from ssd_jax.prompts.batch import PromptBatch
+from ssd_jax.sampling.noise import image_keys
+
+
+class Pipeline:
+    """A backbone, its VQ tokenizer and its prompts. Made by `load`.
+
+    Attributes:
+        origin: where the weights come from, and all that is read when it is first needed.
+        model: the backbone and its draft heads, with their weights.
+        vq_config: what config.json says of the VQ tokenizer.
+        execution: dtype, devices and attention. The VQ tokenizer is on one device.
+        pictures: the VQ tokenizer.
+        programs: what was compiled of the model.
+    """
+
+    def __init__(self, origin: Origin, model: LoadedModel, vq_config: AnyVQConfig, execution: Execution):
+        self.origin, self.model, self.vq_config, self.execution = origin, model, vq_config, execution
+        self.pictures = Pictures(origin, model.config, vq_config)
+        self.programs = Programs(model, execution)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        decoder: str | Decoder = "ar",
+        num_images: int = 1,
+        seed: int | Sequence[int] = 0,
+        cfg_scale: float | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        negative_prompt: str | None = None,
+        size: tuple[int, int] | str | None = None,
+        max_batch: int | None = None,
+        pixels: bool = True,
+        max_passes: int | None = None,
+    ) -> Output:
+        """Draws `num_images` pictures of every prompt.
+
+        Args:
+            prompts: one or more texts.
+            decoder: a preset's name or a decoder dataclass.
+            num_images: pictures per prompt.
+            seed: one for all prompts, or one for each. The noise of (prompt, seed) does not depend on what else is in
+                the call, nor does the picture where products have the same bits in every batch (bfloat16 on a CPU);
+                equal prompts are numbered and differ.
+            cfg_scale: classifier-free guidance, from -1000 to 1000, so that what is reckoned with it stays finite; None
+                is the model's own default, 1 turns it off and halves the work.
+            temperature: 0 takes the most likely code everywhere; otherwise from 0.001 to 1000, what float32 can tell.
+            top_k, top_p: keep the k most likely codes, or the most likely ones up to this mass; None is the model's
+                default (top_k) or off (top_p). top_k 0 is off. The most likely code is always kept.
+            negative_prompt: what the guidance leads away from; None is the model's own: Emu3's published text,
+                otherwise no prompt. Lumina-mGPT and Janus-Pro were not trained to be led away from one.
+            size: (height, width) of the pictures in pixels, or text: "512x768", height first, or, for Emu3, an aspect
+                ratio "16:9", width first. None is the size the model was trained on.
+            max_batch: at most so many pictures at once; None decodes all together. On a mesh it is rounded up to what
+                fills the data axis.
+            pixels: False gives tokens alone, and takes no image tokenizer.
+            max_passes: stop after so many passes, the prefill included: what is not final by then is a draft or 0.
+        Raises:
+            UserError: a value out of range or of another type, an unknown decoder, a window larger than the picture,
+                draft heads or a file that is missing, a batch that does not fit in memory, too many pictures.
+        """
+        texts, seeds, numbers = images_of_call(prompts, num_images, seed)
+        decoder = find_decoder(decoder)
+        self.require(decoder, size)
+        scale = guidance_of(self.config, cfg_scale)
+        sampler = sampler_of(self.config, scale, temperature, top_k, top_p)
+        guided = scale != 1.0
+        max_batch = require_whole("max_batch", len(texts) if max_batch is None else max_batch, 1, None)
+        if max_passes is not None:
+            max_passes = min(require_whole("max_passes", max_passes, 1, None), LARGEST)  # an int32 in the program
+        require_prompt("" if negative_prompt is None else negative_prompt, "negative_prompt")
+        grid = grid_of(self.config, size, self.vq_config.stride)
+        frames, negatives = zip(*(self.prompts.pair(text, negative_prompt, grid) for text in texts), strict=True)
+        if pixels:
+            self.pictures.params  # noqa: B018 - a damaged file is reported before the work, not after it
+        batch = self.execution.whole_rows(min(len(texts), max_batch), guided)
+        parts = []
+        for start in range(0, len(texts), batch):
+            part = [min(index, len(texts) - 1) for index in range(start, start + batch)]  # a short last batch is filled
+            given, away = ([rows[index] for index in part] for rows in (frames, negatives))
+            batched = PromptBatch.stack(given, away if guided else None, self.config.pad_id)
+            keys = image_keys(jnp.array([seeds[i] for i in part], jnp.uint32), jnp.array([numbers[i] for i in part]))
+            draw = Draw(keys, sampler, None if max_passes is None else jnp.int32(max_passes))
+            parts.append(self.programs.decode(batched, draw, decoder, grid))
+        seconds, compile_seconds = (sum(part[place] for part in parts) for place in (3, 4))
+        tokens, passes, trace = (np.concatenate([part[place] for part in parts])[: len(texts)] for place in range(3))
+        shape = (-1, grid.rows, grid.cols)
+        tokens = tokens.reshape(shape)
+        parts = [tokens[start : start + batch] for start in range(0, len(tokens), batch)] if pixels else []
+        images = [Image.fromarray(picture) for part in parts for picture in self.decode(part)]
+        return Output(images, tokens, passes, trace.reshape(shape), seconds, compile_seconds, texts, seeds, numbers)
+
+    def decoders(self) -> list[str]:
+        """Names of the presets this checkpoint can run."""
+        return [name for name, decoder in PRESETS.items() if decoder.runs_with(*self.head_counts)]
+
+    def require(self, decoder: Decoder, size: tuple[int, int] | str | None = None) -> None:
+        """Raises `UserError` if the decoder needs draft heads that this checkpoint lacks, or a larger picture."""
+        require_heads(decoder, *self.head_counts)
+        require_fits(decoder, grid_of(self.config, size, self.vq_config.stride))
+
+    @property
+    def config(self) -> ModelConfig:
+        """What config.json says of the backbone."""
+        return self.model.config
+
+    @property
+    def params(self) -> Any:
+        """The backbone's parameters."""
+        return self.model.params
+
+    @property
+    def heads(self) -> HeadsConfig | None:
+        """Which draft heads there are; None without heads."""
+        return None if self.model.heads is None else self.model.heads.config
+
+    @property
+    def heads_params(self) -> Any:
+        """The draft heads' parameters; None without heads."""
+        return None if self.model.heads is None else self.model.heads.params
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of parameters and cache."""
+        return self.execution.dtype
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices over which model and cache are spread; None is one device."""
+        return self.execution.mesh
+
+    @property
+    def attention(self) -> str:
+        """Which implementation of attention decoders use (see `models.attention`)."""
+        return self.execution.attention
+
+    @property
+    def head_counts(self) -> tuple[int, int]:
+        """How many horizontal and vertical draft heads there are."""
+        return self.model.head_counts
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the checkpoint lies; None for weights that come from no file."""
+        return self.origin.folder
+
+    def fingerprint(self) -> str:
+        """Identifies the backbone (see `weights.load.fingerprint`)."""
+        return self.origin.fingerprint()
+
+    def numerics(self) -> dict[str, str]:
+        """What the bits of a picture depend on besides weights and options."""
+        return {**describe(self.dtype, self.quantize), "attention": self.attention}
+
+    @property
+    def quantize(self) -> str:
+        """How the backbone's matrices are quantised: "int8", or "" if they are not."""
+        return "int8" if any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(self.params)) else ""
+
+    def visual_logits(
+        self,
+        prompt_ids: np.ndarray,
+        codes: np.ndarray,
+        grid: tuple[int, int] | None = None,
+        prompt_mask: np.ndarray | None = None,
+    ) -> jax.Array:
+        """The logits that predict each code from the prompt and all earlier codes.
+
+        The result is whole: for a picture of Emu3 1.06 GB a row. `visual_nll` keeps one number of each code instead.
+
+        Args:
+            prompt_ids: int32 [B, S], taken verbatim.
+            codes: int32 [B, R*C].
+            grid: (R, C); None is the model's own.
+            prompt_mask: bool [B, S], False on (left) padding; None is all True.
+        Returns:
+            float32 [B, R*C, V].
+        Raises:
+            UserError: arrays of other shapes; codes that do not fill the grid; ids or codes the model does not have.
+        """
+        return self.programs.read(visual_logits, prompt_ids, codes, grid, prompt_mask)
+
+    def visual_nll(
+        self,
+        prompt_ids: np.ndarray,
+        codes: np.ndarray,
+        grid: tuple[int, int] | None = None,
+        prompt_mask: np.ndarray | None = None,
+        cfg_scale: float = 1.0,
+    ) -> jax.Array:
+        """-log p of each code given the prompt and all earlier codes, in nats, at temperature 1 and without filters.
+
+        Args:
+            prompt_ids, prompt_mask: as for `visual_logits`; where `cfg_scale` is not 1 they are [2B, S], the
+                unconditional prompts behind the others.
+            codes, grid: as for `visual_logits`.
+            cfg_scale: guidance; 1 is the plain conditional distribution.
+        Returns:
+            float32 [B, R*C].
+        Raises:
+            UserError: as `visual_logits`; a `cfg_scale` that `generate` would not take.
+        """
+        scale = guidance_of(self.config, cfg_scale)
+        guided = scale != 1.0
+        rows = np.concatenate([codes, codes]) if guided and np.ndim(codes) else codes
+        return self.programs.read(visual_nll, prompt_ids, rows, grid, prompt_mask, jnp.float32(scale), guided=guided)
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Pictures uint8 [B, H, W, 3] to codes int32 [B, R, C]."""
+        return self.pictures.encode(images)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Codes int32 [B, R, C] to pictures uint8 [B, H, W, 3]."""
+        return self.pictures.decode(codes)
+
+    @cached_property
+    def prompts(self) -> Any:
+        """Text to ids; read on first use, so a folder without tokenizer.json loads."""
+        return self.origin.prompts(self.config)

@@ -1,0 +1,104 @@
+"""A model's compiled programs, on the devices that it lies on: one for each kind of call, kept for the next."""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssd_jax.compiling import compiled
+from ssd_jax.decode.base import Decoder
+from ssd_jax.decode.engine import cache_sharding, cache_spec, decode, make_cache
+from ssd_jax.decode.model_verifier import Draw
+from ssd_jax.models.loaded_model import LoadedModel
+from ssd_jax.models.teacher_forcing import window_of
+from ssd_jax.parallel.mesh import replicate, using
+from ssd_jax.pipeline.execution import Execution
+from ssd_jax.pipeline.free_memory import require_room
+from ssd_jax.pipeline.given_images import checked
+from ssd_jax.prompts.batch import PromptBatch
+from ssd_jax.sequence.cache import CacheSpec
+from ssd_jax.sequence.layout import Grid
+
+
+class Decoded(NamedTuple):
+    """What a decoding program gave, on the host.
+
+    Attributes:
+        tokens, passes, trace: int32 [B, R*C], [B] and [B, R*C] (see `pipeline.request.Output`).
+        seconds, compile_seconds: of its run, and of its compilation, 0 if it was there.
+    """
+
+    tokens: np.ndarray
+    passes: np.ndarray
+    trace: np.ndarray
+    seconds: float
+    compile_seconds: float
+
+
+class Programs:
+    """The programs of one model.
+
+    Args:
+        model: a backbone and its draft heads.
+        execution: dtype, devices and attention.
+    """
+
+    def __init__(self, model: LoadedModel, execution: Execution):
+        self.model, self.execution = model, execution
+        self.compiled: dict[Any, Any] = {}
+
+    def decode(self, prompts: PromptBatch, draw: Draw, decoder: Decoder, grid: Grid) -> Decoded:
+        """Draws a batch; raises `UserError` if it does not fit in memory."""
+        config, mesh = self.model.config, self.execution.mesh
+        spec = cache_spec(config, grid, *prompts.ids.shape, self.execution.dtype, self.execution.attention)
+        model = self.model if any(decoder.heads) else self.model.replace(heads=None)
+        self._require_room(spec, draw.keys.size, decoder, grid)
+        arguments = (model, make_cache(spec, mesh), *replicate((prompts, draw), mesh))
+        kind = (prompts.ids.shape, decoder, prompts.guided, grid, draw.limit is None)
+        compiling = 0.0
+        if kind not in self.compiled:
+            start = time.perf_counter()
+            with using(mesh, config):
+                self.compiled[kind] = compiled(decode.lower(*arguments, decoder=decoder, grid=grid))
+            compiling = time.perf_counter() - start
+        start = time.perf_counter()
+        out = jax.block_until_ready(self.compiled[kind](*arguments))
+        seconds = time.perf_counter() - start
+        return Decoded(*map(np.asarray, (out.tokens, out.passes, out.trace)), seconds, compiling)
+
+    def read(
+        self,
+        program: Any,
+        prompt_ids: np.ndarray,
+        codes: np.ndarray,
+        grid: tuple[int, int] | None,
+        prompt_mask: np.ndarray | None,
+        *rest: jax.Array,
+        **options: bool,
+    ) -> jax.Array:
+        """Runs one of the programs of `teacher` on given codes; `grid` None is the model's own. Raises `UserError` for
+        arrays that do not fit (see `pipeline.given_images.checked`)."""
+        config, mesh = self.model.config, self.execution.mesh
+        grid = Grid(*(grid or (config.rows, config.cols)))
+        given = checked(config, grid, prompt_ids, codes, prompt_mask)
+        arguments = (self.model.params, *replicate((*given, *rest), mesh))
+        window = window_of(config, grid, *given[0].shape)
+        static = dict(config=config, grid=grid, window=window, attention=self.execution.attention, **options)
+        kind = (given[0].shape, program, *static.values())
+        if kind not in self.compiled:
+            with using(mesh, config):
+                self.compiled[kind] = compiled(program.lower(*arguments, **static))
+        return self.compiled[kind](*arguments)
+
+    def _require_room(self, spec: CacheSpec, images: int, decoder: Decoder, grid: Grid) -> None:
+        """Raises `UserError`, before anything is allocated, if a batch's cache and the distributions of its widest pass
+        would not fit in memory."""
+        stretches = decoder.stretches(grid, self.model.head_counts[0])
+        outputs = max(stretch.outputs for stretch in stretches)
+        logits = jax.ShapeDtypeStruct((images, outputs, self.model.config.visual_size), jnp.float32)
+        cache = spec.abstract(cache_sharding(spec, self.execution.mesh))
+        batch = f"A batch of {images} ({grid.rows} x {grid.cols} tokens each)"
+        said = f"{batch} does not fit in memory, draw fewer at once (max_batch): it needs"
+        require_room({"keys and values": cache, "distributions": logits}, self.execution.mesh, said)

@@ -1,0 +1,1 @@
+"""From logits to codes: distributions, noise, and the choice that noise makes."""

@@ -1,0 +1,19 @@
+"""From a distribution to a code."""
+
+import jax
+import jax.numpy as jnp
+
+
+def choose(log_p: jax.Array, noise: jax.Array) -> jax.Array:
+    """argmax(log p + g), the Gumbel-max draw from p; int32 [...], the lowest id wins a tie."""
+    return most_likely(log_p + noise)
+
+
+def most_likely(values: jax.Array) -> jax.Array:
+    """argmax over the last axis, int32 [...], the lowest id wins a tie.
+
+    Two plain reductions: the one with an index that `jnp.argmax` makes is not vectorised on CPU.
+    """
+    ids = jax.lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 1)
+    best = jnp.max(values, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(values == best, ids, values.shape[-1] - 1), axis=-1)

@@ -1,0 +1,98 @@
+"""From logits to the distribution p of a position: guidance, temperature, top-k, top-p."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from ssd_jax.sampling.choice import most_likely
+from ssd_jax.sampling.selection import kth_largest
+
+
+@flax.struct.dataclass
+class Sampler:
+    """The knobs of p, all traced scalars: changing one compiles nothing.
+
+    Attributes:
+        cfg_scale: float32, classifier-free-guidance scale s in u + s * (c - u); not used without guided rows.
+        temperature: float32 >= 0; 0 takes the most likely code.
+        top_k: int32 >= 1, keep the k most likely codes (ties kept); V or more keeps all.
+        top_p: float32 in (0, 1], of what top_k leaves keep the smallest set of most likely codes whose mass reaches it
+            (ties kept); 1 keeps all.
+    """
+
+    cfg_scale: jax.Array
+    temperature: jax.Array
+    top_k: jax.Array
+    top_p: jax.Array
+
+
+def residual(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+    """Log of max(0, p - q), float32 [..., V], not normalised (a Gumbel-max draw does not care); log p where p and q are
+    the same law.
+
+    Source: speculative sampling, arXiv 2211.17192, section 2.3.
+    """
+    rest = jnp.maximum(jnp.exp(log_p) - jnp.exp(log_q), 0.0)
+    return jnp.where(jnp.any(rest > 0, axis=-1, keepdims=True), jnp.log(rest), log_p)
+
+
+def guide(logits: jax.Array, cfg_scale: jax.Array, guided: bool) -> jax.Array:
+    """u + s * (c - u) of [2B, W, V] (conditional rows first), or the logits themselves when `guided` is False."""
+    if not guided:
+        return logits
+    conditional, unconditional = jnp.split(logits, 2)
+    return unconditional + cfg_scale * (conditional - unconditional)
+
+
+def log_probabilities(logits: jax.Array, sampler: Sampler) -> jax.Array:
+    """log p, float32 [..., V]: temperature, then top-k, then top-p, then softmax; -inf for what is cut off."""
+    filtered = (sampler.top_k < logits.shape[-1]) | (sampler.top_p < 1.0)
+    # Real branches: what is off costs nothing.
+    which = jnp.where(sampler.temperature > 0, 1 + filtered.astype(jnp.int32), 0)
+    return jax.lax.switch(which, (_greedy, _softened, _filtered), logits.astype(jnp.float32), sampler)
+
+
+def _greedy(logits: jax.Array, sampler: Sampler) -> jax.Array:
+    del sampler
+    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    return jnp.where(ids == most_likely(logits)[..., None], 0.0, -jnp.inf)
+
+
+def _softened(logits: jax.Array, sampler: Sampler) -> jax.Array:
+    return jax.nn.log_softmax(logits / sampler.temperature, axis=-1)
+
+
+def _filtered(logits: jax.Array, sampler: Sampler) -> jax.Array:
+    scaled = logits / sampler.temperature
+    scaled = jax.lax.cond(
+        sampler.top_k < logits.shape[-1],
+        lambda x: jnp.where(x >= kth_largest(x, sampler.top_k), x, -jnp.inf),
+        lambda x: x,
+        scaled,
+    )
+    scaled = jax.lax.cond(sampler.top_p < 1.0, lambda x: _nucleus(x, sampler.top_p), lambda x: x, scaled)
+    return jax.nn.log_softmax(scaled, axis=-1)
+
+
+def _nucleus(logits: jax.Array, top_p: jax.Array) -> jax.Array:
+    """Cuts logits below the largest threshold whose upper set holds at least `top_p` of the mass."""
+    p = jax.nn.softmax(logits, axis=-1)
+    bits = _ordered(p)
+    threshold = _search(lambda t: jnp.sum(jnp.where(bits >= t, p, 0.0), axis=-1, keepdims=True) >= top_p, p.shape)
+    return jnp.where(bits >= threshold, logits, -jnp.inf)
+
+
+def _ordered(x: jax.Array) -> jax.Array:
+    """float32 to uint32 in the same order."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
+
+
+def _search(holds, shape: tuple[int, ...]) -> jax.Array:
+    """The largest uint32 for which the monotone predicate holds, bit by bit from the top; [..., 1]."""
+
+    def body(step: jax.Array, found: jax.Array) -> jax.Array:
+        candidate = found | (jnp.uint32(1) << (31 - step).astype(jnp.uint32))
+        return jnp.where(holds(candidate), candidate, found)
+
+    return jax.lax.fori_loop(0, 32, body, jnp.zeros((*shape[:-1], 1), jnp.uint32))

@@ -1,0 +1,1 @@
+"""Where tokens sit in the sequence, and who sees whom."""
