@@ -12,8 +12,8 @@ Offsets = tuple[tuple[int, int], ...]
 class Verifier:
     """A model bound to prompts and a grid; loops call it and import no model.
 
-    B is the number of images, G = 2B with guidance (conditional rows first), else B. `decode.model_verifier` has that of a
-    backbone; the tests have one without a transformer.
+    B is the number of images, G = 2B with guidance (conditional rows first), else B. `decode.model_verifier` has that
+    of a backbone; the tests have one without a transformer.
 
     Attributes:
         horizontal, vertical: number of heads to the right, k_h, and down, k_v; 0 and 0 without heads.

@@ -22,8 +22,8 @@ def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
 
     Args:
         state: abstract `TrainState`.
-        params: its parameters as `parallel.mesh.place` gives them. Whatever in the state lies under a parameter's names and
-            has its shape (the parameter itself, a moment of the optimizer) goes where it goes; all else is whole.
+        params: its parameters as `parallel.mesh.place` gives them. Whatever in the state lies under a parameter's names
+            and has its shape (the parameter itself, a moment of the optimizer) goes where it goes; all else is whole.
     """
     known = {_names(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
     whole = NamedSharding(mesh, PartitionSpec())
