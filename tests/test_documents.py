@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def test_links_lead_somewhere(path):
     for link in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
         target, _, anchor = link.partition("#")
         found = path.parent / target if target else path
-        assert found.is_file(), link
+        assert found.exists(), link
         assert not anchor or anchor in anchors(found), link
 
 
@@ -89,6 +90,17 @@ def test_the_map_has_every_part_and_no_other():
 def test_readme_names_every_preset():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [name for name in ssd_jax.PRESETS if f"`{name}`" not in text] == []
+
+
+def test_the_reference_is_that_of_the_code():
+    reference = runpy.run_path(str(ROOT / "docs" / "reference.py"))["reference"]()
+    found = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert found == reference, "python docs/reference.py"
+
+
+def test_versions_are_one():
+    for name in ("CITATION.cff", "CHANGELOG.md"):
+        assert ssd_jax.__version__ in (ROOT / name).read_text(encoding="utf-8"), name
 
 
 # -- what remakes the tables

@@ -1,47 +1,25 @@
 """A decoder that is written outside the package: one file, one registration, and every tool knows it."""
 
-import dataclasses
 import json
+import runpy
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from ssd_jax import UserError
 from ssd_jax.cli import bench
 from ssd_jax.decode.base import KINDS, Decoder, register
-from ssd_jax.decode.cost import PREFILL, Stretch
 from ssd_jax.decode.names import parse_decoder
-from ssd_jax.decode.state import Decoded, first_token, gather
-from ssd_jax.sampling.choice import choose
 from ssd_jax.sequence.layout import Grid
 
 
 @pytest.fixture
 def lawn():
-    """Draws the whole picture anew in each of a few passes, with `ar`'s noise: Jacobi iteration from nothing."""
-
-    @register
-    @dataclasses.dataclass(frozen=True)
-    class Lawn(Decoder):
-        sweeps: int = 3
-
-        def stretches(self, grid, horizontal=0, passes=None):
-            return PREFILL, Stretch(self.sweeps, window=grid.size, outputs=grid.size)
-
-        def run(self, verifier, cache, hidden, grid):
-            tokens, trace, _ = first_token(verifier, hidden, grid.size)
-            inputs = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
-            for _ in range(self.sweeps):
-                states, cache = verifier.verify(cache, gather(tokens, inputs), inputs)
-                drawn = choose(verifier.log_p(states), verifier.noise(inputs + 1))
-                tokens = jnp.concatenate([tokens[:, :1], drawn[:, :-1]], axis=1)
-            done = jnp.full_like(trace[:, 0], 1 + self.sweeps)
-            return Decoded(tokens, done, jnp.where(inputs == 0, 1, done[:, None]), cache)
-
-    yield Lawn
+    """The decoder of the example; its name goes with the test."""
+    yield runpy.run_path(str(ROOT / "examples" / "new_decoder.py"))["Lawn"]
     del KINDS["Lawn"]
 
 

@@ -21,7 +21,7 @@ from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.config_json import HIGHEST
 from ssd_jax.models.vq_config import MoVQConfig
 from ssd_jax.pipeline import free_memory as room
-from ssd_jax.weights import load as loading
+from ssd_jax.weights import tensors
 from ssd_jax.weights.heads_file import HEADS_KEY
 from ssd_jax.weights.load import read_metadata
 from ssd_jax.weights.tensors import finite
@@ -185,7 +185,7 @@ def test_one_value_that_is_not_finite_is_named(folder, name, value):
 @pytest.mark.parametrize("small", [1, 2**20])
 def test_finite(dtype, small, monkeypatch):
     """By NumPy and by XLA alike."""
-    monkeypatch.setattr(loading, "SMALL", small)
+    monkeypatch.setattr(tensors, "SMALL", small)
     values = np.full((7, 9), 1.5, dtype)
     assert finite(jnp.asarray(values)) and finite(jnp.arange(3))
     values[3, 8] = np.nan

@@ -72,3 +72,11 @@ def test_installed_wheel_loads_the_bundled_checkpoint(wheel, tmp_path):
     imported = Path(run("-c", code, cwd=elsewhere, env=env).splitlines()[-1])
     assert imported.resolve() == (site / "ssd_jax" / "__init__.py").resolve()
     assert list(elsewhere.iterdir()) == []
+    # The commands do what the scripts of a checkout do, with the configs of the package.
+    for command in ("ssd-sample", "ssd-train", "ssd-bench"):
+        assert "--config" in run(site / "bin" / command, "--help", cwd=elsewhere, env=env)
+    planned = run(site / "bin" / "ssd-sample", "--plan", "--config=configs/janus_pro.py:tiny", cwd=elsewhere, env=env)
+    assert "by datasheet rates" in planned and list(elsewhere.iterdir()) == []
+    unready = [sys.executable, str(site / "bin" / "ssd-train"), "--config=configs/emu3.py:tiny"]
+    done = subprocess.run(unready, text=True, capture_output=True, cwd=elsewhere, env=env)
+    assert (done.returncode, done.stderr.startswith("error: No weights come with this config")) == (2, True)

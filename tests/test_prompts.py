@@ -1,12 +1,11 @@
 """From a text to the ids of its frame: words, unknown words, padding, and what is too long."""
 
-import warnings
-
 import numpy as np
 import pytest
 
 from ssd_jax.backbones.emoji import MAX_WORDS
 from ssd_jax.backbones.emoji import EmojiPrompts as Prompts
+from ssd_jax.backbones.prompting import doubts
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.prompts import SPECIALS, pad_left, read_tokenizer, word_tokenizer
@@ -61,12 +60,10 @@ def test_unknown_words_get_their_own_id(prompts):
     assert frame[2] == CONFIG.unk_id and CONFIG.unk_id not in (frame[1], frame[3])
 
 
-def test_the_model_warns_once_of_every_unknown_word(pipe):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        pipe.warn_unknown(["red zeppelin", "green zeppelin quux", "red apple"])
-    assert [str(warning.message).count("'") for warning in caught] == [2, 2]
-    assert "zeppelin" in str(caught[0].message) and "quux" in str(caught[1].message)
+def test_every_unknown_word_is_doubted_once(pipe):
+    said = doubts(pipe.prompts, ["red zeppelin", "green zeppelin quux", "red apple"])
+    assert [sentence.count("'") for sentence in said] == [2, 2]
+    assert "zeppelin" in said[0] and "quux" in said[1]
 
 
 def test_a_text_cannot_name_a_special_token(prompts):

@@ -4,6 +4,7 @@ A drafter fills the positions right of the last one with a hidden state, `last`,
 Copies and random codes are certain of themselves (q is one-hot); heads give a q to draw from.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,9 @@ from ssd_jax.sampling.choice import choose
 from ssd_jax.sampling.noise import Tag, fresh_keys, uniform_codes
 from ssd_jax.sequence.layout import Grid
 
-DRAFTERS = ("random", "left", "above", "horizontal", "spatial")
+DRAFTERS = ["random", "left", "above", "horizontal", "spatial"]
+"""Names of all; `drafter` adds to them."""
+
 HEADS = {"horizontal": (1, 0), "spatial": (1, 1)}
 """How many horizontal and vertical heads a drafter needs at least; the others need none. It uses all that are there to
 the right, and the first one down."""
@@ -37,6 +40,27 @@ class Seen(NamedTuple):
     clock: jax.Array
 
 
+Guess = Callable[[Grid, Seen, int], jax.Array]
+"""(grid, what has been seen, count) -> codes int32 [B, count] of the positions last + 1 .. last + count."""
+
+GUESSES: dict[str, Guess] = {}
+"""Drafters from outside the package, by name."""
+
+
+def drafter(name: str) -> Callable[[Guess], Guess]:
+    """Registers a function as a drafter of the raster loop: `Raster(drafter=name)`. Its guesses count as certain (q is
+    one-hot), so lossless couplings stay so whatever they are. Raises ValueError for a name that is taken."""
+    if name in DRAFTERS:
+        raise ValueError(f"there is a drafter {name!r} already")
+
+    def register(guess: Guess) -> Guess:
+        DRAFTERS.append(name)
+        GUESSES[name] = guess
+        return guess
+
+    return register
+
+
 def draft(drafter: str, verifier: Verifier, grid: Grid, vocabulary: int, seen: Seen, count: int):
     """Drafts of the positions last + 1 .. last + count.
 
@@ -46,6 +70,9 @@ def draft(drafter: str, verifier: Verifier, grid: Grid, vocabulary: int, seen: S
     positions = seen.last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32)
     if drafter == "random":
         codes = uniform_codes(fresh_keys(verifier.keys(positions), Tag.DRAFT, seen.clock), vocabulary)
+        return codes, _certain(codes, vocabulary)
+    if drafter in GUESSES:
+        codes = GUESSES[drafter](grid, seen, count)
         return codes, _certain(codes, vocabulary)
     codes = gather(seen.tokens, _copied_from(drafter, positions, seen.last[:, None], grid.cols))
     log_q = _certain(codes, vocabulary)
