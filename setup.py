@@ -20,7 +20,7 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.11",
     packages=find_packages(include=["ssd_jax", "ssd_jax.*"]),
-    package_data={"ssd_jax": ["assets/*/*.json", "assets/*/*.safetensors", "assets/*/*.md"]},
+    package_data={"ssd_jax": ["py.typed", "assets/*/*.json", "assets/*/*.safetensors", "assets/*/*.md"]},
     install_requires=[
         f"jax{JAX}",
         "flax>=0.12.8",
@@ -32,6 +32,7 @@ setup(
         "pillow>=13.0",
         "ml_collections>=1.1",  # brings absl-py
         "safetensors>=0.8",
+        "jaxtyping>=0.3.11",  # shapes in signatures; nothing but annotations at run time
         "tqdm",
     ],
     entry_points={
@@ -49,6 +50,8 @@ setup(
             *TRAIN,
             *EVAL,
             "pytest>=9",
+            "beartype>=0.23",  # checks those shapes
+            "pyright>=1.1.414",
             "pytest-xdist>=3.8",
             *BASELINE,  # the published models, to compare with
             "ruff>=0.17",
