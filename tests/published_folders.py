@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch_backbones
 import torch_vq
+from byte_tokenizers import byte_tokenizer
 from safetensors.numpy import save_file
-from test_prompts_published import byte_tokenizer
 
 from ssd_jax.weights.load import read_config
 

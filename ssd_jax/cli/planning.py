@@ -28,13 +28,13 @@ def plan(args: argparse.Namespace, config, prompts: list[str], decoders: dict) -
     images = require_whole("max_batch", 1 if args.max_batch is None else args.max_batch, 1, None)
     scale = guidance_of(models.backbone, args.cfg_scale)
     images_of_call(prompts, args.num_images, args.seed)  # a plan refuses what drawing would
-    sampler_of(models.backbone, scale, args.temperature, args.top_k, args.top_p)
     job, chips = job_for(models, args.mesh, args.size, images, scale, args.quantize, args.attention), CHIPS
+    if args.plan == "chips":
+        entry.use_simulated_devices(args.mesh)
+    sampler_of(models.backbone, scale, args.temperature, args.top_k, args.top_p)
     if args.plan == "here":
         job = dataclasses.replace(job, dtype=jnp.dtype(fast_dtype()), here=True)
         chips = (measure(job),)
-    else:
-        entry.use_simulated_devices(args.mesh)
     name, decoder = next(iter(decoders.items()))
     where = "this machine" if job.here else f"{job.devices} simulated device{'s' * (job.devices > 1)}"
     print(f"compiling {name} for {where} ...", file=sys.stderr)

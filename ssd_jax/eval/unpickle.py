@@ -1,7 +1,7 @@
 """Reads the one pickle of the project: the EfficientNet-Lite0 checkpoint, which exists in no other format.
 
 Two locks, because a pickle can run any code: the file's sha256 must be the known one, which is checked before a byte is
-interpreted; and the interpreter knows the four names that this file needs and no others. `tests/test_imports.py`
+interpreted; and the interpreter knows the four names that this file needs and no others. `tests/house/test_imports.py`
 allows pickle in this module alone.
 """
 

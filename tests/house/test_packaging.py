@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).parents[1]
 ASSETS = "ssd_jax/assets/emoji/"
 MAX_ASSET_BYTES = 30_000_000
 MAY_HOLD_PICKLE = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".npy", ".npz", ".joblib"}

@@ -4,12 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_load_memory import folder, needs_clear_refs  # noqa: F401 - a fixture
+from conftest import ROOT
+from large_folder import large_folder, needs_clear_refs
 
 import ssd_jax
 from ssd_jax import UserError
@@ -161,8 +161,9 @@ print(json.dumps([above, sum(x.nbytes for x in leaves), 4 * max(x.size for x in 
 
 
 @needs_clear_refs
-def test_quantising_takes_the_memory_of_the_int8_model_and_of_one_tensor(folder):  # noqa: F811
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+def test_quantising_takes_the_memory_of_the_int8_model_and_of_one_tensor(tmp_path):
+    folder = large_folder(tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", MEMORY, folder]
     done = subprocess.run(command, text=True, capture_output=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr

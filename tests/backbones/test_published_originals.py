@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch_backbones
 import torch_vq
+from byte_tokenizers import byte_tokenizer
 from safetensors.numpy import load_file, save_file
-from test_prompts_published import byte_tokenizer
 
 import ssd_jax
 from ssd_jax.backbones.emu3 import RANKS_NAME, SPECIAL, SPECIAL_NAME, read_tiktoken

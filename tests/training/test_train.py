@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from conftest import ROOT
 from safetensors.numpy import load_file
 
 import ssd_jax
@@ -34,7 +35,6 @@ from ssd_jax.training.step import init_state, make_optimizer, make_step, schedul
 from ssd_jax.training.tokenizer import tokenizer_task
 from ssd_jax.weights.heads_file import read_heads_config
 
-ROOT = Path(__file__).parents[1]
 STAGES = ("tokenizer", "backbone", "heads", "overlap")  # "overlap" is the second part of config.stage "heads"
 STEPS, EVERY = 12, 4  # of every stage of `:tiny`
 EXPORTED = {"config.json", "tokenizer.json", "vq.safetensors", "model.safetensors", "heads.safetensors", "README.md"}

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -171,7 +170,7 @@ def report(headed_folder, tmp_path_factory) -> dict:
         others.append(tmp_path_factory.mktemp(config.architecture))
         write_config(others[-1], config, VQConfig(codebook_size=config.visual_size))
         write_tensors(others[-1] / "model.safetensors", random_backbone(config), np.float32)
-    command = [sys.executable, Path(__file__).with_name("eight_devices.py"), headed_folder, *others]
+    command = [sys.executable, ROOT / "tests" / "eight_devices.py", headed_folder, *others]
     done = subprocess.run(command, text=True, capture_output=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout.splitlines()[-1])

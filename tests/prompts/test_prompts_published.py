@@ -8,7 +8,7 @@ import json
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from byte_tokenizers import ALPHABET, BYTES, byte_tokenizer
 
 from ssd_jax.backbones import BACKBONES
 from ssd_jax.backbones.prompting import grid_of, read_prompts
@@ -16,9 +16,6 @@ from ssd_jax.errors import UserError
 from ssd_jax.models.config import UNKNOWN, ModelConfig
 from ssd_jax.prompts import pad_left
 from ssd_jax.sequence.layout import Grid, Layout, prompt_starts, rotary_positions
-
-BYTES = 20_000  # id of the first byte token
-ALPHABET = {letter: BYTES + index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
 
 SPECIAL = {
     "emu3": {"<|extra_203|>": 151849, "<|image start|>": 151852, "<|image token|>": 151851, "<|extra_200|>": 151846},
@@ -36,16 +33,6 @@ CONFIGS = {
     "janus": ModelConfig(102400, 0, 16384, code_width=8, architecture="janus", rows=24, cols=24),
 }
 STRIDE = {"emu3": 8, "chameleon": 16, "janus": 16}
-
-
-def byte_tokenizer(special: dict[str, int], merges=(), first: int = BYTES) -> Tokenizer:
-    """Byte-level, cutting text as GPT-2 does; the bytes' ids start at `first`."""
-    alphabet = {letter: index - BYTES + first for letter, index in ALPHABET.items()}
-    merged = {"".join(pair): BYTES + 300 + index for index, pair in enumerate(merges)}
-    made = Tokenizer(models.BPE(vocab={**alphabet, **merged, **special}, merges=list(merges)))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.add_special_tokens(list(special))
-    return made
 
 
 def prompts(name: str, tokens=None, vocabulary=None, merges=(), special=None, **changes):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
@@ -19,8 +20,6 @@ import ssd_jax
 from ssd_jax import UserError
 from ssd_jax.cli import entry
 from ssd_jax.prompts.lines import read_lines
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")

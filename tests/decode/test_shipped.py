@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -18,7 +17,7 @@ from conftest import ROOT
 def shipped() -> dict:
     # None of the suite's settings.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    command = [sys.executable, str(Path(__file__).with_name("shipped.py"))]
+    command = [sys.executable, str(ROOT / "tests" / "shipped.py")]
     done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

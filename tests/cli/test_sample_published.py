@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 from published_folders import CONFIGS, SIZE, published_folder
 from safetensors.numpy import load_file, save_file
@@ -28,7 +29,6 @@ from ssd_jax.weights.load import read_config
 SIDE = 4  # codes along a side of a picture
 HEADS = HeadsConfig(horizontal=2, vertical=2)
 WITHOUT_HEADS = ["ar", "sjd", "scd", "scd-gumbel", "gsd", "jacobi-match", "jacobi-above", "jacobi-wave"]
-ROOT = Path(__file__).parents[1]
 
 
 def config_of(name: str) -> ModelConfig:

@@ -17,14 +17,14 @@ def test_a_mutant_that_does_not_fit_is_told():
     untested = [
         fits._replace(tests=tests)
         for tests in (
-            "test_masks_layout.py::test_that_is_gone",
-            "test_masks_layout.py::test_causal_mask",  # how the name of one begins
+            "sequence/test_masks_layout.py::test_that_is_gone",
+            "sequence/test_masks_layout.py::test_causal_mask",  # how the name of one begins
             "test_that_is_gone.py",
-            "test_lossless.py -k 'follows_the_law and not that_is_gone'",
-            "test_lossless.py -k that_is_gone",
-            "test_lossless.py -x",
+            "decode/test_lossless.py -k 'follows_the_law and not that_is_gone'",
+            "decode/test_lossless.py -k that_is_gone",
+            "decode/test_lossless.py -x",
         )
     ]
-    chosen = fits._replace(tests="test_lossless.py -k 'follows_the_law and not maximal'")
+    chosen = fits._replace(tests="decode/test_lossless.py -k 'follows_the_law and not maximal'")
     assert not mutants.faults(fits) and not mutants.faults(chosen)
     assert all(len(mutants.faults(mutant)) == 1 for mutant in (gone, often, same, *untested))

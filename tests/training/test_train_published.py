@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 from processes import run_together, two_processes
 from published_folders import SIZE, published_folder
@@ -43,7 +44,6 @@ from ssd_jax.training.metrics import read_log
 from ssd_jax.training.spec import PromptedSpec
 from ssd_jax.training.step import init_state, make_optimizer, make_step
 
-ROOT = Path(__file__).parents[1]
 PROMPTS = [f"{size} {colour} {thing}" for size in ("big", "small") for colour in ("red", "green", "blue")
            for thing in ("cat", "dog", "house", "tree")]  # fmt: skip
 PER_PROMPT, PER_FILE = 2, 4

@@ -3,18 +3,17 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from ssd_jax.errors import UserError
 from ssd_jax.training import checkpoint
 from ssd_jax.training.checkpoint import Checkpoints
 
-ROOT = Path(__file__).parents[1]
 TALKS = "from ssd_jax.cli import entry; entry.run(lambda: [print(n) for n in range(100_000)])"
 STATE = {"w": jnp.arange(1000.0)}
 

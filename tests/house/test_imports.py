@@ -9,8 +9,9 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-PACKAGE = Path(__file__).parents[1] / "ssd_jax"
+PACKAGE = ROOT / "ssd_jax"
 
 # Low to high. A module imports from its own group or a lower one. A new module belongs into one of these lines.
 LAYERS = [
@@ -53,7 +54,7 @@ MAY_NAME = ("backbones", "bench", "configs", "cli")  # the bench knows transform
 OUTSIDE = {"configs", "train", "sample", "tests"}  # the checkout's own files, not installed
 UNSAFE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
 # The one exception: a module that reads a single known file, whose sha256 it checks before it interprets a byte, with
-# an unpickler that knows four names (tests/test_eval.py holds it to both).
+# an unpickler that knows four names (tests/eval/test_eval.py holds it to both).
 MAY_UNPICKLE = {("eval.unpickle", "pickle")}
 
 
@@ -148,7 +149,7 @@ def faults(module: str, source: str, is_package: bool = False) -> list[str]:
     """Every broken rule in one module, as "ssd_jax.module:line what"."""
     tree = ast.parse(source)
     if module.split(".")[0] not in RANK:
-        return [f"ssd_jax.{module}:1 has no layer in tests/test_imports.py"]
+        return [f"ssd_jax.{module}:1 has no layer in tests/house/test_imports.py"]
     entry_point = is_entry_point(tree, module)
     found = []
     for line, target in imported_names(tree, module, is_package):

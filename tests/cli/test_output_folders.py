@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 import ssd_jax
@@ -22,8 +23,6 @@ from ssd_jax.cli import bench, output
 from ssd_jax.files import replacing
 from ssd_jax.lock import NAME, locked
 from ssd_jax.results import replacing_results
-
-ROOT = Path(__file__).parents[1]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -10,12 +10,12 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+from conftest import ROOT
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 from PIL import Image
 from published_folders import published_folder
 
-ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "colab" / "ssd_jax.ipynb"
 
 
