@@ -2,15 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32
 
 
-def choose(log_p: jax.Array, noise: jax.Array) -> jax.Array:
-    """argmax(log p + g), the Gumbel-max draw from p; int32 [...], the lowest id wins a tie."""
+def choose(log_p: Float[Array, "*#batch V"], noise: Float[Array, "*batch V"]) -> Int32[Array, "*batch"]:
+    """argmax(log p + g), the Gumbel-max draw from p; the lowest id wins a tie."""
     return most_likely(log_p + noise)
 
 
-def most_likely(values: jax.Array) -> jax.Array:
-    """argmax over the last axis, int32 [...], the lowest id wins a tie.
+def most_likely(values: Float[Array, "*batch V"]) -> Int32[Array, "*batch"]:
+    """argmax over the last axis, the lowest id wins a tie.
 
     Two plain reductions: the one with an index that `jnp.argmax` makes is not vectorised on CPU.
     """

@@ -1,8 +1,13 @@
 """From logits to the distribution p of a position: guidance, temperature, top-k, top-p."""
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Float32, Int32, Real, UInt32
 
 from ssd_jax.sampling.choice import most_likely
 from ssd_jax.sampling.selection import kth_largest
@@ -10,7 +15,7 @@ from ssd_jax.sampling.selection import kth_largest
 
 @flax.struct.dataclass
 class Sampler:
-    """The knobs of p, all traced scalars: changing one compiles nothing.
+    """The knobs of p, all traced scalars or numbers of Python: changing one compiles nothing.
 
     Attributes:
         cfg_scale: float32, classifier-free-guidance scale s in u + s * (c - u); not used without guided rows.
@@ -20,15 +25,14 @@ class Sampler:
             (ties kept); 1 keeps all.
     """
 
-    cfg_scale: jax.Array
-    temperature: jax.Array
-    top_k: jax.Array
-    top_p: jax.Array
+    cfg_scale: Any
+    temperature: Any
+    top_k: Any
+    top_p: Any
 
 
-def residual(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
-    """Log of max(0, p - q), float32 [..., V], not normalised (a Gumbel-max draw does not care); log p where p and q are
-    the same law.
+def residual(log_p: Float32[Array, "*batch V"], log_q: Float32[Array, "*batch V"]) -> Float32[Array, "*batch V"]:
+    """Log of max(0, p - q), not normalised (a Gumbel-max draw does not care); log p where p and q are the same law.
 
     Source: speculative sampling, arXiv 2211.17192, section 2.3.
     """
@@ -36,33 +40,33 @@ def residual(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     return jnp.where(jnp.any(rest > 0, axis=-1, keepdims=True), jnp.log(rest), log_p)
 
 
-def guide(logits: jax.Array, cfg_scale: jax.Array, guided: bool) -> jax.Array:
-    """u + s * (c - u) of [2B, W, V] (conditional rows first), or the logits themselves when `guided` is False."""
+def guide(logits: Float[Array, "G W V"], cfg_scale: Real[ArrayLike, ""], guided: bool) -> Float[Array, "B W V"]:
+    """u + s * (c - u) of G = 2B rows (conditional ones first), or the logits themselves when `guided` is False."""
     if not guided:
         return logits
     conditional, unconditional = jnp.split(logits, 2)
     return unconditional + cfg_scale * (conditional - unconditional)
 
 
-def log_probabilities(logits: jax.Array, sampler: Sampler) -> jax.Array:
-    """log p, float32 [..., V]: temperature, then top-k, then top-p, then softmax; -inf for what is cut off."""
+def log_probabilities(logits: Float[Array, "*batch V"], sampler: Sampler) -> Float32[Array, "*batch V"]:
+    """log p: temperature, then top-k, then top-p, then softmax; -inf for what is cut off."""
     filtered = (sampler.top_k < logits.shape[-1]) | (sampler.top_p < 1.0)
     # Real branches: what is off costs nothing.
     which = jnp.where(sampler.temperature > 0, 1 + filtered.astype(jnp.int32), 0)
     return jax.lax.switch(which, (_greedy, _softened, _filtered), logits.astype(jnp.float32), sampler)
 
 
-def _greedy(logits: jax.Array, sampler: Sampler) -> jax.Array:
+def _greedy(logits: Float32[Array, "*batch V"], sampler: Sampler) -> Float32[Array, "*batch V"]:
     del sampler
     ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     return jnp.where(ids == most_likely(logits)[..., None], 0.0, -jnp.inf)
 
 
-def _softened(logits: jax.Array, sampler: Sampler) -> jax.Array:
+def _softened(logits: Float32[Array, "*batch V"], sampler: Sampler) -> Float32[Array, "*batch V"]:
     return jax.nn.log_softmax(logits / sampler.temperature, axis=-1)
 
 
-def _filtered(logits: jax.Array, sampler: Sampler) -> jax.Array:
+def _filtered(logits: Float32[Array, "*batch V"], sampler: Sampler) -> Float32[Array, "*batch V"]:
     scaled = logits / sampler.temperature
     scaled = jax.lax.cond(
         sampler.top_k < logits.shape[-1],
@@ -74,7 +78,7 @@ def _filtered(logits: jax.Array, sampler: Sampler) -> jax.Array:
     return jax.nn.log_softmax(scaled, axis=-1)
 
 
-def _nucleus(logits: jax.Array, top_p: jax.Array) -> jax.Array:
+def _nucleus(logits: Float32[Array, "*batch V"], top_p: Float32[Array, ""]) -> Float32[Array, "*batch V"]:
     """Cuts logits below the largest threshold whose upper set holds at least `top_p` of the mass."""
     p = jax.nn.softmax(logits, axis=-1)
     bits = _ordered(p)
@@ -82,16 +86,18 @@ def _nucleus(logits: jax.Array, top_p: jax.Array) -> jax.Array:
     return jnp.where(bits >= threshold, logits, -jnp.inf)
 
 
-def _ordered(x: jax.Array) -> jax.Array:
-    """float32 to uint32 in the same order."""
+def _ordered(x: Float32[Array, "*batch V"]) -> UInt32[Array, "*batch V"]:
+    """Integers in the order of the floats."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
 
 
-def _search(holds, shape: tuple[int, ...]) -> jax.Array:
-    """The largest uint32 for which the monotone predicate holds, bit by bit from the top; [..., 1]."""
+def _search(
+    holds: Callable[[UInt32[Array, "*batch 1"]], Bool[Array, "*batch 1"]], shape: tuple[int, ...]
+) -> UInt32[Array, "*batch 1"]:
+    """The largest uint32 for which the monotone predicate holds, bit by bit from the top, for an array [..., V]."""
 
-    def body(step: jax.Array, found: jax.Array) -> jax.Array:
+    def body(step: Int32[Array, ""], found: UInt32[Array, "*batch 1"]) -> UInt32[Array, "*batch 1"]:
         candidate = found | (jnp.uint32(1) << (31 - step).astype(jnp.uint32))
         return jnp.where(holds(candidate), candidate, found)
 

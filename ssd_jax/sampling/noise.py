@@ -5,6 +5,7 @@ import enum
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float32, Int32, Integer, Key
 
 from ssd_jax.sampling import threefry
 
@@ -12,8 +13,8 @@ GENERATOR = "threefry2x32"
 """Of all draws, whatever jax's default is set to."""
 
 
-def image_keys(seeds: jax.Array, numbers: jax.Array) -> jax.Array:
-    """Key of every image, [B]: its prompt's seed and its occurrence number among equal prompts of the call."""
+def image_keys(seeds: Integer[Array, " B"], numbers: Integer[Array, " B"]) -> Key[Array, " B"]:
+    """Key of every image: its prompt's seed and its occurrence number among equal prompts of the call."""
     return jax.vmap(lambda seed, number: jax.random.fold_in(jax.random.key(seed, impl=GENERATOR), number))(
         seeds, numbers
     )
@@ -28,39 +29,39 @@ class Tag(enum.IntEnum):
     DRAFT = 4
 
 
-def position_keys(keys: jax.Array, positions: jax.Array) -> jax.Array:
-    """key_i of every window position, keys [B, W]; image keys [B], positions int32 [B, W]."""
+def position_keys(keys: Key[Array, " B"], positions: Int32[Array, "B W"]) -> Key[Array, "B W"]:
+    """key_i of every window position, from image keys."""
     return jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))(keys, positions)
 
 
-def fresh_keys(keys: jax.Array, tag: Tag, clock: jax.Array) -> jax.Array:
-    """Keys [B, W] of draws that must not repeat: position keys [B, W], what for, and the image's pass count [B].
+def fresh_keys(keys: Key[Array, "B W"], tag: Tag, clock: Int32[Array, " B"]) -> Key[Array, "B W"]:
+    """Keys of draws that must not repeat, from position keys, what for, and the image's pass count.
 
     g_i itself may not be used for these: reusing it biases a residual draw, and turns a resample into a coupling.
     """
 
-    def one(key: jax.Array, clock: jax.Array) -> jax.Array:
+    def one(key: Key[Array, ""], clock: Int32[Array, ""]) -> Key[Array, ""]:
         return jax.random.fold_in(jax.random.fold_in(key, tag), clock)
 
     return jax.vmap(jax.vmap(one, in_axes=(0, None)))(keys, clock)
 
 
-def gumbel(keys: jax.Array, vocabulary: int) -> jax.Array:
-    """Standard Gumbel noise, float32 [B, W, V], of keys [B, W]: what `jax.random.gumbel` draws."""
+def gumbel(keys: Key[Array, "B W"], vocabulary: int) -> Float32[Array, "B W V"]:
+    """Standard Gumbel noise of every key: what `jax.random.gumbel` draws."""
     tiny = jnp.finfo(jnp.float32).tiny
     return -jnp.log(-jnp.log(jnp.maximum(threefry.unit(threefry.bits(keys, vocabulary)), tiny)))
 
 
-def uniform(keys: jax.Array) -> jax.Array:
-    """One number in [0, 1) of every key, float32 [B, W]."""
+def uniform(keys: Key[Array, "B W"]) -> Float32[Array, "B W"]:
+    """One number in [0, 1) of every key."""
     return jax.vmap(jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32)))(keys)
 
 
-def uniform_codes(keys: jax.Array, vocabulary: int) -> jax.Array:
-    """A uniformly random code of every key, int32 [B, W]."""
+def uniform_codes(keys: Key[Array, "B W"], vocabulary: int) -> Int32[Array, "B W"]:
+    """A uniformly random code of every key."""
     return jax.vmap(jax.vmap(lambda key: jax.random.randint(key, (), 0, vocabulary, jnp.int32)))(keys)
 
 
-def gumbel_noise(keys: jax.Array, positions: jax.Array, vocabulary: int) -> jax.Array:
-    """g_i of every window position, float32 [B, W, V]; keys [B], positions int32 [B, W]."""
+def gumbel_noise(keys: Key[Array, " B"], positions: Int32[Array, "B W"], vocabulary: int) -> Float32[Array, "B W V"]:
+    """g_i of every window position, from image keys."""
     return gumbel(position_keys(keys, positions), vocabulary)

@@ -8,35 +8,41 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Float32, Num
 
 PARTS = 8
 """What was fastest on axes of 256 to 2048 numbers."""
 
+AnyArray = jax.Array | np.ndarray
+Combine = Callable[[ArrayLike, ArrayLike], jax.Array]
 
-def total(x: jax.Array) -> jax.Array:
-    """The sum over the last axis, [..., Z] -> [..., 1]."""
+
+def total(x: Float[AnyArray, "*batch Z"]) -> Float[Array, "*batch 1"]:
+    """The sum over the last axis."""
     return jnp.sum(_shorter(x, jnp.add), axis=-1, keepdims=True)
 
 
-def largest(x: jax.Array) -> jax.Array:
-    """The maximum over the last axis, [..., Z] -> [..., 1]."""
+def largest(x: Float[AnyArray, "*batch Z"]) -> Float[Array, "*batch 1"]:
+    """The maximum over the last axis."""
     return jnp.max(_shorter(x, jnp.maximum), axis=-1, keepdims=True)
 
 
-def softmax(x: jax.Array) -> jax.Array:
-    """Softmax over the last axis, float32 [..., Z]; its maximum must be finite."""
+def softmax(x: Float32[AnyArray, "*batch Z"]) -> Float32[Array, "*batch Z"]:
+    """Softmax over the last axis; its maximum must be finite."""
     # The maximum is a constant here: shifting all of x changes nothing, so no gradient need go through it.
     exponentials = jnp.exp(x - jax.lax.stop_gradient(largest(x)))
     return exponentials / total(exponentials)
 
 
-def inverse_rms(x: jax.Array, eps: float) -> jax.Array:
-    """1 / sqrt(mean(x^2) + eps) over the last axis, [..., 1] (arXiv 1910.07467)."""
+def inverse_rms(x: Float[AnyArray, "*batch Z"], eps: float) -> Float[Array, "*batch 1"]:
+    """1 / sqrt(mean(x^2) + eps) over the last axis (arXiv 1910.07467)."""
     return jax.lax.rsqrt(total(x * x) / x.shape[-1] + eps)
 
 
-def folded(x: jax.Array, parts: int, combine: Callable[[jax.Array, jax.Array], jax.Array] = jnp.add) -> jax.Array:
-    """The equal parts of the last axis combined into one, from left to right: [..., parts * Z] -> [..., Z]."""
+def folded(x: Num[AnyArray, "*batch Z"], parts: int, combine: Combine = jnp.add) -> Num[AnyArray, "*batch Z//{parts}"]:
+    """The equal parts of the last axis combined into one, from left to right."""
     split = x.reshape(*x.shape[:-1], parts, x.shape[-1] // parts)
     out = split[..., 0, :]
     for part in range(1, parts):
@@ -44,7 +50,7 @@ def folded(x: jax.Array, parts: int, combine: Callable[[jax.Array, jax.Array], j
     return out
 
 
-def _shorter(x: jax.Array, combine: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+def _shorter(x: Num[AnyArray, "*batch Z"], combine: Combine) -> Num[AnyArray, "*batch _"]:
     """x with `PARTS` parts of its last axis combined, where that pays and the axis divides.
 
     Not over a mesh: there the axis may lie on several devices, and its parts would travel.

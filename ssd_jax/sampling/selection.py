@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32, Int16, Int32
 
 from ssd_jax.sampling.reductions import folded
 
@@ -11,8 +12,8 @@ HALF = 16
 LOWEST = -(2 ** (HALF - 1))
 
 
-def kth_largest(x: jax.Array, k: jax.Array) -> jax.Array:
-    """The k-th largest of the last axis, float32 [..., V] -> [..., 1]; k int32 scalar, 1..V; equal numbers count each.
+def kth_largest(x: Float32[Array, "*batch V"], k: Int32[Array, ""]) -> Float32[Array, "*batch 1"]:
+    """The k-th largest of the last axis; k is in 1..V; equal numbers count each.
 
     A search for the bits of the answer from the top, first the upper half of a number, then the lower half among those
     that share the upper one.
@@ -28,18 +29,18 @@ def kth_largest(x: jax.Array, k: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(jnp.where(found < 0, found ^ 0x7FFFFFFF, found), jnp.float32)
 
 
-def _largest(x: jax.Array, k: jax.Array) -> jax.Array:
-    """The largest number, int32 [..., 1], that at least k of x, int16 [..., V], reach; the lowest if there is none."""
+def _largest(x: Int16[Array, "*batch V"], k: Int32[Array, "..."]) -> Int32[Array, "*batch 1"]:
+    """The largest number that at least k of x reach, the lowest if there is none; k is one number or [..., 1]."""
 
-    def body(step: jax.Array, found: jax.Array) -> jax.Array:
+    def body(step: Int32[Array, ""], found: Int32[Array, "*batch 1"]) -> Int32[Array, "*batch 1"]:
         candidate = found + (1 << (HALF - 1 - step))
         return jnp.where(_count(x >= candidate.astype(jnp.int16)) >= k, candidate, found)
 
     return jax.lax.fori_loop(0, HALF, body, jnp.full((*x.shape[:-1], 1), LOWEST, jnp.int32))
 
 
-def _count(holds: jax.Array) -> jax.Array:
-    """How many of the last axis are true, int32 [..., 1].
+def _count(holds: Bool[Array, "*batch V"]) -> Int32[Array, "*batch 1"]:
+    """How many of the last axis are true.
 
     XLA adds along an axis one number after the other on a CPU, but sums of whole arrays many at a time: so most of it
     is written as these. The parts were measured on vocabularies of 1024 and 32768.

@@ -7,13 +7,14 @@ only: keys are few, and folding them in unrolled would repeat it for every numbe
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float32, Key, UInt32
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 
 
-def bits(keys: jax.Array, count: int) -> jax.Array:
-    """`jax.random.bits(key, (count,))` of every key [...], uint32 [..., count]; keys are of jax's default kind."""
+def bits(keys: Key[Array, "*batch"], count: int) -> UInt32[Array, "*batch {count}"]:
+    """`jax.random.bits(key, (count,))` of every key; keys are of jax's default kind."""
     data = jax.random.key_data(keys)
     first, second = data[..., 0, None], data[..., 1, None]
     schedule = (first, second, first ^ second ^ jnp.uint32(PARITY))
@@ -27,7 +28,7 @@ def bits(keys: jax.Array, count: int) -> jax.Array:
     return x ^ y
 
 
-def unit(words: jax.Array) -> jax.Array:
-    """uint32 to float32 in [0, 1), as `jax.random.uniform`: the upper 23 bits are the mantissa."""
+def unit(words: UInt32[Array, "*batch"]) -> Float32[Array, "*batch"]:
+    """Numbers in [0, 1), as `jax.random.uniform`: the upper 23 bits are the mantissa."""
     one = jnp.uint32(0x3F800000)
     return jax.lax.bitcast_convert_type((words >> jnp.uint32(9)) | one, jnp.float32) - 1.0

@@ -11,8 +11,10 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Sharding
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int32
 
 AXES = {
     "plain": ("batch", "kv_heads", "slot", "head_dim"),
@@ -23,7 +25,7 @@ AXES = {
 
 @flax.struct.dataclass
 class KVCache:
-    """Keys and values of every layer.
+    """Keys and values of every layer: arrays, or their shapes or shardings in their places.
 
     Attributes:
         keys: L arrays with the axes B, K, T and H in the order of `AXES[attention]`; rotated.
@@ -31,8 +33,8 @@ class KVCache:
         attention: which implementation reads it (static).
     """
 
-    keys: tuple[jax.Array, ...]
-    values: tuple[jax.Array, ...]
+    keys: tuple[Any, ...]
+    values: tuple[Any, ...]
     attention: str = flax.struct.field(pytree_node=False, default="plain")
 
     @property
@@ -83,19 +85,26 @@ class CacheSpec:
         return KVCache(keys, values, self.attention)
 
 
-def write(layer: jax.Array, window: jax.Array, slots: jax.Array, attention: str = "plain") -> jax.Array:
+def write(
+    layer: Float[Array, "B X Y H"],
+    window: Float[Array | np.ndarray, "B W K H"],
+    slots: Int32[Array, "B W"],
+    attention: str = "plain",
+) -> Float[Array, "B X Y H"]:
     """Puts a window into one layer's keys or values; slots past its end are dropped.
 
     Always written before it is attended to: attending first makes XLA copy the whole cache in every pass.
 
     Args:
-        layer: its axes as `attention` wants them.
-        window: [B, W, K, H].
-        slots: int32 [B, W]; rows of the batch may be at different places.
+        layer: X and Y are K and T in the order that `attention` wants.
+        window: what is put there.
+        slots: where; rows of the batch may be at different places.
         attention: which implementation reads the cache.
     """
 
-    def write_row(row: jax.Array, new: jax.Array, slots: jax.Array) -> jax.Array:
+    def write_row(
+        row: Float[Array, "X Y H"], new: Float[Array | np.ndarray, "W K H"], slots: Int32[Array, " W"]
+    ) -> Float[Array, "X Y H"]:
         if attention == "plain":
             return row.at[:, slots].set(new.swapaxes(0, 1), mode="drop")
         return row.at[slots].set(new, mode="drop")

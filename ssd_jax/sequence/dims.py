@@ -5,6 +5,9 @@ S  prompt tokens            T  cache length             W  window: positions per
 D  model width              F  mlp width                V  visual vocabulary (codebook size)
 N  query heads              K  key/value heads          H  head width
 L  layers                   R  grid rows                C  grid columns
+
+In signatures `*batch` is any number of leading axes (`*#batch`: ones that broadcast to these), `...` any axes, and the
+meaning of a letter that is not here is in the docstring.
 """
 
 PROMPT_BUCKET = 16

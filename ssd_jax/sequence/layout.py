@@ -10,11 +10,15 @@ the hidden state one place before it predicts it. Rotary positions count from th
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Int, Int32
+
+Positions = TypeVar("Positions", int, Int[np.ndarray, "..."], Int[Array, "..."])
+"""One position, or an array of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +33,11 @@ class Grid:
         """Number of visual tokens, R*C."""
         return self.rows * self.cols
 
-    def targets(self, offsets: tuple[tuple[int, int], ...]) -> tuple[np.ndarray, np.ndarray]:
-        """For every (down, right) offset, none negative, where it leads, and whether that is in the row and the grid.
-
-        Returns:
-            int32 [O, R*C] positions (0 where invalid) and bool [O, R*C].
-        """
+    def targets(
+        self, offsets: tuple[tuple[int, int], ...]
+    ) -> tuple[Int32[np.ndarray, "O {self.size}"], Bool[np.ndarray, "O {self.size}"]]:
+        """For every (down, right) offset, none negative, and every position, where it leads (0 where invalid), and
+        whether that is in the row and the grid."""
         row, col = np.divmod(np.arange(self.size), self.cols)
         to_row = row + np.array([down for down, _ in offsets]).reshape(-1, 1)
         to_col = col + np.array([right for _, right in offsets]).reshape(-1, 1)
@@ -46,12 +49,12 @@ class Window(NamedTuple):
     """What a verifier pass is fed: W visual tokens and, behind them, E slots for the row ends that follow some of them.
 
     Attributes:
-        places: int32 [B, W + E]; those of padding lie behind the picture.
-        outputs: int32 [B, W], where among the W + E the state is that predicts the visual token after each.
+        places: of the Z = W + E; those of padding lie behind the picture.
+        outputs: where among the Z the state is that predicts the visual token after each.
     """
 
-    places: jax.Array
-    outputs: jax.Array
+    places: Int32[Array, "B Z"]
+    outputs: Int32[Array, "B W"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +87,12 @@ class Layout:
         """Number of places, R*C or R*C + R - 1."""
         return self.grid.size + self.row_ends * (self.grid.rows - 1)
 
-    def places(self, positions):
-        """Places of grid positions, int32 of any shape; positions past the grid lie past the picture."""
+    def places(self, positions: Positions) -> Positions:
+        """Places of grid positions, in the same shape; positions past the grid lie past the picture."""
         return positions + positions // self.grid.cols if self.row_ends else positions
 
-    def window(self, positions: jax.Array, ends: int | None = None) -> Window:
-        """What to feed for visual tokens at `positions`, int32 [B, W], with row ends; padding is R*C or more.
+    def window(self, positions: Int32[Array, "B W"], ends: int | None = None) -> Window:
+        """What to feed for visual tokens at `positions`, with row ends; padding is R*C or more.
 
         They are consecutive, or, on a slanted front say, any distinct ones of which no more than `ends` are the last of
         their row.
@@ -104,19 +107,19 @@ class Layout:
         places = jax.vmap(lambda row, slot, end: row.at[slot].set(end, mode="drop"))(places, slot, places[:, :W] + 1)
         return Window(places, jnp.where(ending, slot, jnp.arange(W, dtype=jnp.int32)))
 
-    def sequence(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of every place of the picture the token it has, or, for a row end, the one it follows, int32 [length];
-        and whether it is a row end, bool [length]."""
+    def sequence(self) -> tuple[Int32[np.ndarray, " {self.length}"], Bool[np.ndarray, " {self.length}"]]:
+        """Of every place of the picture the token it has, or, for a row end, the one it follows; and whether it is a
+        row end."""
         places = np.arange(self.length)
         row_end = places % self.pitch == self.grid.cols
         return (places - self.row_ends * (places // self.pitch) - row_end).astype(np.int32), row_end
 
 
-def prompt_starts(prompt_mask: jax.Array) -> jax.Array:
-    """First real slot of every row, int32 [B]; prompt_mask is bool [B, S], padding on the left."""
+def prompt_starts(prompt_mask: Bool[Array, "B S"]) -> Int32[Array, " B"]:
+    """First real slot of every row; padding is on the left."""
     return prompt_mask.shape[1] - prompt_mask.sum(axis=1, dtype=jnp.int32)
 
 
-def rotary_positions(slots: jax.Array, starts: jax.Array) -> jax.Array:
-    """Rotary position of every slot, int32 [B, W]; those in front of the prompt give 0."""
+def rotary_positions(slots: Int32[Array, "B W"], starts: Int32[Array, " B"]) -> Int32[Array, "B W"]:
+    """Rotary position of every slot; those in front of the prompt give 0."""
     return jnp.maximum(slots - starts[:, None], 0)

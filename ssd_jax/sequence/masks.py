@@ -1,10 +1,10 @@
 """Which cache slots a window position may attend to."""
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
 
 
-def causal(slots: jax.Array, starts: jax.Array, length: int) -> jax.Array:
+def causal(slots: Int32[Array, "B W"], starts: Int32[Array, " B"], length: int) -> Bool[Array, "B W T"]:
     """Everything from the first real prompt token up to the position itself.
 
     For a window at slots 3..5 of a cache of 7 slots whose row starts at slot 1 (rows: window, columns: cache)::
@@ -18,18 +18,23 @@ def causal(slots: jax.Array, starts: jax.Array, length: int) -> jax.Array:
     Padding slots (before the start) see themselves, so that no row of a softmax is empty.
 
     Args:
-        slots: int32 [B, W], the window's cache slots.
-        starts: int32 [B], first real slot of each row.
+        slots: the window's cache slots.
+        starts: first real slot of each row.
         length: T.
-    Returns:
-        bool [B, W, T].
     """
     cache = jnp.arange(length, dtype=jnp.int32)[None, None, :]
     own = slots[:, :, None]
     return ((cache >= starts[:, None, None]) & (cache <= own)) | (cache == own)
 
 
-def row(slots: jax.Array, starts: jax.Array, committed: jax.Array, first: int, pitch: int, length: int) -> jax.Array:
+def row(
+    slots: Int32[Array, "B W"],
+    starts: Int32[Array, " B"],
+    committed: Int32[Array, " B"],
+    first: int,
+    pitch: int,
+    length: int,
+) -> Bool[Array, "B W T"]:
     """The *row* block mask: everything committed and, among the rest, only the own row up to the position itself.
 
     For a grid of 4 columns whose first token is in slot 0, with positions 0..3 committed and rows 1 and 2 as the block
@@ -53,11 +58,9 @@ def row(slots: jax.Array, starts: jax.Array, committed: jax.Array, first: int, p
 
     Args:
         slots, starts, length: as for `causal`.
-        committed: int32 [B], the first slot that is not committed.
+        committed: the first slot that is not committed.
         first: slot of grid position 0.
         pitch: slots from a row to the next, C or C + 1.
-    Returns:
-        bool [B, W, T].
     """
     cache = jnp.arange(length, dtype=jnp.int32)[None, None, :]
     own_row = (cache - first) // pitch == (slots[:, :, None] - first) // pitch
