@@ -6,9 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.models.layers import QK_NORMS, parameter, rotate
+from ssd_jax.models.layers import QK_NORMS, Angles, parameter, rotate
 from ssd_jax.models.matmul import Products
 from ssd_jax.sampling.reductions import softmax
 from ssd_jax.sequence import cache
@@ -16,12 +17,18 @@ from ssd_jax.sequence import cache
 MASKED = -1e30
 """A finite score for what may not be seen: a row of the softmax never becomes NaN."""
 
-LayerCache = tuple[jax.Array, jax.Array]
+LayerCache = tuple[Float[Array, "B _ _ H"], Float[Array, "B _ _ H"]]
+"""Keys and values of a layer, their axes as `sequence.cache.AXES` has them."""
 
 
-def plain(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, products: Products) -> jax.Array:
-    """Masked softmax attention, its scores an array: q [B, W, N, H], keys and values [B, K, T, H], mask bool [B, W, T]
-    -> float32 [B, W, N, H]."""
+def plain(
+    q: Float[Array, "B W N H"],
+    keys: Float[Array, "B K T H"],
+    values: Float[Array, "B K T H"],
+    mask: Bool[Array, "B W T"],
+    products: Products,
+) -> Float32[Array, "B W N H"]:
+    """Masked softmax attention, its scores an array."""
     B, W, N, H = q.shape
     K = keys.shape[1]
     # Query heads of one key/value head and the window form the rows of one matrix product.
@@ -32,9 +39,15 @@ def plain(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, pro
     return out.reshape(B, K, N // K, W, H).transpose(0, 3, 1, 2, 4).reshape(B, W, N, H)
 
 
-def fused(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, products: Products) -> jax.Array:
-    """The same by `jax.nn.dot_product_attention`, keys and values [B, T, K, H]; on NVIDIA GPUs by cuDNN, which never
-    writes the scores to memory and takes only 16-bit keys and values. What it gives is rounded to their dtype."""
+def fused(
+    q: Float[Array, "B W N H"],
+    keys: Float[Array, "B T K H"],
+    values: Float[Array, "B T K H"],
+    mask: Bool[Array, "B W T"],
+    products: Products,
+) -> Float32[Array, "B W N H"]:
+    """The same by `jax.nn.dot_product_attention`; on NVIDIA GPUs by cuDNN, which never writes the scores to memory and
+    takes only 16-bit keys and values. What it gives is rounded to their dtype."""
     del products  # operands are as the cache is
     if jax.default_backend() == "cpu":
         # Not for speed: so compiled (see `compiling`), XLA has no products with bfloat16 results for a CPU.
@@ -46,7 +59,7 @@ def fused(q: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, pro
     return out.astype(jnp.float32)
 
 
-ATTENTIONS: dict[str, Callable[..., jax.Array]] = {"plain": plain, "fused": fused}
+ATTENTIONS: dict[str, Callable[..., Float32[Array, "B W N H"]]] = {"plain": plain, "fused": fused}
 """Name -> implementation; a cache is laid out for one of them (`sequence.cache.AXES`)."""
 
 
@@ -59,16 +72,16 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
-        angles: tuple[jax.Array, jax.Array],
-        mask: jax.Array,
-        slots: jax.Array | None,
+        x: Float[Array, "B W D"],
+        angles: Angles,
+        mask: Bool[Array, "B W T"],
+        slots: Int32[Array, "B W"] | None,
         layer: LayerCache | None,
         attention: str = "plain",
         kept: DTypeLike = jnp.float32,
-    ) -> tuple[jax.Array, LayerCache | None]:
-        """x [B, W, D], mask bool [B, W, T] -> ([B, W, D], the layer's cache with the window written in); `kept` is the
-        dtype that a cache would have, where there is none."""
+    ) -> tuple[Float32[Array, "B W D"], LayerCache | None]:
+        """What is added to x, and the layer's cache with the window written in; `kept` is the dtype that a cache would
+        have, where there is none."""
         c, linear = self.config, self.products.linear
         D, N, K, H = c.width, c.heads, c.kv_heads, c.head_dim
         scale = D**-0.5
@@ -83,7 +96,8 @@ class Attention(nn.Module):
         if layer is None:
             keys, values = (new.swapaxes(1, 2).astype(kept) for new in (k, v))  # as a cache would keep them
         else:
+            assert slots is not None, "a cache is written at slots"
             written = (cache.write(old, new, slots, attention) for old, new in zip(layer, (k, v), strict=True))
-            layer = tuple(nn.with_logical_constraint(array, cache.AXES[attention]) for array in written)
-            keys, values = layer
+            keys, values = (nn.with_logical_constraint(array, cache.AXES[attention]) for array in written)
+            layer = keys, values
         return linear(ATTENTIONS[attention](q, keys, values, mask, self.products), wo, inner=2), layer

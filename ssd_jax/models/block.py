@@ -3,10 +3,12 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float32, Int32
 
-from ssd_jax.models.attention import Attention
+from ssd_jax.models.attention import Attention, LayerCache
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.models.layers import ACTIVATION, RMSNorm, parameter
+from ssd_jax.models.layers import ACTIVATION, Angles, RMSNorm, parameter
 from ssd_jax.models.matmul import Products
 
 
@@ -17,7 +19,7 @@ class MLP(nn.Module):
     products: Products = Products()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float32[Array, "B W D"]) -> Float32[Array, "B W D"]:
         c, linear = self.config, self.products.linear
         D, F = c.width, c.mlp_width
         gate = parameter(self, "gate", (F, D), ("mlp", "embed"), D**-0.5)
@@ -33,7 +35,16 @@ class Block(nn.Module):
     products: Products = Products()
 
     @nn.compact
-    def __call__(self, x, angles, mask, slots, layer, attention="plain", kept=jnp.float32):
+    def __call__(
+        self,
+        x: Float32[Array, "B W D"],
+        angles: Angles,
+        mask: Bool[Array, "B W T"],
+        slots: Int32[Array, "B W"] | None,
+        layer: LayerCache | None,
+        attention: str = "plain",
+        kept: DTypeLike = jnp.float32,
+    ) -> tuple[Float32[Array, "B W D"], LayerCache | None]:
         c = self.config
         with jax.named_scope("attention"):
             y, layer = Attention(c, self.products, name="attention")(

@@ -96,7 +96,7 @@ def _checked(value: object, field: dataclasses.Field, where: str) -> object:
     raise ConfigError(f"{where} has the wrong type: {shown(value)}.")
 
 
-_LOWEST = dict.fromkeys(("visual_offset", "top_k", "code_width", "head_width"), 0)
+_LOWEST: dict[str, int] = dict.fromkeys(("visual_offset", "top_k", "code_width", "head_width"), 0)
 _LOWEST |= dict.fromkeys(("horizontal", "vertical", "context"), 0)
 _LOWEST |= dict.fromkeys((f"{name}_id" for name in SPECIAL), UNKNOWN)
 

@@ -5,9 +5,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Int32, PRNGKeyArray, Shaped
 
 from ssd_jax.models.config import HeadsConfig
-from ssd_jax.models.int8 import fetch
+from ssd_jax.models.int8 import Int8, fetch
+from ssd_jax.models.layers import named
 from ssd_jax.models.matmul import Products
 from ssd_jax.sampling.reductions import inverse_rms
 
@@ -40,18 +44,22 @@ class DraftHeads(nn.Module):
 
     @nn.compact
     def __call__(
-        self, hidden: jax.Array, embeddings: jax.Array, columns: jax.Array, which: tuple[int, ...] | None = None
-    ) -> jax.Array:
+        self,
+        hidden: Float[Array | np.ndarray, "B X D"],
+        embeddings: Float[Array | np.ndarray, "B X D"],
+        columns: Int32[Array | np.ndarray, "B X"],
+        which: tuple[int, ...] | None = None,
+    ) -> Float32[Array, "O B X D"]:
         """Predicted hidden states before the final norm.
 
         Args:
-            hidden: h_i [B, X, D], the states that predicted tokens i, before the final norm; the X sources are
-                consecutive in raster order.
-            embeddings: e_i [B, X, D], the input embeddings of tokens i.
-            columns: the sources' columns in the grid, int32 [B, X].
+            hidden: h_i, the states that predicted tokens i, before the final norm; the X sources are consecutive in
+                raster order.
+            embeddings: e_i, the input embeddings of tokens i.
+            columns: the sources' columns in the grid.
             which: the heads to run, as indices into `config.offsets`; None runs all.
         Returns:
-            float32 [O, B, X, D], O = len(which).
+            those of every head in `which`.
         """
         offsets, D, linear = len(self.config.offsets), self.width, self.products.linear
         which = tuple(range(offsets)) if which is None else which
@@ -59,7 +67,7 @@ class DraftHeads(nn.Module):
         gate = self._stack("gate", nn.initializers.normal(D**-0.5), ("mlp", "embed"), offsets, D, D)
         up = self._stack("up", nn.initializers.normal(D**-0.5), ("mlp", "embed"), offsets, D, D)
         down = self._stack("down", nn.initializers.zeros, ("embed", "mlp"), offsets, D, D)
-        scale = self.param("norm", nn.with_logical_partitioning(nn.initializers.ones, ("offset", "norm")), (offsets, D))
+        scale = named(self, "norm", nn.initializers.ones, ("offset", "norm"), (offsets, D))
         context = self._context(hidden, embeddings, columns, which)
 
         sources = jnp.concatenate([hidden, embeddings], axis=-1)
@@ -72,9 +80,13 @@ class DraftHeads(nn.Module):
         return jnp.stack(out)
 
     def _context(
-        self, hidden: jax.Array, embeddings: jax.Array, columns: jax.Array, which: tuple[int, ...]
-    ) -> dict[int, jax.Array]:
-        """What the vertical heads among `which` add for what stands beside their sources, [B, X, D] each."""
+        self,
+        hidden: Float[Array | np.ndarray, "B X D"],
+        embeddings: Float[Array | np.ndarray, "B X D"],
+        columns: Int32[Array | np.ndarray, "B X"],
+        which: tuple[int, ...],
+    ) -> dict[int, Float32[Array, "B X D"]]:
+        """What the vertical heads among `which` add for what stands beside their sources."""
         D, c, vertical, first = self.width, self.config.context, self.config.vertical, self.config.horizontal
         if not (c and vertical):
             return {}
@@ -91,28 +103,30 @@ class DraftHeads(nn.Module):
             added[head] = self.products.linear(nn.silu(jnp.concatenate(beside, axis=-1)), use[head - first])
         return added
 
-    def _stack(self, name: str, init: nn.initializers.Initializer, axes: tuple[str, ...], *shape: int):
+    def _stack(self, name: str, init: nn.initializers.Initializer, axes: tuple[str, ...], *shape: int) -> Array | Int8:
         """A parameter with one array per head in axis 0; `axes` are the logical names of the others."""
-        return fetch(self, name, self.param(name, nn.with_logical_partitioning(init, ("offset", *axes)), shape))
+        return fetch(self, name, named(self, name, init, ("offset", *axes), shape))
 
 
-def init_boxed(heads: DraftHeads, key: jax.Array) -> Any:
+def init_boxed(heads: DraftHeads, key: PRNGKeyArray) -> Any:
     """Parameters of untrained heads, in flax's boxes with the names of their axes."""
     x, columns = jnp.zeros((1, 1, heads.width)), jnp.zeros((1, 1), jnp.int32)
     return heads.init(key, x, x, columns)
 
 
-def init_heads(heads: DraftHeads, key: jax.Array) -> Any:
+def init_heads(heads: DraftHeads, key: PRNGKeyArray) -> Any:
     """Parameters of untrained heads, which copy the hidden state of their source."""
     return nn.unbox(jax.jit(init_boxed, static_argnums=0)(heads, key))  # one program, not one per operation
 
 
-def neighbours(values: jax.Array, columns: jax.Array, away: int) -> jax.Array:
+def neighbours(
+    values: Shaped[Array, "*more B X Z"], columns: Int32[Array | np.ndarray, "B X"], away: int
+) -> Shaped[Array, "*more B X Z"]:
     """The values `away` columns to the right (negative: to the left) in the same row; 0 where there are none.
 
     Args:
-        values: [..., B, X, Z] of sources that are consecutive in raster order.
-        columns: their columns, int32 [B, X].
+        values: of sources that are consecutive in raster order.
+        columns: their columns.
         away: distance, at most X.
     """
     X = columns.shape[1]
@@ -123,9 +137,9 @@ def neighbours(values: jax.Array, columns: jax.Array, away: int) -> jax.Array:
     return jnp.where((there == columns + away)[..., None], moved, 0)
 
 
-def _rms(x: jax.Array, eps: float) -> jax.Array:
-    """Root-mean-square normalised over the last axis, float32."""
-    x = x.astype(jnp.float32)
+def _rms(x: Float[Array | np.ndarray, "*axes"], eps: float) -> Float32[Array, "*axes"]:
+    """Root-mean-square normalised over the last axis."""
+    x = jnp.asarray(x, jnp.float32)
     return x * inverse_rms(x, eps)
 
 
@@ -139,7 +153,9 @@ def abstract_heads(config: HeadsConfig, width: int) -> Any:
     return nn.unbox(boxed_heads(config, width))
 
 
-def _copy_hidden(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+def _copy_hidden(
+    key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
+) -> Float[Array, "offsets D source"]:
     """[I 0] for every offset."""
     del key
     offsets, D, _ = shape

@@ -11,13 +11,14 @@ tokenizer are not.
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32, Int
 
 from ssd_jax.sampling.reductions import largest
 
@@ -45,20 +46,20 @@ class Int8(NamedTuple):
         scale: float32 [out...].
     """
 
-    values: jax.Array
-    scale: jax.Array
+    values: Any
+    scale: Any
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the weight."""
         return self.values.shape
 
-    def __getitem__(self, index: int) -> "Int8":  # type: ignore[override]
+    def __getitem__(self, index: int) -> "Int8":  # type: ignore[override]  # of a tuple it would be a field
         """Entry of a stack of weights along axis 0."""
         return Int8(self.values[index], self.scale[index])
 
 
-def fetch(module: nn.Module, name: str, weight: jax.Array) -> "jax.Array | Int8":
+def fetch(module: nn.Module, name: str, weight: Array) -> Array | Int8:
     """A module's parameter `name`, with its scale if it is quantised."""
     if module.has_variable("params", name + SUFFIX):
         return Int8(weight, module.get_variable("params", name + SUFFIX))
@@ -66,35 +67,35 @@ def fetch(module: nn.Module, name: str, weight: jax.Array) -> "jax.Array | Int8"
 
 
 @partial(jax.jit, static_argnames="inner")
-def quantised(weight: jax.Array, inner: int = 1) -> Int8:
-    """A float weight [out..., in...], the last `inner` axes being inputs, rounded to the nearest of 255 steps."""
+def quantised(weight: Float[Array, "..."], inner: int = 1) -> Int8:
+    """A weight [out..., in...], the last `inner` axes being inputs, rounded to the nearest of 255 steps."""
     axes = tuple(range(weight.ndim - inner, weight.ndim))
     weight = weight.astype(jnp.float32)
     scale = jnp.max(jnp.abs(weight), axis=axes) / LARGEST
     return Int8(_steps(weight, jnp.expand_dims(scale, axes)), scale)
 
 
-def quantised_leaf(name: str, weight: jax.Array) -> Int8:
+def quantised_leaf(name: str, weight: Float[Array, "..."]) -> Int8:
     """The weight of a flat name, quantised over the axes that are its inputs."""
     return quantised(weight, INNER.get(name.split(".")[-1], 1))
 
 
-def multiply(rows: jax.Array, weight: Int8) -> jax.Array:
-    """float32 [M, in] times a weight [out, in] -> float32 [M, out]."""
+def multiply(rows: Float32[Array, "M in"], weight: Int8) -> Float32[Array, "M out"]:
+    """Rows times a weight [out, in]."""
     scale = largest(jnp.abs(rows)) / LARGEST
     contracted = (((1,), (1,)), ((), ()))
     sums = jax.lax.dot_general(_steps(rows, scale), weight.values, contracted, preferred_element_type=jnp.int32)
     return sums.astype(jnp.float32) * scale * weight.scale
 
 
-def _steps(x: jax.Array, scale: jax.Array) -> jax.Array:
+def _steps(x: Float32[Array, "*axes"], scale: Float32[Array, "*#axes"]) -> Int[Array, "*axes"]:
     return jnp.round(x / jnp.maximum(scale, jnp.finfo(jnp.float32).tiny)).astype(jnp.int8)
 
 
 def quantised_boxes(boxed: Any) -> Any:
     """Abstract parameters in flax's boxes as they are once quantised: matrices int8, and their scales."""
-    flat = {}
-    for path, box in traverse_util.flatten_dict(boxed).items():
+    flat: dict[tuple[str, ...], Any] = {}
+    for path, box in cast(dict[tuple[str, ...], Any], traverse_util.flatten_dict(boxed)).items():
         flat[path] = box
         if not is_quantised(path):
             continue
@@ -118,8 +119,8 @@ def scales(leaves: Mapping[str, Any]) -> set[str]:
 def with_dtype(like: Any, dtype: DTypeLike) -> Any:
     """Abstract parameters with another dtype; what is int8 stays so, and scales stay float32."""
 
-    def cast(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
+    def changed(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
         fixed = leaf.dtype == jnp.int8 or str(path[-1].key).endswith(SUFFIX)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if fixed else dtype, sharding=leaf.sharding)
 
-    return jax.tree.map_with_path(cast, like)
+    return jax.tree.map_with_path(changed, like)

@@ -4,10 +4,12 @@ Parameters carry logical axis names; shardings are derived from them. Activation
 certain place are constrained by the same names; on one device this does nothing.
 """
 
+from typing import cast
+
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, Int32, Shaped
 
 from ssd_jax.models.int8 import Int8, fetch
 from ssd_jax.sampling.reductions import inverse_rms, total
@@ -15,18 +17,28 @@ from ssd_jax.sampling.reductions import inverse_rms, total
 ACTIVATION = ("batch", "window", "embed")
 """Axes of what goes from block to block, [B, W, D]."""
 
+Angles = tuple[Float32[Array, "B W 1 half"], Float32[Array, "B W 1 half"]]
+"""Cosines and sines of the rotary embedding, of half as many angles as a head is wide."""
 
-def whole(x: jax.Array) -> jax.Array:
+
+def whole(x: Shaped[Array, "*axes"]) -> Shaped[Array, "*axes"]:
     """x, on every device of a mesh: what belongs to images is not split as the model's rows are."""
     return nn.with_logical_constraint(x, (None,) * x.ndim)
 
 
+def named(
+    module: nn.Module, name: str, init: nn.initializers.Initializer, axes: tuple[str, ...], shape: tuple[int, ...]
+) -> Array:
+    """A parameter with logical axis names."""
+    # flax takes it out of its box, which the type of `param` does not know.
+    return cast(Array, module.param(name, nn.with_logical_partitioning(init, axes), shape))
+
+
 def parameter(
     module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], scale: float
-) -> jax.Array | Int8:
-    """A normal-initialised parameter with logical axis names; `scale` is its standard deviation."""
-    init = nn.with_logical_partitioning(nn.initializers.normal(scale), axes)
-    return fetch(module, name, module.param(name, init, shape))
+) -> Array | Int8:
+    """A normal-initialised matrix with logical axis names; `scale` is its standard deviation."""
+    return fetch(module, name, named(module, name, nn.initializers.normal(scale), axes, shape))
 
 
 class RMSNorm(nn.Module):
@@ -35,8 +47,8 @@ class RMSNorm(nn.Module):
     eps: float
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("norm",)), (x.shape[-1],))
+    def __call__(self, x: Float[Array, "*axes"]) -> Float32[Array, "*axes"]:
+        scale = named(self, "scale", nn.initializers.ones, ("norm",), (x.shape[-1],))
         y = x.astype(jnp.float32)
         return y * inverse_rms(y, self.eps) * scale.astype(jnp.float32)
 
@@ -53,11 +65,10 @@ class HeadNorm(nn.Module):
     axis: str
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., heads, H] -> the same."""
+    def __call__(self, x: Float[Array, "*axes heads H"]) -> Float32[Array, "*axes heads H"]:
         axes, shape = (self.axis, "head_dim"), x.shape[-2:]
-        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, axes), shape)
-        bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, axes), shape)
+        scale = named(self, "scale", nn.initializers.ones, axes, shape)
+        bias = named(self, "bias", nn.initializers.zeros, axes, shape)
         y = x.astype(jnp.float32)
         y = y - total(y) / y.shape[-1]
         y = y * inverse_rms(y, 1e-5)
@@ -72,24 +83,25 @@ QK_NORMS = {
 """`ModelConfig.qk_norm` -> what makes the normalisation."""
 
 
-def rotary_angles(positions: jax.Array, length: int, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines of the rotary embedding, float32 [B, W, 1, H/2] each (arXiv 2104.09864).
+def rotary_angles(positions: Int32[Array, "B W"], length: int, head_dim: int, theta: float) -> Angles:
+    """Cosines and sines of the rotary embedding (arXiv 2104.09864).
 
     They are looked up: written as functions of the positions they would be computed anew in every layer.
 
     Args:
-        positions: int32 [B, W]; those of padding may be `length` or more.
+        positions: those of padding may be `length` or more.
         length: number of positions, known when traced.
         head_dim, theta: H and the base.
     """
     frequencies = (theta ** (-np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
     angles = np.arange(length, dtype=np.float32)[:, None] * frequencies
     cos, sin = (jnp.asarray(table(angles), jnp.float32) for table in (np.cos, np.sin))
-    return tuple(table.at[positions[:, :, None]].get(mode="clip") for table in (cos, sin))
+    cos, sin = (table.at[positions[:, :, None]].get(mode="clip") for table in (cos, sin))
+    return cos, sin
 
 
-def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotates [B, W, heads, H] by half-split pairs (x_j, x_{j+H/2})."""
+def rotate(x: Float[Array, "B W heads H"], angles: Angles) -> Float[Array, "B W heads H"]:
+    """Rotates every head by half-split pairs (x_j, x_{j+H/2})."""
     cos, sin = angles
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

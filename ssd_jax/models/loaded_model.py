@@ -1,9 +1,9 @@
 """A model with its weights: parameters and what they are of, as one value. Pytrees; sizes are static."""
 
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
-import jax
+from jaxtyping import Array, Float, Float32, Int32
 
 from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.draft_heads import DraftHeads
@@ -26,11 +26,15 @@ class LoadedHeads:
     eps: float = flax.struct.field(pytree_node=False)
 
     def predict(
-        self, hidden: jax.Array, embeddings: jax.Array, columns: jax.Array, which: tuple[int, ...]
-    ) -> jax.Array:
+        self,
+        hidden: Float[Array, "B X D"],
+        embeddings: Float[Array, "B X D"],
+        columns: Int32[Array, "B X"],
+        which: tuple[int, ...],
+    ) -> Float32[Array, "O B X D"]:
         """See `models.draft_heads.DraftHeads`."""
         module = DraftHeads(self.config, self.width, self.eps)
-        return module.apply(self.params, hidden, embeddings, columns, which)
+        return cast(Array, module.apply(self.params, hidden, embeddings, columns, which))
 
 
 @flax.struct.dataclass

@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Array, BFloat16, Float, Float32
 
 from ssd_jax.compiling import CPU_OPTIONS, options
 from ssd_jax.models.int8 import Int8, multiply
@@ -38,8 +39,10 @@ class Products:
 
     rounded: bool = False
 
-    def linear(self, x: jax.Array, weight: jax.Array | Int8, inner: int = 1) -> jax.Array:
-        """x times a weight: [..., in] and [out..., in] -> float32 [..., out...]; the last `inner` axes are `in`."""
+    def linear(
+        self, x: Float[Array, "..."], weight: Float[Array, "..."] | Int8, inner: int = 1
+    ) -> Float32[Array, "..."]:
+        """x times a weight: [..., in] and [out..., in] -> [..., out...]; the last `inner` axes are `in`."""
         outer, contracted = weight.shape[:-inner], weight.shape[-inner:]
         rows = x.reshape(-1, math.prod(contracted))
         if isinstance(weight, Int8):
@@ -54,26 +57,28 @@ class Products:
             out = self.batched("mi,oi->mo", rows, matrix)
         return out.reshape(*x.shape[: x.ndim - inner], *outer)
 
-    def batched(self, subscripts: str, rows: jax.Array, b: jax.Array) -> jax.Array:
+    def batched(
+        self, subscripts: str, rows: Float[Array, "... M in"], b: Float[Array, "..."]
+    ) -> Float32[Array, "... M out"]:
         """An einsum whose first operand and result have, in their last axis but one, rows that are independent."""
         count = rows.shape[-2]
         if self._rounds(rows, b):
             rows = _enough(rows, FEWEST if b.size < LARGE else FEWEST_OF_LARGE)
         return self.einsum(subscripts, rows, b)[..., :count, :]
 
-    def einsum(self, subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    def einsum(self, subscripts: str, a: Float[Array, "..."], b: Float[Array, "..."]) -> Float32[Array, "..."]:
         """An einsum with float32 sums, in its gradients too. Every index of an operand must occur in the other one or
         in the result."""
         if self._rounds(a, b):
             return _rounded(subscripts, (a.dtype, b.dtype), a, b)
         return jnp.einsum(subscripts, a.astype(jnp.float32), b.astype(jnp.float32))
 
-    def _rounds(self, a: jax.Array, b: jax.Array) -> bool:
+    def _rounds(self, a: Float[Array, "..."], b: Float[Array, "..."]) -> bool:
         return self.rounded or jnp.bfloat16 in (a.dtype, b.dtype)
 
 
-def _enough(rows: jax.Array, fewest: int = FEWEST) -> jax.Array:
-    """[..., M, in] with zeros as further rows if there are fewer, on a CPU."""
+def _enough(rows: Float[Array, "*batch M in"], fewest: int = FEWEST) -> Float[Array, "*batch _ in"]:
+    """With zeros as further rows if there are fewer than `fewest`, on a CPU."""
     missing = fewest - rows.shape[-2]
     if missing <= 0 or jax.default_backend() != "cpu":
         return rows
@@ -85,17 +90,24 @@ PRODUCTS = {"float32": Products(), "bfloat16": Products(rounded=True)}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _rounded(subscripts: str, dtypes: tuple, a: jax.Array, b: jax.Array) -> jax.Array:
+def _rounded(subscripts: str, dtypes: tuple, a: Float[Array, "..."], b: Float[Array, "..."]) -> Float32[Array, "..."]:
     return _forward(subscripts, dtypes, a, b)[0]
 
 
-def _forward(subscripts: str, dtypes: tuple, a: jax.Array, b: jax.Array):
+def _forward(
+    subscripts: str, dtypes: tuple, a: Float[Array, "*a"], b: Float[Array, "*b"]
+) -> tuple[Float32[Array, "..."], tuple[BFloat16[Array, "*a"], BFloat16[Array, "*b"]]]:
     del dtypes
     a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
     return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.float32), (a, b)
 
 
-def _backward(subscripts: str, dtypes: tuple, operands: tuple[jax.Array, jax.Array], gradient: jax.Array):
+def _backward(
+    subscripts: str,
+    dtypes: tuple,
+    operands: tuple[BFloat16[Array, "*a"], BFloat16[Array, "*b"]],
+    gradient: Float32[Array, "..."],
+) -> tuple[Float[Array, "*a"], Float[Array, "*b"]]:
     a, b = operands
     inputs, out = subscripts.split("->")
     first, second = inputs.split(",")

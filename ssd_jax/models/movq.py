@@ -1,7 +1,7 @@
 """Emu3's image tokenizer: a VQGAN whose decoder's norms see the code vectors (MoVQ), made for video.
 
-Source: arXiv 2409.18869 (Emu3), arXiv 2209.09002 (MoVQ). Images are float32 [B, height, width, 3] in [-1, 1] with sides
-that are multiples of the stride, codes int32 [B, R, C].
+Source: arXiv 2409.18869 (Emu3), arXiv 2209.09002 (MoVQ). Images are in [-1, 1] with sides that are multiples of the
+stride.
 
 A picture is a video of `frames` equal frames, and of the decoded frames the first one is kept. So the convolutions in
 the plane run once, on one frame, and only the encoder's two convolutions that halve time see several. All others have
@@ -13,6 +13,7 @@ first frame sees no later one, even where frames are doubled. `weights.vq_names`
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float32, Int32
 
 from ssd_jax.models.vq_blocks import conv, enlarge, nearest_code
 from ssd_jax.models.vq_config import MoVQConfig
@@ -20,10 +21,12 @@ from ssd_jax.models.vqgan import Decoder, Encoder, group_norm
 
 
 class SpatialNorm(nn.Module):
-    """GroupNorm, then scaled and shifted pixel by pixel as `guide` [B, R, C, code_dim] says."""
+    """GroupNorm, then scaled and shifted pixel by pixel as `guide` says."""
 
     @nn.compact
-    def __call__(self, x: jax.Array, guide: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float32[Array, "B height width D"], guide: Float32[Array, "B R C code_dim"]
+    ) -> Float32[Array, "B height width D"]:
         # A 1x1 convolution before the enlargement does what the original does after it.
         scale, shift = (conv(x.shape[-1], 1, name)(guide) for name in ("conv_y", "conv_b"))
         factor = x.shape[1] // guide.shape[1]
@@ -34,7 +37,7 @@ class FixedBatchNorm(nn.Module):
     """Batch normalisation with the statistics of the checkpoint; they are parameters like its others."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float32[Array, "B R C D"]) -> Float32[Array, "B R C D"]:
         shape = (x.shape[-1],)
         mean, bias = (self.param(name, nn.initializers.zeros, shape) for name in ("mean", "bias"))
         var, scale = (self.param(name, nn.initializers.ones, shape) for name in ("var", "scale"))
@@ -45,19 +48,19 @@ class TimeBlock(nn.Module):
     """The ResNet block along time, for one frame: batch norm, silu, conv, twice, plus the input."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float32[Array, "B R C D"]) -> Float32[Array, "B R C D"]:
         y = conv(x.shape[-1], 3, "conv1")(nn.silu(FixedBatchNorm(name="norm1")(x)))
         y = conv(x.shape[-1], 3, "conv2")(nn.silu(FixedBatchNorm(name="norm2")(y)))
         return x + y
 
 
 class EncoderTime(nn.Module):
-    """Latents of one frame [B, R, C, code_dim] to those of `frames` equal ones, contracted to one."""
+    """Latents of one frame to those of `frames` equal ones, contracted to one."""
 
     config: MoVQConfig
 
     @nn.compact
-    def __call__(self, z: jax.Array) -> jax.Array:
+    def __call__(self, z: Float32[Array, "B R C D"]) -> Float32[Array, "B R C D"]:
         frames, D = self.config.frames, z.shape[-1]
         video = jnp.broadcast_to(z[:, None], (z.shape[0], frames, *z.shape[1:]))
         for step in range(frames.bit_length() - 1):
@@ -70,12 +73,12 @@ class EncoderTime(nn.Module):
 
 
 class DecoderTime(nn.Module):
-    """[B, R, C, code_dim] to the first of `frames` frames, of the same shape."""
+    """Latents to those of the first of `frames` frames."""
 
     config: MoVQConfig
 
     @nn.compact
-    def __call__(self, z: jax.Array) -> jax.Array:
+    def __call__(self, z: Float32[Array, "B R C D"]) -> Float32[Array, "B R C D"]:
         for block in range(self.config.blocks):
             z = TimeBlock(name=f"block_{block}")(z)
         for step in range(self.config.frames.bit_length() - 1):
@@ -98,21 +101,21 @@ class MoVQ(nn.Module):
         self.decoder_time = DecoderTime(config)
         self.decoder = Decoder(config, SpatialNorm)
 
-    def latents(self, images: jax.Array) -> jax.Array:
-        """Latents before quantisation, [B, R, C, code_dim]."""
+    def latents(self, images: Float32[Array, "B height width 3"]) -> Float32[Array, "B R C code_dim"]:
+        """Latents before quantisation."""
         return self.quant_conv(self.encoder_time(self.encoder(images)))
 
-    def encode(self, images: jax.Array) -> jax.Array:
+    def encode(self, images: Float32[Array, "B height width 3"]) -> Int32[Array, "B R C"]:
         """Images to codes."""
         return nearest_code(self.latents(images), self.codebook)
 
-    def decode(self, codes: jax.Array) -> jax.Array:
+    def decode(self, codes: Int32[Array, "B R C"]) -> Float32[Array, "B height width 3"]:
         """Codes to images in [-1, 1] (not clipped)."""
         vectors = self.codebook[codes]
         # One stack for both, as published; it works on every picture by itself.
         both = self.decoder_time(jnp.concatenate([self.post_quant_conv(vectors), vectors]))
         return self.decoder(*jnp.split(both, 2))
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Float32[Array, "B height width 3"]) -> Float32[Array, "B height width 3"]:
         """Images, encoded and decoded again."""
         return self.decode(self.encode(images))

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float32, Int32, Shaped
 
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.transformer import Transformer, layout_of
@@ -21,8 +22,8 @@ from ssd_jax.sequence.masks import causal
 LIMIT = 2**26
 """Numbers in the largest array of a window, about: a quarter of a gigabyte in float32, of which a layer has several."""
 
-Read = Callable[[jax.Array, jax.Array], jax.Array]
-"""(states [B, W, D], the codes that they predict, int32 [B, W]) -> what is kept of them, [?, W, ...]."""
+Read = Callable[[Float32[Array, "B W D"], Int32[Array, "B W"]], Shaped[Array, "_ W ..."]]
+"""(states, the codes that they predict) -> what is kept of them."""
 
 
 def window_of(config: ModelConfig, grid: Grid, rows: int, prompt: int) -> int:
@@ -45,26 +46,26 @@ def window_of(config: ModelConfig, grid: Grid, rows: int, prompt: int) -> int:
 def forced(
     model: Transformer,
     params: Any,
-    ids: jax.Array,
-    mask: jax.Array,
-    codes: jax.Array,
+    ids: Int32[Array, "B S"],
+    mask: Bool[Array, "B S"],
+    codes: Int32[Array, "B {grid.size}"],
     grid: Grid,
     window: int = 0,
     attention: str = "plain",
     read: Read = lambda hidden, codes: hidden,
-) -> jax.Array:
+) -> Shaped[Array, "_ {grid.size} ..."]:
     """Reads the states that predict given codes, a window at a time; scores are W x T then, not T x T.
 
     Args:
         model, params: the backbone.
-        ids, mask: int32 and bool [B, S], padded on the left.
-        codes: int32 [B, R*C].
+        ids, mask: the prompts, padded on the left.
+        codes: the pictures.
         grid: R and C.
         window: W, at most so many tokens at once, or 0 for all.
         attention: one of `models.attention.ATTENTIONS`. The cache is laid out for it and has the embedding's dtype.
         read: what is kept; by default the states themselves, h_i before the final norm.
     Returns:
-        what `read` gives of every code, [?, R*C, ...].
+        what `read` gives of every code.
     """
     layout = layout_of(model.config, grid)
     length = ids.shape[1] + layout.length - 1
@@ -77,11 +78,12 @@ def forced(
     predicted = jnp.pad(codes[:, layout.sequence()[0]], ((0, 0), (ids.shape[1] - 1, spare)))
     starts = prompt_starts(mask)
 
-    def step(cache: KVCache, first: jax.Array) -> tuple[KVCache, jax.Array]:
+    def step(cache: KVCache, first: Int32[Array, ""]) -> tuple[KVCache, Shaped[Array, "_ W ..."]]:
         part, wanted = (jax.lax.dynamic_slice_in_dim(array, first, window, axis=1) for array in (x, predicted))
         slots = jnp.broadcast_to(first + jnp.arange(window, dtype=jnp.int32), (rows, window))
         seen = causal(slots, starts, cache.length)
-        hidden, cache = model.apply(params, part, rotary_positions(slots, starts), seen, slots, cache, method="hidden")
+        places = rotary_positions(slots, starts)
+        hidden, cache = _apply(model, params, part, places, seen, slots, cache, method="hidden")
         return cache, read(hidden, wanted)
 
     dtype = params["params"]["embedding"].dtype
@@ -95,44 +97,54 @@ def forced(
 def image_hidden(
     model: Transformer,
     params: Any,
-    prompt_ids: jax.Array,
-    prompt_mask: jax.Array,
-    codes: jax.Array,
+    prompt_ids: Int32[Array, "B S"],
+    prompt_mask: Bool[Array, "B S"],
+    codes: Int32[Array, "B size"],
     grid: Grid | None = None,
-) -> jax.Array:
+) -> Float32[Array, "B size D"]:
     """Teacher-forced h_i of every image token in one forward pass, before the final norm; its scores are T x T.
 
     For short sequences: the bundled model's, and the training of its backbone, whose gradients would have to keep the
     cache of every window.
 
-    prompt_ids int32 [B, S] padded on the left, prompt_mask bool [B, S], codes int32 [B, R*C] of `grid` (None is the
-    model's own) -> [B, R*C, D].
+    Prompts are padded on the left; codes are those of `grid`, None being the model's own.
     """
     layout = layout_of(model.config, grid or Grid(model.config.rows, model.config.cols))
     x = image_sequence(model, params, prompt_ids, codes, layout)
     slots = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])
     starts = prompt_starts(prompt_mask)
     mask = causal(slots, starts, x.shape[1])
-    hidden, _ = model.apply(params, x, rotary_positions(slots, starts), mask, method="hidden")
+    hidden, _ = _apply(model, params, x, rotary_positions(slots, starts), mask, method="hidden")
     return predicting(hidden, prompt_ids.shape[1], layout)
 
 
 def image_sequence(
-    model: Transformer, params: Any, prompt_ids: jax.Array, codes: jax.Array, layout: Layout
-) -> jax.Array:
-    """Input embeddings of prompts int32 [B, S] and pictures int32 [B, R*C], row ends put in: [B, S + length - 1, D].
+    model: Transformer,
+    params: Any,
+    prompt_ids: Int32[Array, "B S"],
+    codes: Int32[Array, "B {layout.grid.size}"],
+    layout: Layout,
+) -> Float32[Array, "B S+{layout.length}-1 D"]:
+    """Input embeddings of prompts and pictures, row ends put in.
 
     The last token is left out: it predicts nothing.
     """
-    image = model.apply(params, codes[:, :-1], method="embed_codes")
+    image = _apply(model, params, codes[:, :-1], method="embed_codes")
     if layout.row_ends:
         token, row_end = layout.sequence()
-        end = model.apply(params, jnp.int32(model.config.row_end_id), method="embed")
+        end = _apply(model, params, jnp.int32(model.config.row_end_id), method="embed")
         image = jnp.where(row_end[:-1, None], end, image[:, token[:-1]])
-    return jnp.concatenate([model.apply(params, prompt_ids, method="embed"), image], axis=1)
+    return jnp.concatenate([_apply(model, params, prompt_ids, method="embed"), image], axis=1)
 
 
-def predicting(hidden: jax.Array, prompt: int, layout: Layout) -> jax.Array:
-    """Of states [B, T, D] behind `prompt` prompt slots and a picture, those that predict its tokens, [B, R*C, D]."""
+def predicting(
+    hidden: Shaped[Array, "B T *kept"], prompt: int, layout: Layout
+) -> Shaped[Array, "B {layout.grid.size} *kept"]:
+    """Of states behind `prompt` prompt slots and a picture, or what is kept of them, those that predict its tokens."""
     hidden = hidden[:, prompt - 1 : prompt - 1 + layout.length]
     return hidden[:, layout.places(np.arange(layout.grid.size))] if layout.row_ends else hidden
+
+
+def _apply(model: Transformer, params: Any, *arguments: Any, method: str) -> Any:
+    """What a method of the model gives; flax's own types do not know that."""
+    return model.apply(params, *arguments, method=method)

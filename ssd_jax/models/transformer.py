@@ -1,15 +1,18 @@
 """The backbone: a Llama-style decoder whose output head has only the visual rows."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from ssd_jax.errors import UserError
 from ssd_jax.models.block import Block
 from ssd_jax.models.config import NONE, UNKNOWN, ModelConfig
-from ssd_jax.models.layers import ACTIVATION, RMSNorm, parameter, rotary_angles, whole
+from ssd_jax.models.layers import ACTIVATION, RMSNorm, named, parameter, rotary_angles, whole
 from ssd_jax.models.matmul import Products
 from ssd_jax.models.visual_adapters import CodeEmbedding, VisualMLP
 from ssd_jax.sequence.cache import KVCache
@@ -32,7 +35,8 @@ class Transformer(nn.Module):
 
     def setup(self):
         c = self.config
-        self.embedding = parameter(self, "embedding", (c.vocab_size, c.width), ("vocab", "table"), c.width**-0.5)
+        table = nn.initializers.normal(c.width**-0.5)
+        self.embedding = named(self, "embedding", table, ("vocab", "table"), (c.vocab_size, c.width))
         self.blocks = [Block(c, self.products, name=f"block_{index}") for index in range(c.layers)]
         self.final_norm = RMSNorm(c.norm_eps)
         if c.code_width:
@@ -43,34 +47,34 @@ class Transformer(nn.Module):
             shape, axes = (c.visual_size, c.width), ("visual", "embed")
             self.visual_head = parameter(self, "visual_head", shape, axes, c.width**-0.5)
 
-    def embed(self, ids: jax.Array) -> jax.Array:
-        """Input embeddings float32 [..., D] of ids int32 [...]."""
+    def embed(self, ids: Int32[Array | np.ndarray, "*axes"] | int) -> Float32[Array, "*axes D"]:
+        """Input embeddings of ids, or of one id."""
         return self.embedding[ids].astype(jnp.float32)
 
-    def embed_codes(self, codes: jax.Array) -> jax.Array:
-        """Input embeddings float32 [..., D] of codebook ids int32 [...]."""
+    def embed_codes(self, codes: Int32[Array | np.ndarray, "*axes"]) -> Float32[Array, "*axes D"]:
+        """Input embeddings of codebook ids."""
         if self.config.code_width:
             return self.code_embedding(codes)
         return self.embed(codes + self.config.visual_offset)
 
     def hidden(
         self,
-        x: jax.Array,
-        positions: jax.Array,
-        mask: jax.Array,
-        slots: jax.Array | None = None,
+        x: Float32[Array, "B W D"],
+        positions: Int32[Array, "B W"],
+        mask: Bool[Array, "B W T"],
+        slots: Int32[Array, "B W"] | None = None,
         cache: KVCache | None = None,
-    ) -> tuple[jax.Array, KVCache | None]:
+    ) -> tuple[Float32[Array, "B W D"], KVCache | None]:
         """Runs the blocks over a window.
 
         Args:
-            x: input embeddings, float32 [B, W, D].
-            positions: rotary positions, int32 [B, W].
-            mask: bool [B, W, T]; T is the cache length, or W without a cache.
-            slots: cache slots to write, int32 [B, W]; needed with a cache.
+            x: input embeddings.
+            positions: rotary positions.
+            mask: what every position sees; T is the cache length, or W without a cache.
+            slots: cache slots to write; needed with a cache.
             cache: keys and values so far, or None to attend within the window alone.
         Returns:
-            hidden states before the final norm, float32 [B, W, D], and the cache with the window written in.
+            hidden states before the final norm, and the cache with the window written in.
         """
         angles = rotary_angles(positions, mask.shape[-1], self.config.head_dim, self.config.rope_theta)
         x = nn.with_logical_constraint(x, ACTIVATION)
@@ -81,10 +85,10 @@ class Transformer(nn.Module):
             if layer is not None:
                 keys.append(layer[0])
                 values.append(layer[1])
-        return x, None if cache is None else cache.replace(keys=tuple(keys), values=tuple(values))
+        return x, None if cache is None else dataclasses.replace(cache, keys=tuple(keys), values=tuple(values))
 
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        """Visual logits, float32 [..., V]; of a sharded model they are whole on every device."""
+    def logits(self, hidden: Float[Array, "*axes D"]) -> Float32[Array, "*axes V"]:
+        """Visual logits; of a sharded model they are whole on every device."""
         with jax.named_scope("visual_head"):
             normed = self.final_norm(hidden)
             if self.config.head_width:
@@ -93,8 +97,8 @@ class Transformer(nn.Module):
                 logits = self.products.linear(normed, self.visual_head)
             return whole(logits)
 
-    def __call__(self, ids: jax.Array) -> jax.Array:
-        """Causal logits of whole sequences, ids int32 [B, W] -> float32 [B, W, V]; touches every parameter."""
+    def __call__(self, ids: Int32[Array, "B W"]) -> Float32[Array, "B W V"]:
+        """Causal logits of whole sequences; touches every parameter."""
         B, W = ids.shape
         positions = jnp.broadcast_to(jnp.arange(W, dtype=jnp.int32), (B, W))
         mask = jnp.broadcast_to(jnp.tri(W, dtype=bool), (B, W, W))

@@ -4,11 +4,12 @@ Source: Janus-Pro, arXiv 2501.17811 (generation adaptor and image head).
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int32
 
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.models.layers import parameter
+from ssd_jax.models.layers import named, parameter
 from ssd_jax.models.matmul import Products
 
 
@@ -19,11 +20,10 @@ class CodeEmbedding(nn.Module):
     products: Products = Products()
 
     @nn.compact
-    def __call__(self, codes: jax.Array) -> jax.Array:
-        """int32 [...] -> float32 [..., D]."""
+    def __call__(self, codes: Int32[Array | np.ndarray, "*axes"]) -> Float32[Array, "*axes D"]:
         c = self.config
         E, D = c.code_width, c.width
-        table = parameter(self, "table", (c.visual_size, E), ("code", "code_width"), 1.0)
+        table = named(self, "table", nn.initializers.normal(1.0), ("code", "code_width"), (c.visual_size, E))
         x = dense(self, "first", table[codes].astype(jnp.float32), (D, E), ("code_mlp", "code_width"))
         return dense(self, "second", nn.gelu(x, approximate=False), (D, D), ("embed", "code_mlp"))
 
@@ -35,17 +35,17 @@ class VisualMLP(nn.Module):
     products: Products = Products()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., D] -> float32 [..., V]."""
+    def __call__(self, x: Float[Array, "*axes D"]) -> Float32[Array, "*axes V"]:
         c = self.config
         x = dense(self, "first", x, (c.head_width, c.width), ("head_mlp", "embed"))
         x = nn.gelu(x, approximate=False)
         return dense(self, "second", x, (c.visual_size, c.head_width), ("code", "head_mlp"))
 
 
-def dense(module: nn.Module, name: str, x: jax.Array, shape: tuple[int, int], axes: tuple[str, str]) -> jax.Array:
-    """x [..., in] times the module's matrix `name`, of shape (out, in), plus its bias: float32 [..., out]."""
+def dense(
+    module: nn.Module, name: str, x: Float[Array, "*axes in"], shape: tuple[int, int], axes: tuple[str, str]
+) -> Float32[Array, "*axes out"]:
+    """x times the module's matrix `name`, of shape (out, in), plus its bias."""
     matrix = parameter(module, name, shape, axes, shape[1] ** -0.5)
-    init = nn.with_logical_partitioning(nn.initializers.zeros, axes[:1])
-    bias = module.param(f"{name}_bias", init, shape[:1])
+    bias = named(module, f"{name}_bias", nn.initializers.zeros, axes[:1], shape[:1])
     return module.products.linear(x, matrix) + bias.astype(jnp.float32)

@@ -1,7 +1,7 @@
 """The image tokenizer: convolutional encoder, codebook, decoder (VQGAN family, arXiv 2012.09841).
 
 Block structure and names follow the published tokenizers (conv_in, down, mid, up, norm_out, conv_out); what differs
-between them is in `VQConfig`. Images are float32 [B, height, width, 3] in [-1, 1], codes int32 [B, R, C].
+between them is in `VQConfig`. Images are in [-1, 1].
 """
 
 from functools import partial
@@ -9,6 +9,8 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int32, Shaped, UInt8
 
 from ssd_jax.models.config import VQConfig
 from ssd_jax.models.vq_blocks import Middle, Norm, ascend, conv, descend, nearest_code
@@ -19,12 +21,12 @@ def _norm(config: VQConfig) -> Norm:
 
 
 class Encoder(nn.Module):
-    """Images to latents [B, R, C, channels * multipliers[-1]]."""
+    """Images to latents as wide as the lowest level, `config.widths[-1]`."""
 
     config: VQConfig
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Float32[Array, "B height width 3"]) -> Float32[Array, "B R C D"]:
         config = self.config
         norm = _norm(config)
         x = conv(config.channels, 3, "conv_in")(space_to_depth(images, config.patch))
@@ -34,12 +36,12 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Quantised latents [B, R, C, code_dim] to images."""
+    """Quantised latents to images."""
 
     config: VQConfig
 
     @nn.compact
-    def __call__(self, z: jax.Array) -> jax.Array:
+    def __call__(self, z: Float32[Array, "B R C code_dim"]) -> Float32[Array, "B height width 3"]:
         config = self.config
         norm = _norm(config)
         x = conv(config.widths[-1], 3, "conv_in")(z)
@@ -62,36 +64,38 @@ class VQModel(nn.Module):
         )
         self.decoder = Decoder(self.config)
 
-    def code_vectors(self) -> jax.Array:
-        """The codebook as it enters lookup and decoder, float32 [V, code_dim]."""
+    def code_vectors(self) -> Float32[Array, "V code_dim"]:
+        """The codebook as it enters lookup and decoder."""
         return _unit(self.codebook) if self.config.normalised else self.codebook
 
-    def latents(self, images: jax.Array) -> jax.Array:
-        """Latents before quantisation, [B, R, C, code_dim]."""
+    def latents(self, images: Float32[Array, "B height width 3"]) -> Float32[Array, "B R C code_dim"]:
+        """Latents before quantisation."""
         z = self.quant_conv(self.encoder(images))
         return _unit(z) if self.config.normalised else z
 
-    def lookup(self, z: jax.Array) -> jax.Array:
-        """Nearest code of every latent, int32 [B, R, C]; the lowest id wins a tie."""
+    def lookup(self, z: Float32[Array, "B R C code_dim"]) -> Int32[Array, "B R C"]:
+        """Nearest code of every latent; the lowest id wins a tie."""
         return nearest_code(z, self.code_vectors())
 
-    def latents_and_codes(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def latents_and_codes(
+        self, images: Float32[Array, "B height width 3"]
+    ) -> tuple[Float32[Array, "B R C code_dim"], Int32[Array, "B R C"]]:
         """Latents before quantisation and the codes they are given."""
         z = self.latents(images)
         return z, self.lookup(z)
 
-    def encode(self, images: jax.Array) -> jax.Array:
+    def encode(self, images: Float32[Array, "B height width 3"]) -> Int32[Array, "B R C"]:
         """Images to codes."""
         return self.latents_and_codes(images)[1]
 
-    def decode(self, codes: jax.Array) -> jax.Array:
+    def decode(self, codes: Int32[Array, "B R C"]) -> Float32[Array, "B height width 3"]:
         """Codes to images in [-1, 1] (not clipped)."""
         return self.decoder(self.code_vectors()[codes])
 
     def __call__(
-        self, images: jax.Array, quantised: jax.Array | float = 1.0
-    ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        """Images -> (reconstruction, codes, scalar terms "codebook" and "commitment"); straight-through gradient.
+        self, images: Float32[Array, "B height width 3"], quantised: Float[Array, ""] | float = 1.0
+    ) -> tuple[Float32[Array, "B height width 3"], Int32[Array, "B R C"], dict[str, Float32[Array, ""]]]:
+        """Images -> (reconstruction, codes, terms "codebook" and "commitment"); straight-through gradient.
 
         `quantised` is 1, or 0 while the decoder still sees the latents themselves: an encoder that is quantised from
         the first step keeps its latents in a corner of the sphere.
@@ -106,29 +110,33 @@ class VQModel(nn.Module):
         return self.decoder(z + quantised * jax.lax.stop_gradient(chosen - z)), codes, terms
 
 
-def _unit(x: jax.Array) -> jax.Array:
+def _unit(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-12)
 
 
-def space_to_depth(images: jax.Array, patch: int) -> jax.Array:
-    """[B, R*patch, C*patch, D] -> [B, R, C, patch*patch*D]."""
+def space_to_depth(
+    images: Shaped[Array, "B height width D"], patch: int
+) -> Shaped[Array, "B height//{patch} width//{patch} {patch}*{patch}*D"]:
+    """Every square of patch x patch pixels becomes one."""
     B, height, width, D = images.shape
     x = images.reshape(B, height // patch, patch, width // patch, patch, D)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(B, height // patch, width // patch, patch * patch * D)
 
 
-def depth_to_space(x: jax.Array, patch: int) -> jax.Array:
+def depth_to_space(
+    x: Shaped[Array, "B R C D"], patch: int
+) -> Shaped[Array, "B R*{patch} C*{patch} D//({patch}*{patch})"]:
     """The inverse of `space_to_depth`."""
     B, R, C, D = x.shape
     x = x.reshape(B, R, C, patch, patch, D // patch**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(B, R * patch, C * patch, D // patch**2)
 
 
-def to_float(images: jax.Array) -> jax.Array:
-    """uint8 0..255 to float32 -1..1."""
+def to_float(images: UInt8[Array | np.ndarray, "*axes"]) -> Float32[Array | np.ndarray, "*axes"]:
+    """0..255 to -1..1."""
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
-def to_uint8(images: jax.Array) -> jax.Array:
-    """float -1..1 to uint8 0..255, clipped and truncated as the published pipelines do."""
+def to_uint8(images: Float[Array | np.ndarray, "*axes"]) -> UInt8[Array, "*axes"]:
+    """-1..1 to 0..255, clipped and truncated as the published pipelines do."""
     return (jnp.clip((images + 1.0) / 2.0, 0.0, 1.0) * 255.0).astype(jnp.uint8)

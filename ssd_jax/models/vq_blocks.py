@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32
 
 Norm = Callable[..., nn.Module]
 
@@ -26,7 +27,9 @@ class ResnetBlock(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, *guide: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "B height width D"], *guide: Float[Array, "B R C Z"]
+    ) -> Float[Array, "B height width features"]:
         y = conv(self.features, 3, "conv1")(nn.silu(self.norm(name="norm1")(x, *guide)))
         y = conv(self.features, 3, "conv2")(nn.silu(self.norm(name="norm2")(y, *guide)))
         if x.shape[-1] != self.features:
@@ -40,9 +43,11 @@ class AttentionBlock(nn.Module):
     norm: Norm
 
     @nn.compact
-    def __call__(self, x: jax.Array, *guide: jax.Array) -> jax.Array:
-        B, R, C, D = x.shape
-        y = self.norm(name="norm")(x, *guide).reshape(B, R * C, D)
+    def __call__(
+        self, x: Float[Array, "B height width D"], *guide: Float[Array, "B R C Z"]
+    ) -> Float[Array, "B height width D"]:
+        B, height, width, D = x.shape
+        y = self.norm(name="norm")(x, *guide).reshape(B, height * width, D)
         q, k, v = (nn.Dense(D, name=name)(y) for name in ("q", "k", "v"))
         scores = jnp.einsum("bqd,bkd->bqk", q, k) * D**-0.5
         y = jnp.einsum("bqk,bkd->bqd", jax.nn.softmax(scores, axis=-1), v)
@@ -55,17 +60,24 @@ class Middle(nn.Module):
     norm: Norm
 
     @nn.compact
-    def __call__(self, x: jax.Array, *guide: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "B height width D"], *guide: Float[Array, "B R C Z"]
+    ) -> Float[Array, "B height width D"]:
         x = ResnetBlock(self.norm, x.shape[-1], name="block_1")(x, *guide)
         x = AttentionBlock(self.norm, name="attn_1")(x, *guide)
         return ResnetBlock(self.norm, x.shape[-1], name="block_2")(x, *guide)
 
 
-def descend(x: jax.Array, norm: Norm, widths: Sequence[int], blocks: int, attention: Sequence[int] = ()) -> jax.Array:
+def descend(
+    x: Float[Array, "B height width D"],
+    norm: Norm,
+    widths: Sequence[int],
+    blocks: int,
+    attention: Sequence[int] = (),
+) -> Float[Array, "B R C lowest"]:
     """The levels of an encoder, from the highest resolution down; level 0 is the highest. Call it in a compact method.
 
     Args:
-        x: [B, height, width, D].
         widths: the channels of every level; each level after the first halves the grid.
         blocks: ResNet blocks per level.
         attention: the levels in which an attention block follows every ResNet block.
@@ -83,13 +95,13 @@ def descend(x: jax.Array, norm: Norm, widths: Sequence[int], blocks: int, attent
 
 
 def ascend(
-    x: jax.Array,
+    x: Float[Array, "B R C D"],
     norm: Norm,
     widths: Sequence[int],
     blocks: int,
     attention: Sequence[int] = (),
-    guide: Sequence[jax.Array] = (),
-) -> jax.Array:
+    guide: Sequence[Float[Array, "B R C Z"]] = (),
+) -> Float[Array, "B height width highest"]:
     """The levels of a decoder, from the lowest resolution up; arguments and level numbers as in `descend`."""
     for level in reversed(range(len(widths))):
         for block in range(blocks):
@@ -101,12 +113,12 @@ def ascend(
     return x
 
 
-def enlarge(x: jax.Array, factor: int) -> jax.Array:
+def enlarge(x: Float[Array, "B R C D"], factor: int) -> Float[Array, "B R*{factor} C*{factor} D"]:
     """Every pixel becomes a square of factor x factor equal ones."""
     return jnp.repeat(jnp.repeat(x, factor, axis=1), factor, axis=2)
 
 
-def nearest_code(z: jax.Array, codes: jax.Array) -> jax.Array:
-    """The row of `codes` [V, D] that is nearest to each vector of z [B, R, C, D], int32; the lowest wins a tie."""
+def nearest_code(z: Float[Array, "B R C D"], codes: Float[Array, "V D"]) -> Int32[Array, "B R C"]:
+    """The row of `codes` that is nearest to each vector of z; the lowest wins a tie."""
     # argmin |z - c|^2 without the term that is the same for every code.
     return jnp.argmax(jnp.einsum("brcd,vd->brcv", z, codes) - 0.5 * (codes**2).sum(-1), axis=-1).astype(jnp.int32)

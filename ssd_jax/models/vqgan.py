@@ -1,15 +1,14 @@
 """The published VQGAN: Chameleon's, which Lumina-mGPT uses, and Janus's VQ-16, which is LlamaGen's.
 
-Source: arXiv 2012.09841. Images are float32 [B, height, width, 3] in [-1, 1] with sides that are multiples of the
-stride, codes int32 [B, R, C].
+Source: arXiv 2012.09841. Images are in [-1, 1] with sides that are multiples of the stride.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int32
 
 from ssd_jax.models.vq_blocks import Middle, Norm, ascend, conv, descend, nearest_code
-from ssd_jax.models.vq_config import GROUPS, LevelsConfig, VQGANConfig
+from ssd_jax.models.vq_config import GROUPS, MoVQConfig, VQGANConfig
 
 
 def group_norm(name: str) -> nn.GroupNorm:
@@ -19,12 +18,12 @@ def group_norm(name: str) -> nn.GroupNorm:
 
 
 class Encoder(nn.Module):
-    """Images to latents [B, R, C, latent_dim]."""
+    """Images to latents."""
 
-    config: LevelsConfig
+    config: VQGANConfig | MoVQConfig
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Float32[Array, "B height width 3"]) -> Float32[Array, "B R C latent_dim"]:
         config = self.config
         x = conv(config.channels, 3, "conv_in")(images)
         x = descend(x, group_norm, config.widths, config.blocks, config.attention_levels)
@@ -33,13 +32,15 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents [B, R, C, latent_dim] to images; `guide` goes to every normalisation layer."""
+    """Latents to images; `guide` goes to every normalisation layer."""
 
-    config: LevelsConfig
+    config: VQGANConfig | MoVQConfig
     norm: Norm
 
     @nn.compact
-    def __call__(self, z: jax.Array, *guide: jax.Array) -> jax.Array:
+    def __call__(
+        self, z: Float32[Array, "B R C latent_dim"], *guide: Float32[Array, "B R C code_dim"]
+    ) -> Float32[Array, "B height width 3"]:
         config = self.config
         x = conv(config.widths[-1], 3, "conv_in")(z)
         x = Middle(self.norm, name="mid")(x, *guide)
@@ -60,28 +61,28 @@ class VQGAN(nn.Module):
         self.post_quant_conv = nn.Dense(config.latent_dim)
         self.decoder = Decoder(config, group_norm)
 
-    def code_vectors(self) -> jax.Array:
-        """The codebook as it enters lookup and decoder, float32 [V, code_dim]."""
+    def code_vectors(self) -> Float32[Array, "V code_dim"]:
+        """The codebook as it enters lookup and decoder."""
         return _unit(self.codebook) if self.config.normalised else self.codebook
 
-    def latents(self, images: jax.Array) -> jax.Array:
-        """Latents before quantisation, [B, R, C, code_dim]."""
+    def latents(self, images: Float32[Array, "B height width 3"]) -> Float32[Array, "B R C code_dim"]:
+        """Latents before quantisation."""
         z = self.quant_conv(self.encoder(images))
         return _unit(z) if self.config.normalised else z
 
-    def encode(self, images: jax.Array) -> jax.Array:
+    def encode(self, images: Float32[Array, "B height width 3"]) -> Int32[Array, "B R C"]:
         """Images to codes."""
         return nearest_code(self.latents(images), self.code_vectors())
 
-    def decode(self, codes: jax.Array) -> jax.Array:
+    def decode(self, codes: Int32[Array, "B R C"]) -> Float32[Array, "B height width 3"]:
         """Codes to images in [-1, 1] (not clipped)."""
         return self.decoder(self.post_quant_conv(self.code_vectors()[codes]))
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Float32[Array, "B height width 3"]) -> Float32[Array, "B height width 3"]:
         """Images, encoded and decoded again."""
         return self.decode(self.encode(images))
 
 
-def _unit(x: jax.Array) -> jax.Array:
+def _unit(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     """x over its length, or over 1e-12 where it is shorter, as the original does."""
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
