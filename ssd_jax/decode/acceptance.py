@@ -1,12 +1,14 @@
 """What to keep of a window's drafts, and what to put in the place of the others.
 
-The rules see one window: log p float32 [B, W, V] of its positions, their drafts and the log q they were drawn from.
+The rules see one window: log p of its positions, their drafts and the log q they were drawn from.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from ssd_jax.decode.verifier import Verifier
 from ssd_jax.errors import UserError, require_whole
@@ -16,6 +18,12 @@ from ssd_jax.sampling.noise import Tag, fresh_keys, gumbel, uniform
 
 COUPLINGS = ("resample", "maximal", "gumbel", "match")
 ACCEPTANCES = ("token", "grouped")
+
+Embed = Callable[[Int32[Array, "*codes"]], Float[Array, "*codes D"]]
+"""Codes to their input embeddings."""
+
+Chance = Callable[[Int32[Array, "B X"], Float32[Array, "B X V"], Float32[Array, "B X V"]], Float32[Array, "B X"]]
+"""(drafts, log p, log q) -> how likely each draft is to be kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +38,8 @@ class Group:
     """
 
     size: int = 14
-    delta: float | None = 0.15
-    radius: float | None = None
+    delta: int | float | None = 0.15
+    radius: int | float | None = None
 
     def __post_init__(self):
         require_whole("A group's size", self.size, 1)
@@ -41,19 +49,21 @@ class Group:
                 raise UserError(f"A group's {name} must be None or at least 0, not {value!r}.")
 
 
-def token_chance(drafts: jax.Array, log_p: jax.Array, log_q: jax.Array) -> jax.Array:
-    """min(1, p(x) / q(x)), float32 [B, X] (speculative sampling, arXiv 2211.17192, algorithm 1)."""
+def token_chance(
+    drafts: Int32[Array, "B X"], log_p: Float32[Array, "B X V"], log_q: Float32[Array, "B X V"]
+) -> Float32[Array, "B X"]:
+    """min(1, p(x) / q(x)) (speculative sampling, arXiv 2211.17192, algorithm 1)."""
     return jnp.exp(jnp.minimum(_at(log_p, drafts) - _at(log_q, drafts), 0.0))
 
 
-def grouped_chance(drafts: jax.Array, log_p: jax.Array, log_q: jax.Array, group: Group, embed) -> jax.Array:
-    """min(1, sum p / sum q) over the draft's group, float32 [B, X] (GSD, arXiv 2508.07747).
-
-    Args:
-        drafts, log_p, log_q: int32 [B, X], float32 [B, X, V] twice.
-        group: size and filters.
-        embed: codes int32 [...] -> input embeddings [..., D]; used only where a radius is set.
-    """
+def grouped_chance(
+    drafts: Int32[Array, "B X"],
+    log_p: Float32[Array, "B X V"],
+    log_q: Float32[Array, "B X V"],
+    group: Group,
+    embed: Embed | None,
+) -> Float32[Array, "B X"]:
+    """min(1, sum p / sum q) over the draft's group (GSD, arXiv 2508.07747); `embed` is for groups with a radius."""
     p, q = jnp.exp(log_p), jnp.exp(log_q)
     p_x = _at(p, drafts)
     others, member = group_members(p, drafts, group.size)
@@ -61,6 +71,7 @@ def grouped_chance(drafts: jax.Array, log_p: jax.Array, log_q: jax.Array, group:
     if group.delta is not None:
         member &= jnp.abs(p_others - p_x[..., None]) <= group.delta
     if group.radius is not None:
+        assert embed is not None
         away = embed(others).astype(jnp.float32) - embed(drafts).astype(jnp.float32)[..., None, :]
         member &= jnp.sum(away**2, axis=-1) <= group.radius
     sum_p = p_x + jnp.sum(jnp.where(member, p_others, 0.0), axis=-1)
@@ -68,13 +79,15 @@ def grouped_chance(drafts: jax.Array, log_p: jax.Array, log_q: jax.Array, group:
     return jnp.minimum(sum_p / sum_q, 1.0)
 
 
-def group_members(p: jax.Array, drafts: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+def group_members(
+    p: Float32[Array, "B X V"], drafts: Int32[Array, "B X"], size: int
+) -> tuple[Int32[Array, "B X others"], Bool[Array, "B X others"]]:
     """The ids around the draft's rank r: ranks [r - G//2, r + (G+1)//2) from the least likely up, ties by id.
 
     Two small top-k's instead of a sort of the vocabulary: the nearest ids below the draft and above it.
 
     Returns:
-        int32 [B, X, <= G-1] ids other than the draft, and which of them exist (ranks outside the vocabulary do not).
+        at most G-1 ids other than the draft, and which of them exist (ranks outside the vocabulary do not).
     """
     V = p.shape[-1]
     ids = jax.lax.broadcasted_iota(jnp.int32, p.shape, p.ndim - 1)
@@ -88,15 +101,22 @@ def group_members(p: jax.Array, drafts: jax.Array, size: int) -> tuple[jax.Array
     return members, jnp.concatenate([below >= 0.0, above >= -1.0], axis=-1)
 
 
-def accept(verifier: Verifier, chance: jax.Array, positions: jax.Array, clock: jax.Array) -> jax.Array:
-    """Which drafts are kept, bool [B, X]: u < chance, u fresh for (image, position, pass)."""
+def accept(
+    verifier: Verifier, chance: Float32[Array, "B X"], positions: Int32[Array, "B X"], clock: Int32[Array, " B"]
+) -> Bool[Array, "B X"]:
+    """Which drafts are kept: u < chance, u fresh for (image, position, pass)."""
     return uniform(fresh_keys(verifier.keys(positions), Tag.ACCEPT, clock)) < chance
 
 
 def auto_correct(
-    verifier: Verifier, drafts: jax.Array, log_p: jax.Array, log_q: jax.Array, positions: jax.Array, clock: jax.Array
-) -> jax.Array:
-    """Every position by itself keeps its draft or takes a residual draw, int32 [B, X] (SSD, arXiv 2606.20543)."""
+    verifier: Verifier,
+    drafts: Int32[Array, "B X"],
+    log_p: Float32[Array, "B X V"],
+    log_q: Float32[Array, "B X V"],
+    positions: Int32[Array, "B X"],
+    clock: Int32[Array, " B"],
+) -> Int32[Array, "B X"]:
+    """Every position by itself keeps its draft or takes a residual draw (SSD, arXiv 2606.20543)."""
     right = accept(verifier, token_chance(drafts, log_p, log_q), positions, clock)
     keys = fresh_keys(verifier.keys(positions), Tag.RESIDUAL, clock)
     return jnp.where(right, drafts, choose(residual(log_p, log_q), gumbel(keys, log_p.shape[-1])))
@@ -105,28 +125,27 @@ def auto_correct(
 def settle(
     verifier: Verifier,
     coupling: str,
-    chance,
-    drafts: jax.Array,
-    log_p: jax.Array,
-    log_q: jax.Array | None,
-    positions: jax.Array,
-    clock: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """The new tokens of a raster window, and how many of its drafts stand from the left.
+    chance: Chance,
+    drafts: Int32[Array, "B X"],
+    log_p: Float32[Array, "B X+1 V"],
+    log_q: Float32[Array, "B X V"] | None,
+    positions: Int32[Array, "B X+1"],
+    clock: Int32[Array, " B"],
+) -> tuple[Int32[Array, "B X+1"], Int32[Array, " B"]]:
+    """The new tokens of a raster window of W = X + 1, and how many of its drafts stand from the left.
 
     The first rejected position gets its corrected token; what happens behind it is the coupling. At most one noise
     array [B, W, V] is made, each position's from the key its draw calls for.
 
     Args:
         coupling: one of `COUPLINGS`.
-        chance: (drafts, log_p, log_q) -> acceptance probability float32 [B, W-1]; not used by `match`.
-        drafts: int32 [B, W-1]; the window's last position has none.
-        log_p: float32 [B, W, V].
-        log_q: float32 [B, W-1, V], None for `match`.
-        positions: int32 [B, W].
-        clock: int32 [B], the number of this pass for each image.
+        chance: the acceptance rule; not used by `match`.
+        drafts: of all positions but the window's last.
+        log_p, positions: of the whole window.
+        log_q: what the drafts were drawn from; None for `match`.
+        clock: the number of this pass for each image.
     Returns:
-        int32 [B, W] tokens, and int32 [B] m, 0..W-1: tokens 0..m of the window are final.
+        the tokens, and m, 0..W-1: tokens 0..m of the window are final.
     Source: SJD arXiv 2410.01699 (resample); SCD arXiv 2510.24211 (maximal, gumbel); match is ours.
     """
     V = log_p.shape[-1]
@@ -134,6 +153,7 @@ def settle(
         tokens = choose(log_p, verifier.noise(positions))
         return tokens, _leading(drafts == tokens[:, :-1])
 
+    assert log_q is not None
     right = accept(verifier, chance(drafts, log_p[:, :-1], log_q), positions[:, :-1], clock)
     m = _leading(right)
     first = jnp.arange(drafts.shape[1], dtype=jnp.int32) == m[:, None]
@@ -151,11 +171,11 @@ def settle(
     return jnp.where(jnp.concatenate([kept, no_draft], axis=1), padded, drawn), m
 
 
-def _at(values: jax.Array, ids: jax.Array) -> jax.Array:
-    """values [..., V] at ids int32 [...]."""
+def _at(values: Float32[Array, "*places V"], ids: Int32[Array, "*places"]) -> Float32[Array, "*places"]:
+    """The value of one id at every place."""
     return jnp.take_along_axis(values, ids[..., None], axis=-1)[..., 0]
 
 
-def _leading(right: jax.Array) -> jax.Array:
-    """Number of leading True of every row, int32 [B]; right is bool [B, X]."""
+def _leading(right: Bool[Array, "B X"]) -> Int32[Array, " B"]:
+    """Number of leading True of every row."""
     return jnp.sum(jnp.cumprod(right.astype(jnp.int32), axis=1), axis=1, dtype=jnp.int32)

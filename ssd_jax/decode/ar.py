@@ -5,14 +5,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float, Int32
 
 from ssd_jax.decode.base import Decoder, register, require_window
-from ssd_jax.decode.cost import PREFILL, Stretch, Stretches
+from ssd_jax.decode.cost import PREFILL, Count, Stretch, Stretches
 from ssd_jax.decode.state import Decoded
-from ssd_jax.decode.verifier import Verifier
+from ssd_jax.decode.verifier import Cache, Verifier
 from ssd_jax.errors import require_whole
 from ssd_jax.sampling.choice import choose
-from ssd_jax.sequence.cache import KVCache
 from ssd_jax.sequence.layout import Grid
 
 
@@ -32,10 +32,13 @@ class AR(Decoder):
 
     window: int = 1
 
-    lossless = True
-
     def __post_init__(self):
         require_whole("window", self.window, 1)
+
+    @property
+    def lossless(self) -> bool:
+        """See `Decoder`."""
+        return True
 
     def width(self, grid: Grid) -> int:
         """W on a grid."""
@@ -45,17 +48,17 @@ class AR(Decoder):
         """See `Decoder.check`."""
         require_window(self.window, grid)
 
-    def stretches(self, grid: Grid, horizontal: int = 0, passes: int | None = None) -> Stretches:
+    def stretches(self, grid: Grid, horizontal: int = 0, passes: Count | None = None) -> Stretches:
         """See `Decoder.stretches`."""
         del horizontal, passes
         return PREFILL, Stretch(grid.size - 1, window=self.width(grid), outputs=self.width(grid))
 
-    def run(self, verifier: Verifier, cache: KVCache, hidden: jax.Array, grid: Grid) -> Decoded:
+    def run(self, verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid: Grid) -> Decoded:
         """Draws the whole grid."""
         padding = ((0, 0), (0, self.width(grid) - 1))
 
-        def draw(hidden: jax.Array, position: jax.Array) -> jax.Array:
-            """The token at `position` of every image, int32 [B, 1]."""
+        def draw(hidden: Float[Array, "G W D"], position: Int32[Array, ""]) -> Int32[Array, "B 1"]:
+            """The token at `position` of every image."""
             log_p = verifier.log_p(hidden)[:, :1]
             positions = jnp.broadcast_to(position, (log_p.shape[0], 1)).astype(jnp.int32)
             with jax.named_scope("sampling"):

@@ -2,13 +2,12 @@
 
 from typing import TypeVar
 
-import jax
+from jaxtyping import Array, Float
 
-from ssd_jax.decode.cost import Stretches
+from ssd_jax.decode.cost import Count, Stretches
 from ssd_jax.decode.state import Decoded
-from ssd_jax.decode.verifier import Verifier
+from ssd_jax.decode.verifier import Cache, Verifier
 from ssd_jax.errors import UserError
-from ssd_jax.sequence.cache import KVCache
 from ssd_jax.sequence.layout import Grid
 
 KINDS: dict[str, type["Decoder"]] = {}
@@ -18,33 +17,42 @@ KINDS: dict[str, type["Decoder"]] = {}
 class Decoder:
     """A way to draw a grid of tokens. Subclasses are frozen dataclasses, so that one is a static argument of the jitted
     program.
-
-    Attributes:
-        adaptive: whether the number of passes depends on the picture.
-        heads: how many horizontal and vertical draft heads it needs at least.
-        lossless: whether its pictures are known to follow the backbone's distribution exactly, on every grid.
     """
 
-    adaptive: bool = False
-    heads: tuple[int, int] = (0, 0)
-    lossless: bool = False
+    # Of a subclass's options alone, not of its methods: `__post_init__` looks at them and says what is wrong in words.
+    __no_type_check__ = True
 
-    def run(self, verifier: Verifier, cache: KVCache, hidden: jax.Array, grid: Grid) -> Decoded:
+    @property
+    def adaptive(self) -> bool:
+        """Whether the number of passes depends on the picture."""
+        return False
+
+    @property
+    def heads(self) -> tuple[int, int]:
+        """How many horizontal and vertical draft heads it needs at least."""
+        return 0, 0
+
+    @property
+    def lossless(self) -> bool:
+        """Whether its pictures are known to follow the backbone's distribution exactly, on every grid."""
+        return False
+
+    def run(self, verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid: Grid) -> Decoded:
         """Decodes a batch.
 
         Args:
             verifier: the model.
             cache: after the prefill.
-            hidden: [G, 1, D], the prefill's last hidden state, which predicts token 0.
+            hidden: the prefill's last hidden state, which predicts token 0.
             grid: R and C.
         """
         raise NotImplementedError
 
-    def stretches(self, grid: Grid, horizontal: int, passes: int | None = None) -> Stretches:
+    def stretches(self, grid: Grid, horizontal: int, passes: Count | None = None) -> Stretches:
         """Its passes on a grid, by kind, with so many horizontal heads: for the plan, the bench, and `generate`, which
         asks whether they fit in memory.
 
-        `passes` is the total of an adaptive one; None stands for the fewest that it can take.
+        `passes` is the total of an adaptive one, or a mean; None stands for the fewest that it can take.
         """
         raise NotImplementedError
 

@@ -4,24 +4,27 @@ A block is drafted, corrected in rounds and committed, as a `Phase` says; row 0 
 `first_row` draws. Images go at their own speed.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from ssd_jax.decode.acceptance import auto_correct
 from ssd_jax.decode.cost import PREFILL, Stretch, Stretches
 from ssd_jax.decode.state import first_token, gather, scatter
-from ssd_jax.decode.verifier import Verifier
+from ssd_jax.decode.verifier import Cache, Verifier
 from ssd_jax.sampling.choice import choose
-from ssd_jax.sequence.cache import KVCache
 from ssd_jax.sequence.layout import Grid
 
-AUTO = "auto"
+AUTO: Final = "auto"
 """As a number of rounds: until a pass changes nothing."""
+
+Rounds = int | Literal["auto"]
 
 MASKS = ("raster", "row")
 """What an input may see of its own block while that is corrected: all before it, or only its own row."""
@@ -36,43 +39,42 @@ class Phase(NamedTuple):
         rounds: verification rounds before the commit pass, or "auto".
         joint: rounds in which all positions may change; later ones leave the first row of a full block alone.
         row_mask: use the row mask in rounds.
-        remember: (row, hidden [G, X, D], positions int32 [B, X]) -> row, what later drafts need.
-        draft: (row, tokens, base int32 [B]) -> log q float32 [B, X, V] of the block that starts at `base`.
+        remember: (row, hidden, positions) -> row, what later drafts need.
+        draft: (row, tokens, base) -> log q of the block that starts at `base`.
     """
 
     length: int
     end: int
-    rounds: int | str
-    joint: int | str
+    rounds: Rounds
+    joint: Rounds
     row_mask: bool
-    remember: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-    draft: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    remember: Callable[[Float[Array, "G C D"], Float[Array, "G X D"], Int32[Array, "B X"]], Float[Array, "G C D"]]
+    draft: Callable[[Float[Array, "G C D"], Int32[Array, "B tokens"], Int32[Array, " B"]], Float32[Array, "B X V"]]
 
 
 @flax.struct.dataclass
 class State:
     """Attributes:
-    tokens: int32 [B, R*C], final up to `base`, the block's drafts behind.
-    base: int32 [B], first position of the block.
-    stage: int32 [B], rounds the block has had.
-    log_q: float32 [B, X, V], what the block's tokens were drawn from; None before the first.
-    row: [G, C, D], hidden states of a row.
-    passes: int32 [B].
-    trace: int32 [B, R*C].
-    cache: keys and values; right for every committed token but the newest.
+    tokens: final up to `base`, the block's drafts behind.
+    base: first position of the block.
+    stage: rounds the block has had.
+    log_q: what the block's tokens were drawn from; of no position, X = 0, before the first.
+    row: hidden states of a row.
+    passes, trace: as in `Decoded`.
+    cache: right for every committed token but the newest.
     """
 
-    tokens: jax.Array
-    base: jax.Array
-    stage: jax.Array
-    log_q: jax.Array | None
-    row: jax.Array
-    passes: jax.Array
-    trace: jax.Array
-    cache: KVCache
+    tokens: Int32[Array, "B tokens"]
+    base: Int32[Array, " B"]
+    stage: Int32[Array, " B"]
+    log_q: Float32[Array, "B X V"]
+    row: Float[Array, "G C D"]
+    passes: Int32[Array, " B"]
+    trace: Int32[Array, "B tokens"]
+    cache: Cache
 
 
-def first_row_stretches(grid: Grid, horizontal: int, rounds: int | str = 1) -> Stretches:
+def first_row_stretches(grid: Grid, horizontal: int, rounds: Rounds = 1) -> Stretches:
     """The prefill and the blocks of row 0, each with one verification round and a commit pass, or, with "auto", at
     least one pass."""
     length = min(horizontal, grid.cols - 1)
@@ -81,32 +83,38 @@ def first_row_stretches(grid: Grid, horizontal: int, rounds: int | str = 1) -> S
     return (PREFILL, verify) if rounds == AUTO else (PREFILL, verify, Stretch(blocks, length, outputs=0))
 
 
-def first_row(verifier: Verifier, cache: KVCache, hidden: jax.Array, grid: Grid, rounds: int | str) -> State:
-    """Token 0 from the prefill and the rest of row 0 in blocks of k_h; `row` then holds its hidden states [G, C, D]."""
-    tokens, trace, _ = first_token(verifier, hidden, grid.size)
+def first_row(verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid: Grid, rounds: Rounds) -> State:
+    """Token 0 from the prefill and the rest of row 0 in blocks of k_h; `row` then holds its hidden states."""
+    tokens, trace, V = first_token(verifier, hidden, grid.size)
     one = trace[:, 0]
     row = jnp.pad(hidden, ((0, 0), (0, grid.cols - 1), (0, 0)))
     length = min(verifier.horizontal, max(grid.cols - 1, 1))
 
-    def remember(row: jax.Array, hidden: jax.Array, positions: jax.Array) -> jax.Array:
+    def remember(
+        row: Float[Array, "G C D"], hidden: Float[Array, "G X D"], positions: Int32[Array, "B X"]
+    ) -> Float[Array, "G C D"]:
         positions = jnp.tile(positions, (row.shape[0] // positions.shape[0], 1))
         rows = jnp.arange(row.shape[0], dtype=jnp.int32)[:, None]
         return row.at[rows, positions].set(hidden, mode="drop")  # positions of row 0 are its columns
 
-    def draft(row: jax.Array, tokens: jax.Array, base: jax.Array) -> jax.Array:
+    def draft(
+        row: Float[Array, "G C D"], tokens: Int32[Array, "B tokens"], base: Int32[Array, " B"]
+    ) -> Float32[Array, "B X V"]:
         source = jnp.minimum(base - 1, grid.cols - 1)[:, None]  # a position of row 0, hence a column
         h = jnp.take_along_axis(row, jnp.tile(source, (row.shape[0] // source.size, 1))[..., None], axis=1)
         offsets = tuple((0, right) for right in range(1, length + 1))
         return verifier.draft(h, gather(tokens, source), source, offsets)[:, :, 0]
 
     phase = Phase(length, grid.cols, rounds, rounds, False, remember, draft)
-    return run(verifier, grid, phase, State(tokens, one, jnp.zeros_like(one), None, row, one, trace, cache))
+    nothing = jnp.zeros((*one.shape, 0, V), jnp.float32)
+    return run(verifier, grid, phase, State(tokens, one, jnp.zeros_like(one), nothing, row, one, trace, cache))
 
 
 def run(verifier: Verifier, grid: Grid, phase: Phase, state: State) -> State:
     """Drafts and settles blocks until every image has reached the phase's end; images go at their own speed."""
-    B, _, V = jax.eval_shape(verifier.log_p, state.row[:, :1]).shape
-    state = state.replace(log_q=jnp.zeros((B, phase.length, V), jnp.float32), stage=jnp.zeros_like(state.stage))
+    B, _, V = state.log_q.shape
+    nothing = jnp.zeros((B, phase.length, V), jnp.float32)
+    state = dataclasses.replace(state, log_q=nothing, stage=jnp.zeros_like(state.stage))
     state = _draft_next(verifier, grid, phase, state, jnp.ones((B,), bool))
     body = partial(_pass, verifier, grid, phase)
     return jax.lax.while_loop(lambda s: verifier.goes_on(s.base < phase.end, s.passes), body, state)
@@ -123,7 +131,7 @@ def _pass(verifier: Verifier, grid: Grid, phase: Phase, s: State) -> State:
     hidden, cache = verifier.verify(s.cache, gather(s.tokens, inputs), inputs, committed)
     passes = s.passes + live.astype(jnp.int32)
 
-    def correct() -> tuple[jax.Array, jax.Array]:
+    def correct() -> tuple[Int32[Array, "B X"], Float32[Array, "B X V"]]:
         log_p = verifier.log_p(hidden)
         tokens = auto_correct(verifier, drafts, log_p, s.log_q, positions, passes)
         return tokens, jnp.where(verifying[:, None, None], log_p, s.log_q)
@@ -132,7 +140,7 @@ def _pass(verifier: Verifier, grid: Grid, phase: Phase, s: State) -> State:
         # A real branch: a commit pass needs neither the output head nor noise.
         corrected, log_q = jax.lax.cond(jnp.any(verifying), correct, lambda: (drafts, s.log_q))
     may_change = inside & verifying[:, None]
-    if phase.joint != phase.rounds:
+    if phase.joint != AUTO and phase.joint != phase.rounds:
         full = s.base + phase.length <= phase.end
         frozen = full[:, None] & (s.stage >= phase.joint)[:, None] & (positions < s.base[:, None] + grid.cols)
         may_change &= ~frozen
@@ -151,20 +159,21 @@ def _pass(verifier: Verifier, grid: Grid, phase: Phase, s: State) -> State:
         trace=scatter(s.trace, target, passes),
         cache=cache,
     )
-    return _draft_next(verifier, grid, phase, state.replace(base=jnp.minimum(state.base, phase.end)), commit)
+    state = dataclasses.replace(state, base=jnp.minimum(state.base, phase.end))
+    return _draft_next(verifier, grid, phase, state, commit)
 
 
-def _draft_next(verifier: Verifier, grid: Grid, phase: Phase, s: State, which: jax.Array) -> State:
-    """Drafts the block at `base` of the images `which`, bool [B], that have one."""
+def _draft_next(verifier: Verifier, grid: Grid, phase: Phase, s: State, which: Bool[Array, " B"]) -> State:
+    """Drafts the block at `base` of those images among `which` that have one."""
     which &= s.base < phase.end
     positions = s.base[:, None] + jnp.arange(phase.length, dtype=jnp.int32)
     target = jnp.where(which[:, None] & (positions < phase.end), positions, grid.size)
 
-    def draft() -> tuple[jax.Array, jax.Array, jax.Array]:
+    def draft() -> tuple[Int32[Array, "B tokens"], Float32[Array, "B X V"], Int32[Array, "B tokens"]]:
         log_q = phase.draft(s.row, s.tokens, s.base)
         tokens = scatter(s.tokens, target, choose(log_q, verifier.noise(positions)))
         return tokens, jnp.where(which[:, None, None], log_q, s.log_q), scatter(s.trace, target, s.passes)
 
     with jax.named_scope("draft"):
         tokens, log_q, trace = jax.lax.cond(jnp.any(which), draft, lambda: (s.tokens, s.log_q, s.trace))
-    return s.replace(tokens=tokens, log_q=log_q, trace=trace)
+    return dataclasses.replace(s, tokens=tokens, log_q=log_q, trace=trace)

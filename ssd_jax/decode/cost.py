@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+Count = int | float
+"""Passes: a whole number for a picture, maybe none for the mean of several."""
+
 
 class Stretch(NamedTuple):
     """Passes of one kind, and the drafts made between them.
@@ -16,10 +19,10 @@ class Stretch(NamedTuple):
         sources: positions that one call drafts from, without those that are only context.
     """
 
-    passes: int
+    passes: Count
     window: int
     outputs: int
-    drafts: int = 0
+    drafts: Count = 0
     horizontal: int = 0
     vertical: int = 0
     sources: int = 0
@@ -31,7 +34,7 @@ PREFILL = Stretch(passes=1, window=0, outputs=1)
 """The pass over the prompt; it gives the first token."""
 
 
-def total(stretches: Iterable[Stretch]) -> int:
+def total(stretches: Iterable[Stretch]) -> Count:
     """Passes of a picture, the prefill included."""
     return sum(stretch.passes for stretch in stretches)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int32
 
 from ssd_jax.decode.state import gather
 from ssd_jax.decode.verifier import Verifier
@@ -28,20 +29,20 @@ class Seen(NamedTuple):
     """What a drafter may look at.
 
     Attributes:
-        tokens: int32 [B, R*C], current tokens; those up to `last` are the verifier's.
-        last: int32 [B], the last position with a hidden state.
-        row: [G, C, D], h of the positions last - C + 1 .. last; None for drafters without heads.
-        clock: int32 [B], passes so far.
+        tokens: current tokens of the whole grid; those up to `last` are the verifier's.
+        last: the last position with a hidden state.
+        row: h of the positions last - C + 1 .. last; None for drafters without heads.
+        clock: passes so far.
     """
 
-    tokens: jax.Array
-    last: jax.Array
-    row: jax.Array | None
-    clock: jax.Array
+    tokens: Int32[Array, "B tokens"]
+    last: Int32[Array, " B"]
+    row: Float[Array, "G C D"] | None
+    clock: Int32[Array, " B"]
 
 
-Guess = Callable[[Grid, Seen, int], jax.Array]
-"""(grid, what has been seen, count) -> codes int32 [B, count] of the positions last + 1 .. last + count."""
+Guess = Callable[[Grid, Seen, int], Int32[Array, "B count"]]
+"""(grid, what has been seen, count) -> codes of the positions last + 1 .. last + count."""
 
 GUESSES: dict[str, Guess] = {}
 """Drafters from outside the package, by name."""
@@ -61,12 +62,10 @@ def drafter(name: str) -> Callable[[Guess], Guess]:
     return register
 
 
-def draft(drafter: str, verifier: Verifier, grid: Grid, vocabulary: int, seen: Seen, count: int):
-    """Drafts of the positions last + 1 .. last + count.
-
-    Returns:
-        int32 [B, count] codes and float32 [B, count, V] log q, from which they were drawn.
-    """
+def draft(
+    drafter: str, verifier: Verifier, grid: Grid, vocabulary: int, seen: Seen, count: int
+) -> tuple[Int32[Array, "B {count}"], Float32[Array, "B {count} {vocabulary}"]]:
+    """Drafts of the positions last + 1 .. last + count, and the log q from which they were drawn."""
     positions = seen.last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32)
     if drafter == "random":
         codes = uniform_codes(fresh_keys(verifier.keys(positions), Tag.DRAFT, seen.clock), vocabulary)
@@ -89,15 +88,23 @@ def draft(drafter: str, verifier: Verifier, grid: Grid, vocabulary: int, seen: S
     return jnp.concatenate([drawn, codes[:, reach:]], axis=1), log_q
 
 
-def _horizontal(drafter: str, verifier: Verifier, grid: Grid, seen: Seen, positions, log_q) -> jax.Array:
-    """log q of the positions in reach of the heads of `last` and in its row; the others keep theirs. [B, reach, V]."""
-    reach = positions.shape[1]
+def _horizontal(
+    drafter: str,
+    verifier: Verifier,
+    grid: Grid,
+    seen: Seen,
+    positions: Int32[Array, "B reach"],
+    log_q: Float32[Array, "B count V"],
+) -> Float32[Array, "B reach V"]:
+    """log q of the positions in reach of the heads of `last` and in its row; the others keep theirs."""
+    assert seen.row is not None
+    state, reach = seen.row[:, -1:], positions.shape[1]
     last = seen.last[:, None]
     same_row = positions // grid.cols == last // grid.cols
 
-    def heads() -> jax.Array:
+    def heads() -> Float32[Array, "B reach V"]:
         offsets = tuple((0, right) for right in range(1, reach + 1))
-        q = verifier.draft(seen.row[:, -1:], gather(seen.tokens, last), last % grid.cols, offsets)[:, :, 0]
+        q = verifier.draft(state, gather(seen.tokens, last), last % grid.cols, offsets)[:, :, 0]
         return jnp.where(same_row[..., None], q, log_q[:, :reach])
 
     if drafter == "horizontal":
@@ -106,11 +113,14 @@ def _horizontal(drafter: str, verifier: Verifier, grid: Grid, seen: Seen, positi
     return jax.lax.cond(jnp.any(last + 1 < grid.cols), heads, lambda: log_q[:, :reach])
 
 
-def _vertical(verifier: Verifier, grid: Grid, seen: Seen, positions, log_q) -> jax.Array:
-    """log q of the positions below one with a hidden state: the next C after `last`, but for row 0. [B, <= C, V].
+def _vertical(
+    verifier: Verifier, grid: Grid, seen: Seen, positions: Int32[Array, "B below"], log_q: Float32[Array, "B count V"]
+) -> Float32[Array, "B below V"]:
+    """log q of the positions below one with a hidden state: the next C after `last`, but for row 0.
 
     What stands beside a source is given too, where heads have a context; it may be a draft still.
     """
+    assert seen.row is not None
     count = positions.shape[1]
     X = min(count + verifier.context, grid.cols)
     sources = seen.last[:, None] + 1 + jnp.arange(-grid.cols, X - grid.cols, dtype=jnp.int32)
@@ -118,8 +128,10 @@ def _vertical(verifier: Verifier, grid: Grid, seen: Seen, positions, log_q) -> j
     return jnp.where((positions >= grid.cols)[..., None], q, log_q[:, :count])
 
 
-def _copied_from(drafter: str, positions: jax.Array, last: jax.Array, cols: int) -> jax.Array:
-    """The seen position whose token a position copies, int32 [B, count].
+def _copied_from(
+    drafter: str, positions: Int32[Array, "B count"], last: Int32[Array, "B 1"], cols: int
+) -> Int32[Array, "B count"]:
+    """The seen position whose token a position copies.
 
     `left` (and `horizontal` beyond its heads) follows the row to the left, then column 0 upwards; the others follow the
     column upwards and, in row 0, the row to the left. Following stops at the first position that has been seen.
@@ -130,7 +142,7 @@ def _copied_from(drafter: str, positions: jax.Array, last: jax.Array, cols: int)
     return jnp.where(above >= 0, above, last)
 
 
-def _certain(codes: jax.Array, vocabulary: int) -> jax.Array:
-    """log q of drafts that were not drawn: one-hot, float32 [B, count, V]."""
+def _certain(codes: Int32[Array, "B count"], vocabulary: int) -> Float32[Array, "B count {vocabulary}"]:
+    """log q of drafts that were not drawn: one-hot."""
     ids = jnp.arange(vocabulary, dtype=jnp.int32)
     return jnp.where(ids == codes[..., None], 0.0, -jnp.inf)

@@ -1,11 +1,13 @@
 """Binds a model to a decoder: one jitted program from prompt ids to tokens."""
 
+import dataclasses
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.model_verifier import BoundVerifier, Draw
@@ -22,9 +24,9 @@ from ssd_jax.sequence.layout import Grid, prompt_starts, rotary_positions
 from ssd_jax.sequence.masks import causal
 
 
-def prefill(model: LoadedModel, cache: KVCache, prompts: PromptBatch) -> tuple[jax.Array, KVCache]:
-    """Writes the prompts to the cache; returns the last hidden state [G, 1, D], which predicts token 0."""
-    starts = prompt_starts(prompts.mask)
+def prefill(model: LoadedModel, cache: KVCache, prompts: PromptBatch) -> tuple[Float[Array, "G 1 D"], KVCache]:
+    """Writes the prompts to the cache; returns the last hidden state, which predicts token 0."""
+    starts = prompt_starts(jnp.asarray(prompts.mask))
     slots = jnp.broadcast_to(jnp.arange(prompts.ids.shape[1], dtype=jnp.int32), prompts.ids.shape)
     with jax.named_scope("prefill"):
         hidden, cache = model.apply(
@@ -76,4 +78,4 @@ def decode(
     require_heads(decoder, *model.head_counts)
     hidden, cache = prefill(model, cache, prompts)
     out = decoder.run(BoundVerifier(model, prompts, draw, grid), cache, hidden, grid)
-    return out.replace(tokens=whole(out.tokens), passes=whole(out.passes), trace=whole(out.trace))
+    return dataclasses.replace(out, tokens=whole(out.tokens), passes=whole(out.passes), trace=whole(out.trace))

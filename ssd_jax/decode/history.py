@@ -8,6 +8,7 @@ Drafts alone are touched, so the pictures stay those of `ar`.
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int32
 
 from ssd_jax.decode.state import gather
 from ssd_jax.sequence.layout import Grid
@@ -21,12 +22,12 @@ class History:
     """The last H passes of every image, pass t in line t mod H.
 
     Attributes:
-        inputs: int32 [B, H, R*C], the tokens as they stood before the pass.
-        outputs: int32 [B, H, R*C], the verifier's tokens where its window was, -1 elsewhere.
+        inputs: the tokens as they stood before the pass.
+        outputs: the verifier's tokens where its window was, -1 elsewhere.
     """
 
-    inputs: jax.Array
-    outputs: jax.Array
+    inputs: Int32[Array, "B H tokens"]
+    outputs: Int32[Array, "B H tokens"]
 
 
 def empty(images: int, passes: int, grid: Grid) -> History:
@@ -35,13 +36,20 @@ def empty(images: int, passes: int, grid: Grid) -> History:
     return History(nothing, nothing)
 
 
-def remember(history: History, clock: jax.Array, before: jax.Array, after: jax.Array, positions: jax.Array) -> History:
+def remember(
+    history: History,
+    clock: Int32[Array, " B"],
+    before: Int32[Array, "B tokens"],
+    after: Int32[Array, "B tokens"],
+    positions: Int32[Array, "B W"],
+) -> History:
     """Puts a pass in the place of the oldest.
 
     Args:
-        clock: int32 [B], the number of the pass for each image.
-        before, after: int32 [B, R*C], the tokens that the pass was given, and with what it said about its window.
-        positions: int32 [B, W], the window, consecutive.
+        history: the passes before.
+        clock: the number of the pass for each image.
+        before, after: the tokens that the pass was given, and with what it said about its window.
+        positions: the window, consecutive.
     """
     index = jnp.arange(before.shape[1], dtype=jnp.int32)
     window = (index >= positions[:, :1]) & (index <= positions[:, -1:])
@@ -52,8 +60,13 @@ def remember(history: History, clock: jax.Array, before: jax.Array, after: jax.A
 
 
 def recall(
-    history: History, clock: jax.Array, tokens: jax.Array, positions: jax.Array, committed: jax.Array, grid: Grid
-) -> jax.Array:
+    history: History,
+    clock: Int32[Array, " B"],
+    tokens: Int32[Array, "B tokens"],
+    positions: Int32[Array, "B W"],
+    committed: Int32[Array, " B"],
+    grid: Grid,
+) -> Int32[Array, "B W"]:
     """The window with its drafts replaced by what the verifier said when it last saw a position's surroundings.
 
     Of the passes that had the position in their window, the one is taken that was given the present token before it in
@@ -63,13 +76,11 @@ def recall(
 
     Args:
         history: this pass included.
-        clock: int32 [B], the number of this pass for each image.
-        tokens: int32 [B, R*C], with this pass's outputs in its window.
-        positions: int32 [B, W], the window, consecutive.
-        committed: int32 [B], how many of the window's tokens are final and stay.
+        clock: the number of this pass for each image.
+        tokens: of the whole grid, with this pass's outputs in its window.
+        positions: the window, consecutive.
+        committed: how many of the window's tokens are final and stay.
         grid: R and C.
-    Returns:
-        int32 [B, W] tokens.
     """
     H, W, C = history.inputs.shape[1], positions.shape[1], grid.cols
     reach = max(C, 2)

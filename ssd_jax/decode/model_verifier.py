@@ -1,8 +1,11 @@
 """A backbone and its draft heads as the verifier of a decoder."""
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int32, Key, Shaped
 
 from ssd_jax.decode.verifier import Offsets, Verifier
 from ssd_jax.models.layers import whole
@@ -27,9 +30,9 @@ class Draw:
             drafts or 0. None: when the pictures are finished.
     """
 
-    keys: jax.Array
+    keys: Any
     sampler: Sampler
-    limit: jax.Array | None = None
+    limit: Any = None
 
 
 class BoundVerifier(Verifier):
@@ -44,26 +47,26 @@ class BoundVerifier(Verifier):
 
     def __init__(self, model: LoadedModel, prompts: PromptBatch, draw: Draw, grid: Grid):
         self.model, self.draw, self.guided = model, draw, prompts.guided
-        self.starts, self.prompt = prompt_starts(prompts.mask), prompts.mask.shape[1]
+        self.starts, self.prompt = prompt_starts(jnp.asarray(prompts.mask)), prompts.mask.shape[1]
         self.layout = layout_of(model.config, grid)
         self.limit = draw.limit
         if model.heads is not None:
             config = model.heads.config
             self.horizontal, self.vertical, self.context = config.horizontal, config.vertical, config.context
 
-    def both(self, x: jax.Array) -> jax.Array:
-        """[B, ...] -> [G, ...]: the guided rows of an image see the same window."""
+    def both(self, x: Shaped[Array, " B *rest"]) -> Shaped[Array, " G *rest"]:
+        """For all rows: the guided rows of an image see the same window."""
         x = whole(x)
         return jnp.concatenate([x, x]) if self.guided else x
 
     def verify(
         self,
         cache: KVCache,
-        codes: jax.Array,
-        positions: jax.Array,
-        committed: jax.Array | None = None,
+        codes: Int32[Array, "B W"],
+        positions: Int32[Array, "B W"],
+        committed: Int32[Array, " B"] | None = None,
         ends: int | None = None,
-    ) -> tuple[jax.Array, KVCache]:
+    ) -> tuple[Float[Array, "G W D"], KVCache]:
         """See `Verifier`."""
         layout, starts, S = self.layout, self.starts, self.prompt
         x, positions = self.both(self.embed(codes)), self.both(positions)
@@ -84,29 +87,35 @@ class BoundVerifier(Verifier):
             hidden = jnp.take_along_axis(hidden, outputs[..., None], axis=1)
         return hidden, cache
 
-    def log_p(self, hidden: jax.Array) -> jax.Array:
+    def log_p(self, hidden: Float[Array, "G W D"]) -> Float32[Array, "B W V"]:
         """See `Verifier`."""
         logits = self.model.apply(hidden, method="logits")
         with jax.named_scope("sampling"):
             return log_probabilities(whole(guide(logits, self.draw.sampler.cfg_scale, self.guided)), self.draw.sampler)
 
-    def noise(self, positions: jax.Array) -> jax.Array:
+    def noise(self, positions: Int32[Array, "B W"]) -> Float32[Array, "B W V"]:
         """See `Verifier`."""
         return gumbel_noise(self.draw.keys, positions, self.model.config.visual_size)
 
-    def keys(self, positions: jax.Array) -> jax.Array:
+    def keys(self, positions: Int32[Array, "B W"]) -> Key[Array, "B W"]:
         """See `Verifier`."""
         return position_keys(self.draw.keys, positions)
 
-    def embed(self, codes: jax.Array) -> jax.Array:
+    def embed(self, codes: Int32[Array, "*codes"]) -> Float[Array, "*codes D"]:
         """See `Verifier`."""
         return self.model.apply(codes, method="embed_codes")
 
     def draft(
-        self, hidden: jax.Array, codes: jax.Array, columns: jax.Array, offsets: Offsets, count: int | None = None
-    ) -> jax.Array:
+        self,
+        hidden: Float[Array, "G X D"],
+        codes: Int32[Array, "B X"],
+        columns: Int32[Array, "B X"],
+        offsets: Offsets,
+        count: int | None = None,
+    ) -> Float32[Array, "B O drafted V"]:
         """See `Verifier`."""
         heads = self.model.heads
+        assert heads is not None
         which = tuple(heads.config.offsets.index(offset) for offset in offsets)
         with jax.named_scope("heads"):
             out = heads.predict(hidden, self.both(self.embed(codes)), self.both(columns), which)

@@ -17,15 +17,15 @@ from functools import partial
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32
 
 from ssd_jax.decode.acceptance import settle, token_chance
 from ssd_jax.decode.base import Decoder, register, require_window
-from ssd_jax.decode.cost import PREFILL, Stretch, Stretches
+from ssd_jax.decode.cost import PREFILL, Count, Stretch, Stretches
 from ssd_jax.decode.state import Decoded, first_token, gather, scatter
-from ssd_jax.decode.verifier import Verifier
+from ssd_jax.decode.verifier import Cache, Verifier
 from ssd_jax.errors import require_whole
 from ssd_jax.sampling.choice import choose
-from ssd_jax.sequence.cache import KVCache
 from ssd_jax.sequence.layout import Grid
 
 
@@ -42,9 +42,6 @@ class MTP(Decoder):
 
     drafts: int = 5
 
-    adaptive = True
-    lossless = True
-
     def __post_init__(self):
         require_whole("drafts", self.drafts, 1)
 
@@ -52,6 +49,16 @@ class MTP(Decoder):
     def heads(self) -> tuple[int, int]:
         """See `Decoder`."""
         return 1, 0
+
+    @property
+    def adaptive(self) -> bool:
+        """See `Decoder`."""
+        return True
+
+    @property
+    def lossless(self) -> bool:
+        """See `Decoder`."""
+        return True
 
     def length(self, grid: Grid, horizontal: int) -> int:
         """k on a grid, with so many horizontal heads."""
@@ -61,14 +68,14 @@ class MTP(Decoder):
         """See `Decoder.check`."""
         require_window(self.drafts + 1, grid)
 
-    def stretches(self, grid: Grid, horizontal: int, passes: int | None = None) -> Stretches:
+    def stretches(self, grid: Grid, horizontal: int, passes: Count | None = None) -> Stretches:
         """See `Decoder.stretches`. The fewest passes, 1 + ceil((R*C - 1) / (k + 1)), need all drafts to be accepted."""
         k = self.length(grid, horizontal)
         fewest = -(-(grid.size - 1) // (k + 1))
         count = fewest if passes is None else max(passes - 1, fewest)
         return PREFILL, Stretch(count, k + 1, k + 1, drafts=count, horizontal=k, sources=1)
 
-    def run(self, verifier: Verifier, cache: KVCache, hidden: jax.Array, grid: Grid) -> Decoded:
+    def run(self, verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid: Grid) -> Decoded:
         """Decodes a batch; every image goes at its own speed."""
         tokens, trace, _ = first_token(verifier, hidden, grid.size)
         one = trace[:, 0]
@@ -84,20 +91,19 @@ class MTP(Decoder):
 @flax.struct.dataclass
 class State:
     """Attributes:
-    tokens: int32 [B, R*C], final up to `first`, 0 behind.
-    first: int32 [B], n, the first position that is not final; R*C when the image is finished.
-    hidden: [G, 1, D], h of the last committed token, the state that predicted it.
-    passes: int32 [B].
-    trace: int32 [B, R*C].
-    cache: keys and values; right for every final token but the newest.
+    tokens: final up to `first`, 0 behind.
+    first: n, the first position that is not final; R*C when the image is finished.
+    hidden: h of the last committed token, the state that predicted it.
+    passes, trace: as in `Decoded`.
+    cache: right for every final token but the newest.
     """
 
-    tokens: jax.Array
-    first: jax.Array
-    hidden: jax.Array
-    passes: jax.Array
-    trace: jax.Array
-    cache: KVCache
+    tokens: Int32[Array, "B tokens"]
+    first: Int32[Array, " B"]
+    hidden: Float[Array, "G 1 D"]
+    passes: Int32[Array, " B"]
+    trace: Int32[Array, "B tokens"]
+    cache: Cache
 
 
 def _pass(verifier: Verifier, grid: Grid, k: int, s: State) -> State:

@@ -1,6 +1,7 @@
 """Decoders as text: "ssd-exact", or a dataclass with options such as "SSD(rounds=0)"."""
 
 import ast
+from typing import Any
 
 from ssd_jax.decode.acceptance import Group
 from ssd_jax.decode.base import KINDS, Decoder
@@ -53,7 +54,9 @@ def _build(node: ast.expr) -> object:
     """A literal, or a kind of decoder, or `Group`, called with keywords; nothing else is evaluated."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
         kind = Group if node.func.id == Group.__name__ else KINDS[node.func.id]
-        return kind(**{word.arg: _build(word.value) for word in node.keywords})
+        # A `**` in the text has no name, None, which the call refuses.
+        options: dict[Any, Any] = {word.arg: _build(word.value) for word in node.keywords}
+        return kind(**options)
     try:
         return ast.literal_eval(node)
     except ValueError:  # whose message shows an object's address

@@ -45,11 +45,12 @@ PRESETS: dict[str, Decoder] = {
 """Name to decoder. A decoder is a frozen dataclass, so it can be a static argument of the jitted program."""
 
 
-def find_decoder(decoder: str | Decoder) -> Decoder:
-    """The decoder of a name, or the decoder itself; raises `UserError` that lists the names."""
+def find_decoder(decoder: object) -> Decoder:
+    """The decoder of a name, or the decoder itself; for anything else raises `UserError` that lists the names."""
     if isinstance(decoder, Decoder):
         return decoder
     require_one_of("decoder", decoder, tuple(PRESETS))
+    assert isinstance(decoder, str)
     return PRESETS[decoder]
 
 

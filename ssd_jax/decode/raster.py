@@ -14,16 +14,16 @@ from functools import partial
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int32
 
 from ssd_jax.decode import drafting, history
 from ssd_jax.decode.acceptance import ACCEPTANCES, COUPLINGS, Group, grouped_chance, settle, token_chance
 from ssd_jax.decode.base import Decoder, register, require_window
-from ssd_jax.decode.cost import PREFILL, Stretch, Stretches
+from ssd_jax.decode.cost import PREFILL, Count, Stretch, Stretches
 from ssd_jax.decode.drafting import Seen
 from ssd_jax.decode.state import Decoded, first_token, gather, scatter
-from ssd_jax.decode.verifier import Verifier
+from ssd_jax.decode.verifier import Cache, Verifier
 from ssd_jax.errors import UserError, require_one_of, require_whole
-from ssd_jax.sequence.cache import KVCache
 from ssd_jax.sequence.layout import Grid
 
 WIDE = 64
@@ -62,8 +62,6 @@ class Raster(Decoder):
     group: Group = Group()
     history: int = 0
 
-    adaptive = True
-
     def __post_init__(self):
         require_whole("window", 1 if self.window is None else self.window, 1)
         require_whole("rows", 1 if self.rows is None else self.rows, 1)
@@ -88,6 +86,11 @@ class Raster(Decoder):
         return min(window if self.rows is None else self.rows * grid.cols, grid.size)
 
     @property
+    def adaptive(self) -> bool:
+        """See `Decoder`."""
+        return True
+
+    @property
     def lossless(self) -> bool:
         """See `Decoder`."""
         return self.acceptance == "token"
@@ -105,7 +108,7 @@ class Raster(Decoder):
         """See `Decoder.on_accelerator`."""
         return dataclasses.replace(self, window=WIDE) if self.window is None else self
 
-    def stretches(self, grid: Grid, horizontal: int, passes: int | None = None) -> Stretches:
+    def stretches(self, grid: Grid, horizontal: int, passes: Count | None = None) -> Stretches:
         """See `Decoder.stretches`. The fewest passes, 1 + ceil((R*C - 1) / W), need every draft to be accepted; drafts
         that the horizontal heads make for `spatial` in row 0 are left out."""
         W = self.width(grid)
@@ -118,7 +121,7 @@ class Raster(Decoder):
             return PREFILL, Stretch(count, W, W, drafts=count + 1, horizontal=min(horizontal, W - 1), sources=1)
         return PREFILL, Stretch(count, W, W)
 
-    def run(self, verifier: Verifier, cache: KVCache, hidden: jax.Array, grid: Grid) -> Decoded:
+    def run(self, verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid: Grid) -> Decoded:
         """Decodes a batch; every image goes at its own speed."""
         state = _start(verifier, cache, hidden, grid, self)
         body = partial(_pass, verifier, grid, self)
@@ -129,29 +132,28 @@ class Raster(Decoder):
 @flax.struct.dataclass
 class State:
     """Attributes:
-    tokens: int32 [B, R*C], final up to `first`, drafts behind.
-    first: int32 [B], n, the first position that is not final; R*C when the image is finished.
-    last: int32 [B], the last position with a hidden state: that of the last window's last input predicted it.
-    log_q: float32 [B, W-1, V] of the drafts at n .. n+W-2; None for `match`.
-    row: [G, C, D], h of the last C positions up to `last`; None without heads.
-    passes: int32 [B].
-    trace: int32 [B, R*C].
+    tokens: final up to `first`, drafts behind.
+    first: n, the first position that is not final; R*C when the image is finished.
+    last: the last position with a hidden state: that of the last window's last input predicted it.
+    log_q: of the drafts at n .. n+W-2, X = W - 1 of them; None for `match`.
+    row: h of the last C positions up to `last`; None without heads.
+    passes, trace: as in `Decoded`.
     past: the last passes; None where none are remembered.
-    cache: keys and values; right for every final token but the newest.
+    cache: right for every final token but the newest.
     """
 
-    tokens: jax.Array
-    first: jax.Array
-    last: jax.Array
-    log_q: jax.Array | None
-    row: jax.Array | None
-    passes: jax.Array
-    trace: jax.Array
+    tokens: Int32[Array, "B tokens"]
+    first: Int32[Array, " B"]
+    last: Int32[Array, " B"]
+    log_q: Float32[Array, "B X V"] | None
+    row: Float[Array, "G C D"] | None
+    passes: Int32[Array, " B"]
+    trace: Int32[Array, "B tokens"]
     past: history.History | None
-    cache: KVCache
+    cache: Cache
 
 
-def _start(verifier: Verifier, cache: KVCache, hidden: jax.Array, grid: Grid, decoder: Raster) -> State:
+def _start(verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid: Grid, decoder: Raster) -> State:
     """Token 0 from the prefill, and the first drafts."""
     tokens, trace, V = first_token(verifier, hidden, grid.size)
     one, row = trace[:, 0], None
@@ -203,8 +205,10 @@ def _pass(verifier: Verifier, grid: Grid, decoder: Raster, s: State) -> State:
     return State(tokens, first, last, log_q, row, passes, trace, past, cache)
 
 
-def _refill(verifier: Verifier, grid: Grid, decoder: Raster, vocabulary: int, seen: Seen):
-    """Puts drafts behind the last position seen; tokens [B, R*C] and log q [B, W-1, V] of the drafts."""
+def _refill(
+    verifier: Verifier, grid: Grid, decoder: Raster, vocabulary: int, seen: Seen
+) -> tuple[Int32[Array, "B tokens"], Float32[Array, "B X {vocabulary}"]]:
+    """Puts X = W - 1 drafts behind the last position seen; also gives the drafts' log q."""
     count = decoder.width(grid) - 1
     if count == 0:
         return seen.tokens, jnp.zeros((seen.tokens.shape[0], 0, vocabulary), jnp.float32)
@@ -213,8 +217,10 @@ def _refill(verifier: Verifier, grid: Grid, decoder: Raster, vocabulary: int, se
     return scatter(seen.tokens, positions, codes), log_q
 
 
-def _last_row(row: jax.Array, hidden: jax.Array, moved: jax.Array) -> jax.Array:
-    """h of the last C positions, [G, C, D], from the old ones and a window [G, W, D] that moved on by int32 [B]."""
+def _last_row(
+    row: Float[Array, "G C D"], hidden: Float[Array, "G W D"], moved: Int32[Array, " B"]
+) -> Float[Array, "G C D"]:
+    """h of the last C positions, from the old ones and a window that `moved` on."""
     C, W = row.shape[1], hidden.shape[1]
     if W >= C:
         return hidden[:, W - C :]

@@ -12,16 +12,15 @@ settled, and a pass that changes nothing would change nothing ever after.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int32
 
 from ssd_jax.decode.base import Decoder, register
-from ssd_jax.decode.blocks import AUTO, MASKS, Phase, first_row, first_row_stretches, run
-from ssd_jax.decode.cost import Stretch, Stretches, total
+from ssd_jax.decode.blocks import AUTO, MASKS, Phase, Rounds, first_row, first_row_stretches, run
+from ssd_jax.decode.cost import Count, Stretch, Stretches, total
 from ssd_jax.decode.state import Decoded, gather
-from ssd_jax.decode.verifier import Verifier
+from ssd_jax.decode.verifier import Cache, Verifier
 from ssd_jax.errors import UserError, is_whole, require_one_of, require_whole
-from ssd_jax.sequence.cache import KVCache
 from ssd_jax.sequence.layout import Grid
 
 MOST_ROUNDS = 10_000
@@ -51,7 +50,7 @@ class SSD(Decoder):
             `sequence.masks.row`), in the extra rounds, too. Commit passes use the raster mask.
     """
 
-    rounds: int | str = 2
+    rounds: Rounds = 2
     extra_rounds: int = 0
     rows: int = 1
     schedule: str = "joint"
@@ -89,23 +88,25 @@ class SSD(Decoder):
         """See `Decoder`."""
         return self.rounds == AUTO
 
-    def stretches(self, grid: Grid, horizontal: int, passes: int | None = None) -> Stretches:
+    def stretches(self, grid: Grid, horizontal: int, passes: Count | None = None) -> Stretches:
         """See `Decoder.stretches`; passes of an adaptive one beyond the fewest count as rounds below row 0."""
         start = first_row_stretches(grid, horizontal, AUTO if self.adaptive else 1)
         blocks, X = -(-(grid.rows - 1) // self.rows), self.rows * grid.cols
         drafts = dict(drafts=blocks, vertical=self.rows, sources=grid.cols)
-        if self.adaptive:
+        if self.rounds == AUTO:
             rounds = blocks if passes is None else max(passes - total(start), blocks)
             return *start, Stretch(rounds, X, X, **drafts)
         rounds = blocks * (self.rounds + self.extra_rounds)
         return *start, Stretch(rounds, X, X, **drafts), Stretch(blocks, X, outputs=0)
 
-    def run(self, verifier: Verifier, cache: KVCache, hidden: jax.Array, grid: Grid) -> Decoded:
+    def run(self, verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid: Grid) -> Decoded:
         """Decodes a batch."""
         state = first_row(verifier, cache, hidden, grid, AUTO if self.rounds == AUTO else 1)
         offsets = tuple((down, 0) for down in range(1, self.rows + 1))
 
-        def draft(row: jax.Array, tokens: jax.Array, base: jax.Array) -> jax.Array:
+        def draft(
+            row: Float[Array, "G C D"], tokens: Int32[Array, "B tokens"], base: Int32[Array, " B"]
+        ) -> Float32[Array, "B X V"]:
             columns = jnp.broadcast_to(jnp.arange(grid.cols, dtype=jnp.int32), (base.size, grid.cols))
             above = base[:, None] - grid.cols + columns
             log_q = verifier.draft(row, gather(tokens, above), columns, offsets)

@@ -4,6 +4,7 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int, Int32
 
 from ssd_jax.sequence.layout import Grid
 
@@ -12,35 +13,35 @@ class Schedule(NamedTuple):
     """What every pass does; passes are numbered from 1, the prefill, and the tables have a line for each of 2 .. P.
 
     Attributes:
-        final: int32 [R*C], the pass that settles each token.
-        drafted: int32 [R], the pass after which each row is drafted.
-        fed: int32 [P-1, W], positions whose tokens are fed; padding is R*C.
+        final: the pass that settles each token.
+        drafted: the pass after which each row is drafted.
+        fed: positions whose tokens are fed; padding is R*C.
         ends: how many of a line's are the last of their row, at most.
-        live: int32 [P-1, L], positions that are corrected; padding is R*C.
-        outputs: int32 [P-1, L], which of the W outputs predicts each.
-        new: int32 [P-1], the row that is fed for the first time, -1 for none.
-        states: int32 [P-1, C], which of the W outputs predict that row; token 0 has none, the prefill predicts it.
-        below: int32 [P-1], the row that is drafted after the pass, R for none; the one above it is the newest.
+        live: positions that are corrected; padding is R*C.
+        outputs: which of the W outputs predicts each.
+        new: the row that is fed for the first time, -1 for none.
+        states: which of the W outputs predict that row; token 0 has none, the prefill predicts it.
+        below: the row that is drafted after the pass, R for none; the one above it is the newest.
     """
 
-    final: np.ndarray
-    drafted: np.ndarray
-    fed: np.ndarray
+    final: Int32[np.ndarray, " tokens"]
+    drafted: Int32[np.ndarray, " R"]
+    fed: Int32[np.ndarray, "P-1 W"]
     ends: int
-    live: np.ndarray
-    outputs: np.ndarray
-    new: np.ndarray
-    states: np.ndarray
-    below: np.ndarray
+    live: Int32[np.ndarray, "P-1 corrected"]
+    outputs: Int32[np.ndarray, "P-1 corrected"]
+    new: Int32[np.ndarray, " P-1"]
+    states: Int32[np.ndarray, "P-1 C"]
+    below: Int32[np.ndarray, " P-1"]
 
 
-def count_passes(grid: Grid, down: float, right: float) -> int:
+def count_passes(grid: Grid, down: int | float, right: int | float) -> int:
     """P of the schedule, the prefill included."""
     return int(_final(grid, down, right, np.array([grid.size - 1]))[0])
 
 
 @functools.lru_cache(maxsize=16)
-def slanted(grid: Grid, down: float, right: float, depth: int) -> Schedule:
+def slanted(grid: Grid, down: int | float, right: int | float, depth: int) -> Schedule:
     """The schedule of `Wave`, which see; for down >= 1, right >= 0 and depth >= 1.
 
     A row is drafted as a whole, because the one below it needs its last token. In pass k it is fed
@@ -87,15 +88,17 @@ def slanted(grid: Grid, down: float, right: float, depth: int) -> Schedule:
     )
 
 
-def _final(grid: Grid, down: float, right: float, positions: np.ndarray) -> np.ndarray:
-    """The passes that settle tokens at `positions`, int32 of the same shape."""
+def _final(
+    grid: Grid, down: int | float, right: int | float, positions: Int[np.ndarray, " X"]
+) -> Int32[np.ndarray, " X"]:
+    """The passes that settle tokens at `positions`."""
     row, col = np.divmod(positions, grid.cols)
     # The little more than nothing is for products that come out just below a whole number.
     return np.where(positions == 0, 1, 2 + np.floor(down * row + right * col + 1e-9)).astype(np.int32)
 
 
-def _padded(lines: list[np.ndarray], fill: int) -> np.ndarray:
-    """Lines of different length as one array: int32 [K, longest]."""
+def _padded(lines: list[Int[np.ndarray, " _"]], fill: int) -> Int32[np.ndarray, "lines longest"]:
+    """Lines of different length as one array."""
     width = max((len(line) for line in lines), default=0)
     padded = [np.pad(line, (0, width - len(line)), constant_values=fill) for line in lines]
     return np.array(padded, np.int32).reshape(len(lines), width)

@@ -5,8 +5,9 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32
 
-from ssd_jax.decode.verifier import Verifier
+from ssd_jax.decode.verifier import Cache, Verifier
 from ssd_jax.sampling.choice import choose
 
 
@@ -21,17 +22,19 @@ class Decoded:
         cache: the cache, so that its buffer can be used again.
     """
 
-    tokens: jax.Array
-    passes: jax.Array
-    trace: jax.Array
-    cache: Any
+    tokens: Any
+    passes: Any
+    trace: Any
+    cache: Cache
 
 
-def first_token(verifier: Verifier, hidden: jax.Array, size: int) -> tuple[jax.Array, jax.Array, int]:
-    """Pictures of `size` tokens of which token 0 is drawn, from the prefill's last hidden state [G, 1, D].
+def first_token(
+    verifier: Verifier, hidden: Float[Array, "G 1 D"], size: int
+) -> tuple[Int32[Array, "B {size}"], Int32[Array, "B {size}"], int]:
+    """Pictures of `size` tokens of which token 0 is drawn, from the prefill's last hidden state.
 
     Returns:
-        tokens and trace, int32 [B, size], 0 behind token 0; and V.
+        tokens and trace, 0 behind token 0; and V.
     """
     log_p = verifier.log_p(hidden)
     B, _, V = log_p.shape
@@ -41,13 +44,17 @@ def first_token(verifier: Verifier, hidden: jax.Array, size: int) -> tuple[jax.A
     return empty.at[:, :1].set(token), empty.at[:, 0].set(1), V
 
 
-def gather(tokens: jax.Array, positions: jax.Array) -> jax.Array:
-    """tokens [B, R*C] at positions int32 [B, W]; places outside the grid give the nearest token's."""
+def gather(tokens: Int32[Array, "B tokens"], positions: Int32[Array, "B W"]) -> Int32[Array, "B W"]:
+    """The tokens at `positions`; places outside the grid give the nearest token's."""
     return jnp.take_along_axis(tokens, jnp.clip(positions, 0, tokens.shape[1] - 1), axis=1)
 
 
-def scatter(array: jax.Array, positions: jax.Array, values: jax.Array) -> jax.Array:
-    """Writes values [B, W] or [B] into array [B, R*C] at positions int32 [B, W]; places past the end are dropped."""
+def scatter(
+    array: Int32[Array, "B tokens"],
+    positions: Int32[Array, "B W"],
+    values: Int32[Array, "B W"] | Int32[Array, " B"],
+) -> Int32[Array, "B tokens"]:
+    """Writes values, one for each position or each image, into an array; places past the end are dropped."""
     rows = jnp.arange(array.shape[0], dtype=jnp.int32)[:, None]
     values = values if values.ndim == positions.ndim else values[:, None]
     return array.at[rows, positions].set(values, mode="drop")

@@ -1,12 +1,15 @@
 """What a decoder sees of a model: one forward pass over a window, distributions, keyed noise and head drafts."""
 
-import jax
-import jax.numpy as jnp
+from typing import Any
 
-from ssd_jax.sequence.cache import KVCache
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int32, Key
 
 Offsets = tuple[tuple[int, int], ...]
 """(rows down, columns right) of draft heads."""
+
+Cache = Any
+"""What a verifier keeps of the passes so far, a pytree; of a backbone a `KVCache`. Loops only hand it on."""
 
 
 class Verifier:
@@ -18,22 +21,22 @@ class Verifier:
     Attributes:
         horizontal, vertical: number of heads to the right, k_h, and down, k_v; 0 and 0 without heads.
         context: columns on either side of its source that a vertical head sees, too.
-        limit: int32, passes after which a loop stops, for timings; None: at the end of the pictures.
+        limit: passes after which a loop stops, for timings; None: at the end of the pictures.
     """
 
     horizontal: int = 0
     vertical: int = 0
     context: int = 0
-    limit: jax.Array | None = None
+    limit: Int32[Array, ""] | None = None
 
     def verify(
         self,
-        cache: KVCache,
-        codes: jax.Array,
-        positions: jax.Array,
-        committed: jax.Array | None = None,
+        cache: Cache,
+        codes: Int32[Array, "B W"],
+        positions: Int32[Array, "B W"],
+        committed: Int32[Array, " B"] | None = None,
         ends: int | None = None,
-    ) -> tuple[jax.Array, KVCache]:
+    ) -> tuple[Float[Array, "G W D"], Cache]:
         """One pass over a window.
 
         The window is written to the cache, then attended to. All positions before each of the window's are in the cache
@@ -42,52 +45,56 @@ class Verifier:
 
         Args:
             cache: keys and values so far.
-            codes: int32 [B, W], the tokens at `positions`.
-            positions: int32 [B, W], consecutive, padding behind them. Positions from R*C on are padding: not written,
-                outputs meaningless.
-            committed: int32 [B], the first position that is not committed: attention by the row mask. None: in raster
-                order.
+            codes: the tokens at `positions`.
+            positions: consecutive, padding behind them. Positions from R*C on are padding: not written, outputs
+                meaningless.
+            committed: the first position that is not committed: attention by the row mask. None: in raster order.
             ends: a number known when traced: positions may be any distinct ones, no more than `ends` of them the last
                 of their row.
         Returns:
-            hidden [G, W, D] and the cache. hidden[:, w] predicts position `positions[:, w] + 1`: it is h of that one.
+            hidden states and the cache. hidden[:, w] predicts position `positions[:, w] + 1`: it is h of that one.
         """
         raise NotImplementedError
 
-    def log_p(self, hidden: jax.Array) -> jax.Array:
-        """log p, float32 [B, W, V], of hidden states [G, W, D]; guidance and filters applied."""
+    def log_p(self, hidden: Float[Array, "G W D"]) -> Float32[Array, "B W V"]:
+        """log p of hidden states; guidance and filters applied."""
         raise NotImplementedError
 
-    def noise(self, positions: jax.Array) -> jax.Array:
-        """Keyed Gumbel noise g, float32 [B, W, V], of positions int32 [B, W]."""
+    def noise(self, positions: Int32[Array, "B W"]) -> Float32[Array, "B W V"]:
+        """Keyed Gumbel noise g."""
         raise NotImplementedError
 
-    def keys(self, positions: jax.Array) -> jax.Array:
-        """key_i, [B, W], of positions int32 [B, W]: what fresh draws are derived from."""
+    def keys(self, positions: Int32[Array, "B W"]) -> Key[Array, "B W"]:
+        """key_i of every position: what fresh draws are derived from."""
         raise NotImplementedError
 
-    def embed(self, codes: jax.Array) -> jax.Array:
-        """Input embeddings e [..., D] of codes int32 [...]."""
+    def embed(self, codes: Int32[Array, "*codes"]) -> Float[Array, "*codes D"]:
+        """Input embeddings e."""
         raise NotImplementedError
 
     def draft(
-        self, hidden: jax.Array, codes: jax.Array, columns: jax.Array, offsets: Offsets, count: int | None = None
-    ) -> jax.Array:
+        self,
+        hidden: Float[Array, "G X D"],
+        codes: Int32[Array, "B X"],
+        columns: Int32[Array, "B X"],
+        offsets: Offsets,
+        count: int | None = None,
+    ) -> Float32[Array, "B O drafted V"]:
         """What the heads predict; only where there are some.
 
         Args:
-            hidden: [G, X, D], the states h that predicted the sources, which are consecutive in raster order.
-            codes: int32 [B, X], the sources' tokens.
-            columns: int32 [B, X], their columns.
+            hidden: the states h that predicted the sources, which are consecutive in raster order.
+            codes: the sources' tokens.
+            columns: their columns.
             offsets: O heads.
             count: only of the first `count` sources; the others are context for heads that see what is beside theirs.
         Returns:
-            log q, float32 [B, O, X, V], or [B, O, count, V]; guidance and filters applied as to p.
+            log q of all X sources, or of `count`; guidance and filters applied as to p.
         """
         raise NotImplementedError
 
-    def goes_on(self, unfinished: jax.Array, passes: jax.Array) -> jax.Array:
-        """Whether a loop makes another pass: pictures are `unfinished`, bool of any shape, and the passes made so far,
-        int32 of any shape, are below the limit."""
+    def goes_on(self, unfinished: Bool[Array, "..."], passes: Int32[Array, "..."]) -> Bool[Array, ""]:
+        """Whether a loop makes another pass: pictures are `unfinished`, and the passes made so far are below the
+        limit."""
         unfinished = jnp.any(unfinished)
         return unfinished if self.limit is None else unfinished & (jnp.max(passes) < self.limit)

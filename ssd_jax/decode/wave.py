@@ -4,17 +4,17 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32
 
 from ssd_jax.decode import drafting
 from ssd_jax.decode.base import Decoder, register
-from ssd_jax.decode.cost import PREFILL, Stretch, Stretches
+from ssd_jax.decode.cost import PREFILL, Count, Stretch, Stretches
 from ssd_jax.decode.drafting import Seen
 from ssd_jax.decode.schedule import Schedule, count_passes, slanted
 from ssd_jax.decode.state import Decoded, first_token, gather, scatter
-from ssd_jax.decode.verifier import Verifier
+from ssd_jax.decode.verifier import Cache, Verifier
 from ssd_jax.errors import UserError, require_one_of, require_whole
 from ssd_jax.sampling.choice import choose
-from ssd_jax.sequence.cache import KVCache
 from ssd_jax.sequence.layout import Grid
 
 DRAFTERS = ("random", "above", "spatial")
@@ -22,6 +22,16 @@ DRAFTERS = ("random", "above", "spatial")
 
 STEEPEST = 10_000
 """Passes between neighbours, at most."""
+
+State = tuple[
+    Int32[Array, ""],
+    Int32[Array, "B tokens"],
+    Float[Array, "G C D"],
+    Int32[Array, " B"],
+    Int32[Array, "B tokens"],
+    Cache,
+]
+"""Line of the schedule, tokens, h of the newest row, passes, trace, cache."""
 
 
 @register
@@ -56,8 +66,8 @@ class Wave(Decoder):
         drafter: "random" | "above" | "spatial", as for `Raster`; the last needs draft heads.
     """
 
-    down: float = 1.5
-    right: float = 0.5
+    down: int | float = 1.5
+    right: int | float = 0.5
     depth: int = 3
     drafter: str = "spatial"
 
@@ -87,7 +97,7 @@ class Wave(Decoder):
         if self.passes(grid) > grid.size + 1:
             raise UserError(f"A wave of {self.passes(grid)} passes is too slow for a picture of {grid.size} tokens.")
 
-    def stretches(self, grid: Grid, horizontal: int, passes: int | None = None) -> Stretches:
+    def stretches(self, grid: Grid, horizontal: int, passes: Count | None = None) -> Stretches:
         """See `Decoder.stretches`; every window is as wide as the widest. Drafts of row 0 are left out."""
         del horizontal, passes
         if grid.size == 1:
@@ -96,14 +106,20 @@ class Wave(Decoder):
         drafts = dict(drafts=grid.rows - 1, vertical=1, sources=grid.cols) if self.drafter == "spatial" else {}
         return PREFILL, Stretch(self.passes(grid) - 1, plan.fed.shape[1], plan.live.shape[1], **drafts)
 
-    def run(self, verifier: Verifier, cache: KVCache, hidden: jax.Array, grid: Grid) -> Decoded:
+    def run(self, verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid: Grid) -> Decoded:
         """Decodes a batch; all images go at the same speed."""
         plan, C = self.schedule(grid), grid.cols
         tokens, trace, V = first_token(verifier, hidden, grid.size)
         B, one = tokens.shape[0], trace[:, 0]
 
-        def draft(tokens: jax.Array, last: jax.Array, row: jax.Array, passes: jax.Array, count: int) -> jax.Array:
-            """Drafts `count` positions behind `last`, int32 [B]; row [G, C, D] has h of the C positions up to there."""
+        def draft(
+            tokens: Int32[Array, "B tokens"],
+            last: Int32[Array, " B"],
+            row: Float[Array, "G C D"],
+            passes: Int32[Array, " B"],
+            count: int,
+        ) -> Int32[Array, "B tokens"]:
+            """Drafts `count` positions behind `last`; `row` has h of the C positions up to there."""
             codes, _ = drafting.draft(self.drafter, verifier, grid, V, Seen(tokens, last, row, passes), count)
             return scatter(tokens, last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32), codes)
 
@@ -116,7 +132,7 @@ class Wave(Decoder):
             jnp.asarray(table) for table in (plan.fed, plan.live, plan.outputs, plan.new, plan.states, plan.below)
         )
 
-        def body(state: tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, KVCache]) -> tuple:
+        def body(state: State) -> State:
             k, tokens, newest, passes, trace, cache = state
             fed, live = (jnp.broadcast_to(table[k], (B, table.shape[1])) for table in (fed_at, live_at))
             hidden, cache = verifier.verify(cache, gather(tokens, fed), fed, ends=plan.ends)
