@@ -83,7 +83,8 @@ def test_the_map_has_every_part_and_no_other():
     section = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("## The rooms")[1]
     cells = re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE)
     named = {name.removeprefix("ssd_jax/").rstrip("/") for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
-    parts = {path.name for path in PACKAGE.iterdir() if path.name not in ("__init__.py", "__pycache__", "assets")}
+    others = ("__init__.py", "__pycache__", "assets", "py.typed")
+    parts = {path.name for path in PACKAGE.iterdir() if path.name not in others}
     assert named == parts | {"configs", "train.py", "sample.py"}
 
 
