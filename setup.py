@@ -51,7 +51,7 @@ setup(
             *EVAL,
             "pytest>=9",
             "beartype>=0.23",  # checks those shapes
-            "pyright>=1.1.414",
+            "basedpyright>=1.40",  # pyright without a download of its own
             "pytest-xdist>=3.8",
             *BASELINE,  # the published models, to compare with
             "ruff>=0.17",
