@@ -6,6 +6,7 @@ The tokenizers are made here: every byte is a token, and special tokens have the
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from byte_tokenizers import ALPHABET, BYTES, byte_tokenizer
@@ -223,6 +224,6 @@ def test_other_sizes_are_refused_with_those_that_are_allowed(name, size, allowed
 def test_padding_does_not_move_the_shorter_frame():
     """Lumina's unconditional frame starts at rotary position 0, however long the prompt is."""
     ids, mask = pad_left(prompts("chameleon").pair("a cat", None, Grid(48, 48)), 0)
-    slots = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
-    positions = np.asarray(rotary_positions(slots, prompt_starts(mask)))
+    slots = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+    positions = np.asarray(rotary_positions(slots, prompt_starts(jnp.asarray(mask))))
     assert ids[1, -3:].tolist() == [8197, 8828, 8828] and positions[1, -3:].tolist() == [0, 1, 2]
