@@ -1,10 +1,12 @@
 """What the entry points share: the compilation cache, and how a user's mistake is reported."""
 
+import contextlib
 import errno
 import logging
 import math
 import os
 import runpy
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from typing import Any
 
 import jax
 
-from ssd_jax.errors import UserError
+from ssd_jax.errors import UserError, shown
 from ssd_jax.parallel.mesh import parse_mesh
 from ssd_jax.parallel.processes import join
 
@@ -22,8 +24,8 @@ CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 CONFIGS = Path(__file__).parents[1] / "configs"
 """The config files. Those of the checkout's own folder configs/ refer to them."""
 
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENAMETOOLONG}
-"""Errors of the system that are nobody's mistake in here."""
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""What the system answers to whoever writes, where it is nobody's mistake in here."""
 
 
 def compilation_cache() -> None:
@@ -87,11 +89,12 @@ def find_config(spec: str) -> Path:
     """The file that a config's name, without regard to its variant, means: a path, or one that the package has. Raises
     `UserError`, which lists those, if there is none."""
     name = spec.partition(":")[0]
-    for path in (Path(name), CONFIGS / Path(name).name, CONFIGS / f"{name}.py"):
-        if path.is_file() and path.suffix == ".py":
-            return path
+    with contextlib.suppress(OSError, ValueError):  # no name that a file can have
+        for path in (Path(name), CONFIGS / Path(name).name, CONFIGS / f"{name}.py"):
+            if path.is_file() and path.suffix == ".py":
+                return path
     valid = ", ".join(f"{CONFIGS.name}/{path.name}" for path in sorted(CONFIGS.glob("[!_]*.py")))
-    raise UserError(f"Unknown config {spec!r}; choose one of {valid}.")
+    raise UserError(f"Unknown config {shown(spec)}; choose one of {valid}.")
 
 
 def run(main: Callable[[], None]) -> None:
@@ -105,27 +108,43 @@ def run(main: Callable[[], None]) -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"error: {error}")
     except BrokenPipeError:
-        _silence_stdout()
+        if not _reader_gone():
+            raise
+        _forget_output()
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.errno not in DISK:
             raise
-        what = error.filename or ("standard output" if _silence_stdout() else "a file")
-        print(f"error: {what} cannot be written: {error.strerror}.", file=sys.stderr)
-        sys.exit(2)
+        what = error.filename or "A file, or standard output,"
+        _end(f"error: {what} cannot be written: {error.strerror}.")
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _silence_stdout() -> bool:
-    """Whether standard output cannot be written; what it still holds then goes nowhere, lest Python tell of it again
-    when it ends."""
+def drawing_command() -> str:
+    """How this user draws: with the script of a checkout, or with the command of an installed package."""
+    return "python sample.py" if Path(sys.argv[0]).suffix == ".py" else "ssd-sample"
+
+
+def _end(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+    _forget_output()
+    sys.exit(2)
+
+
+def _reader_gone() -> bool:
+    """Whether nobody reads standard output any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _forget_output() -> None:
+    """If standard output cannot be written, what it still holds goes nowhere, lest Python tell of it when it ends."""
     try:
-        print(flush=True)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False

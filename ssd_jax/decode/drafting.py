@@ -49,8 +49,11 @@ GUESSES: dict[str, Guess] = {}
 
 
 def drafter(name: str) -> Callable[[Guess], Guess]:
-    """Registers a function as a drafter of the raster loop: `Raster(drafter=name)`. Its guesses count as certain (q is
-    one-hot), so lossless couplings stay so whatever they are. Raises ValueError for a name that is taken."""
+    """Registers a function as a drafter of the raster loop: `Raster(drafter=name)`.
+
+    Its guesses, codes from 0 to V - 1, count as certain (q is one-hot), so lossless couplings stay so whatever they
+    are. Raises ValueError for a name that is taken.
+    """
     if name in DRAFTERS:
         raise ValueError(f"there is a drafter {name!r} already")
 

@@ -78,8 +78,8 @@ class Programs:
         *rest: jax.Array,
         **options: bool,
     ) -> jax.Array:
-        """Runs one of the programs of `teacher` on given codes; `grid` None is the model's own. Raises `UserError` for
-        arrays that do not fit (see `pipeline.given_images.checked`)."""
+        """Runs one of the programs of `pipeline.given_images`; `grid` None is the model's own. Raises `UserError` for
+        arrays that do not fit."""
         config, mesh = self.model.config, self.execution.mesh
         grid = Grid(*(grid or (config.rows, config.cols)))
         given = checked(config, grid, prompt_ids, codes, prompt_mask)

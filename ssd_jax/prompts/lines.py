@@ -12,9 +12,12 @@ LARGEST_FILE = 2**28
 def read_lines(path: Path) -> list[str]:
     """One prompt per line; empty lines are left out. Raises `UserError` if the file cannot be read, is larger than
     `LARGEST_FILE`, or has none."""
-    path = Path(path)
-    if path.is_file() and path.stat().st_size > LARGEST_FILE:
-        raise UserError(f"The prompts file {path} has {path.stat().st_size} bytes; at most {LARGEST_FILE} are read.")
+    try:
+        size = Path(path).stat().st_size
+    except (OSError, ValueError):  # reading it will say why
+        size = 0
+    if size > LARGEST_FILE:
+        raise UserError(f"The prompts file {path} has {size} bytes; at most {LARGEST_FILE} are read.")
     lines = read_text(path, f"The prompts file {path}").splitlines()
     found = [line.strip() for line in lines if line.strip()]
     if not found:

@@ -77,10 +77,8 @@ def open_data(spec: EmojiSpec) -> emoji.EmojiData:
     if not (spec.data / "index.json").exists():
         try:
             emoji_build.build(spec.data, styles=spec.styles, limit=spec.limit or None)
-        except (ImportError, ValueError, FileExistsError) as error:
+        except (ImportError, ValueError, OSError) as error:
             raise UserError(str(error)) from None
-        except OSError as error:
-            raise UserError(f"The emoji images cannot be written to {spec.data}: {error.strerror}.") from None
     data = emoji.load(spec.data)
     if others := sorted(set(data.styles) - set(spec.styles)):
         raise UserError(

@@ -13,7 +13,7 @@ from ssd_jax.models.config_json import from_dict
 from ssd_jax.prompts import SPECIALS
 from ssd_jax.recipes.section import Section
 from ssd_jax.training.head_training import DraftHeadsSpec
-from ssd_jax.training.spec import BackboneSpec, PromptedSpec, StageSpec, TokenizerSpec
+from ssd_jax.training.spec import BackboneSpec, CaptionedSpec, StageSpec, TokenizerSpec
 
 STAGES = ("tokenizer", "backbone", "heads")
 
@@ -56,15 +56,15 @@ class EmojiSpec:
         require_one_of("stage", stage, ("all", *STAGES))
         for style in styles:
             require_one_of("style", style, tuple(STYLES))
-        seed, vq = given.whole("seed", 0, None), from_dict(VQConfig, given.part("vq"), "config.vq")
+        seed, vq = given.whole("seed", 0, 2**32 - 1), from_dict(VQConfig, given.part("vq"), "config.vq")
         if SIZE % vq.stride:
             raise UserError(
                 f"config.vq: pictures of {SIZE} pixels have no whole number of codes of {vq.stride} pixels."
             )
         heads = DraftHeadsSpec(
             from_dict(HeadsConfig, given.part("heads_model"), "config.heads_model"),
-            smooth_l1=PromptedSpec.parse(given.part("heads"), "heads"),
-            overlap=PromptedSpec.parse(given.part("overlap"), "overlap", least_steps=0),
+            smooth_l1=CaptionedSpec.parse(given.part("heads"), "heads"),
+            overlap=CaptionedSpec.parse(given.part("overlap"), "overlap", least_steps=0),
             seed=seed,
             window=0,
             report_images=given.whole("report_images", 1),

@@ -23,6 +23,7 @@ from ssd_jax.parallel.mesh import DATA
 from ssd_jax.parallel.processes import together
 from ssd_jax.pipeline.loading import load
 from ssd_jax.pipeline.pipeline import Pipeline
+from ssd_jax.pipeline.request import require_prompt
 from ssd_jax.prompts.lines import read_lines
 from ssd_jax.recipes.published_spec import FromFolder, FromPrompts, PublishedSpec
 from ssd_jax.sequence.layout import Grid
@@ -70,7 +71,8 @@ def drawn(spec: PublishedSpec, pipe: Pipeline, grid: Grid) -> tuple[Frames, Toke
     """Prompts' frames, and pictures that the backbone draws of them with its own guidance and top-k."""
     wanted: FromPrompts = spec.pictures
     pipe.require(wanted.decoder)
-    prompts = list(dict.fromkeys(read_lines(wanted.file)))  # of equal ones some might be held out and some not
+    # Of equal ones some might be held out and some not.
+    prompts = list(dict.fromkeys(require_prompt(line) for line in read_lines(wanted.file)))
     frames = _frames(pipe, prompts, grid)
     seed = spec.heads.seed
     made_with = {

@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 
 from ssd_jax.errors import UserError
 from ssd_jax.files import megabytes, require_space
+from ssd_jax.parallel.processes import together
 
 FULL = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
 """What the system says where a disk, a quota or a file is full."""
@@ -40,7 +41,7 @@ class Checkpoints:
         state before.
         """
         what, size = f"The state of step {step}", sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        require_space(self._folder, size, what)
+        together(f"{what}: space", lambda: require_space(self._folder, size, what))  # one process tells all
         try:
             self._manager.save(step, args=ocp.args.StandardSave(state))
             self._manager.wait_until_finished()

@@ -71,7 +71,7 @@ class Frozen:
     mesh: Mesh | None = None
 
     def drafting(self, spec: DraftHeadsSpec, matmul: str = "float32") -> Drafting:
-        """What its heads compute, with one of `PRODUCTS`; the default multiplies as drawing does."""
+        """What its heads compute, with one of `PRODUCTS`."""
         return Drafting(self.model.config, spec.heads, self.grid, matmul, spec.window)
 
 
@@ -150,7 +150,9 @@ def measure(frozen: Frozen, source: PromptedSource, spec: DraftHeadsSpec, traine
 
     `trained` are the heads' parameters after each part of their training; the untrained heads, which copy, are added.
     """
-    drafting, config = frozen.drafting(spec), frozen.model.config
+    config, embedding = frozen.model.config, frozen.model.params["params"]["embedding"]
+    # As drawing multiplies, where heads have the dtype of the backbone.
+    drafting = frozen.drafting(spec, "bfloat16" if embedding.dtype == jnp.bfloat16 else "float32")
     picked, batch = source.heldout(spec.report_images), spec.smooth_l1.part
     sampler = sampler_of(config, config.cfg_scale, temperature=1.0, top_k=None, top_p=None)
     states = {"untrained": untrained(drafting, frozen.mesh), **trained}

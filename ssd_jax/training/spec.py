@@ -34,12 +34,10 @@ class StageSpec:
 
     Attributes:
         steps, batch: updates, and images for each.
-        accumulation: in how many parts a batch is gone through.
         lr, warmup, decay: the schedule's peak, steps up to it, and the share of all steps that leads back to zero.
         clip, weight_decay, b2: the gradient's largest norm; the optimizer's decay of weights and of squared gradients.
         save_every, log_every: steps between checkpoints, and between lines of the log.
         eval_images: held-out images that are looked at, at every checkpoint.
-        matmul: one of `PRODUCTS`, for the products of the training steps.
     """
 
     steps: int = _whole(1)
@@ -53,8 +51,6 @@ class StageSpec:
     save_every: int = _whole(1)
     log_every: int = _whole(1)
     eval_images: int = _whole(1)
-    accumulation: int = _whole(1, default=1)
-    matmul: str = "float32"
 
     @classmethod
     def parse(cls, section: Mapping[str, Any], name: str, least_steps: int = 1) -> Self:
@@ -75,17 +71,7 @@ class StageSpec:
                 values[key] = _checked(f"config.{name}.{key}", section[key], {**field.metadata, **least})
             elif field.default is dataclasses.MISSING:
                 raise UserError(f"config.{name}.{key} is missing.")
-        spec = cls(**values)
-        if spec.batch % spec.accumulation:
-            raise UserError(
-                f"config.{name}.batch ({spec.batch}) must be a multiple of its accumulation ({spec.accumulation})."
-            )
-        return spec
-
-    @property
-    def part(self) -> int:
-        """Images that are gone through at once."""
-        return self.batch // self.accumulation
+        return cls(**values)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,11 +89,45 @@ class TokenizerSpec(StageSpec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptedSpec(StageSpec):
-    """What stages on images with prompts are told; the shares are those of `data.batches.Dropped`."""
+    """What stages on images with prompts are told.
+
+    Attributes:
+        caption_drop: see `data.batches.Dropped.prompt`.
+        accumulation: in how many parts a batch is gone through.
+        matmul: one of `PRODUCTS`, for the products of the training steps.
+    """
 
     caption_drop: float = _number("share")
-    style_drop: float = _number("share", default=0.0)
-    word_drop: float = _number("share", default=0.0)
+    accumulation: int = _whole(1, default=1)
+    matmul: str = "float32"
+
+    @classmethod
+    def parse(cls, section: Mapping[str, Any], name: str, least_steps: int = 1) -> Self:
+        """See `StageSpec.parse`."""
+        spec = super().parse(section, name, least_steps)
+        if spec.batch % spec.accumulation:
+            raise UserError(
+                f"config.{name}.batch ({spec.batch}) must be a multiple of its accumulation ({spec.accumulation})."
+            )
+        return spec
+
+    @property
+    def part(self) -> int:
+        """Images that are gone through at once."""
+        return self.batch // self.accumulation
+
+    @property
+    def dropped(self) -> Dropped:
+        """What the stage does not tell."""
+        return Dropped(self.caption_drop)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptionedSpec(PromptedSpec):
+    """What stages on emoji are told; the shares are those of `data.batches.Dropped`."""
+
+    style_drop: float = _number("share")
+    word_drop: float = _number("share")
 
     @property
     def dropped(self) -> Dropped:
@@ -116,7 +136,7 @@ class PromptedSpec(StageSpec):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BackboneSpec(PromptedSpec):
+class BackboneSpec(CaptionedSpec):
     """What the backbone's stage is told; see `training.backbone.corrupt`.
 
     Attributes:

@@ -401,7 +401,11 @@ def test_a_run_that_fails_while_it_decodes_leaves_the_old_one_whole(drawn, run, 
     before = contents(tmp_path)
     monkeypatch.setattr("ssd_jax.pipeline.pipeline.Pipeline.decode", full)
     code, stdout, stderr = run(tmp_path, *ONE)
-    assert (code, stdout.strip(), stderr) == (2, "", "error: a file cannot be written: No space left on device.\n")
+    assert (code, stdout, stderr) == (
+        2,
+        "",
+        "error: A file, or standard output, cannot be written: No space left on device.\n",
+    )
     assert contents(tmp_path) == before
 
 

@@ -1,4 +1,4 @@
-"""The loops as programs: one trace per shape, odd grids, images of different speed; for copies see test_moves."""
+"""The loops as programs: one trace per shape, odd grids, images of different speed; for copies see test_cache_moves."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ EVERY_DRAFTER = ["jacobi-match", "jacobi-above", Raster(window=6, drafter="horiz
 )
 def test_odd_grids(name, grid):
     """Every preset that commits in raster order fills its grid, the match ones with the pictures of `ar`; for the row
-    loops see test_passes.
+    loops see test_cost.
 
     What a grid of one row or column is to a preset depends on its drafter alone.
     """

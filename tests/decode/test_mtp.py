@@ -1,6 +1,6 @@
 """Multi-token prediction: what every pass drafts, from which state, and what it commits; the stub's calls are recorded.
 
-That it follows the law is in test_lossless.py, its passes are in test_passes.py.
+That it follows the law is in test_lossless.py, its passes are in test_cost.py.
 """
 
 import jax

@@ -1,4 +1,5 @@
-"""Odd inputs from seeded generators: each is refused in one sentence, or does what the sound one does.
+"""Odd inputs from seeded generators: each is refused in one sentence, does what the sound one does, or, where it may
+mean something else that is sound, runs.
 
 A few hundred run with the other tests. Thousands, other ones with every seed:
 
@@ -49,6 +50,7 @@ def cases(request, record_property):
         for name in ("refused", "same", "ran"):
             record_property(name, outcomes.count(name))
         record_property("failed", len(failures))
+        assert failures or only is not None or outcomes.count("refused"), "nothing odd was refused"
         assert not failures, "\n".join(failures)
 
     return run
@@ -176,7 +178,9 @@ def test_command_lines(cases, command_line, monkeypatch):
             sentence(last, shown)
         return "refused"
 
-    cases(judge)
+    ran = []
+    cases(lambda rng: ran.append(judge(rng)) or ran[-1])
+    assert len(ran) < 20 or "ran" in ran  # some of them plan
 
 
 @pytest.mark.parametrize(("name", "spec"), [("emoji", EmojiSpec), ("emu3", PublishedSpec)])

@@ -1,5 +1,6 @@
 """What happens where a disk, or whoever reads standard output, takes no more: a sentence, and nothing half-made."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from ssd_jax.cli import entry
 from ssd_jax.errors import UserError
 from ssd_jax.training import checkpoint
 from ssd_jax.training.checkpoint import Checkpoints
@@ -26,7 +28,7 @@ def test_a_standard_output_that_is_full_is_named():
     with open("/dev/full", "w") as full:
         done = talk(full)
     assert done.returncode == 2
-    assert done.stderr == "error: standard output cannot be written: No space left on device.\n"
+    assert done.stderr == "error: A file, or standard output, cannot be written: No space left on device.\n"
 
 
 def test_a_reader_that_has_gone_ends_a_run_without_a_word():
@@ -35,6 +37,34 @@ def test_a_reader_that_has_gone_ends_a_run_without_a_word():
     with os.fdopen(writing, "w") as pipe:
         done = talk(pipe)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def ended(capsys, error: BaseException) -> tuple[int, str, str]:
+    """Exit code, standard output and error of an entry point that raises."""
+
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        entry.run(main)
+    return stopped.value.code, *capsys.readouterr()
+
+
+def test_a_file_that_cannot_be_written_is_named(capsys):
+    said = ended(capsys, OSError(errno.EROFS, "Read-only file system", "/mnt/000.png"))
+    assert said == (2, "", "error: /mnt/000.png cannot be written: Read-only file system.\n")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error", "model.safetensors"), KeyError("a bug")])
+def test_what_is_no_full_disk_keeps_its_traceback(capsys, error):
+    with pytest.raises(type(error)):
+        ended(capsys, error)
+
+
+def test_the_broken_pipe_of_somebody_else_is_told():
+    code = "from ssd_jax.cli import entry\ndef main(): raise BrokenPipeError(32, 'Broken pipe')\nentry.run(main)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.endswith("BrokenPipeError: [Errno 32] Broken pipe\n")
 
 
 def test_data_that_does_not_fit_is_refused_with_what_it_needs(tmp_path):
