@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and text that can be read or is one clear sentence."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ssd_jax.errors import UserError
+from ssd_jax.errors import UserError, shown
 
 
 @contextlib.contextmanager
@@ -76,6 +77,18 @@ def require_file(path: Path, name: str = "", error: type[UserError] = UserError)
         return
     if not stat.S_ISREG(mode):
         raise error(f"{name or path} cannot be read: it is not a regular file.")
+
+
+def require_name(path: str | Path) -> Path:
+    """The path; raises `UserError` for one that no file can have, because it is too long or has a zero in it."""
+    try:
+        os.stat(path)
+    except ValueError:
+        raise UserError(f"{shown(str(path))} is no name of a file.") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{shown(str(path))} is too long for the name of a file.") from None
+    return Path(path)
 
 
 def parse_json(text: str | bytes) -> Any:

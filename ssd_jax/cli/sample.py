@@ -113,7 +113,7 @@ def draw(args: argparse.Namespace, config, prompts: list[str], decoders: dict) -
 
 def read_prompts(args: argparse.Namespace, default: list[str]) -> list[str]:
     """Prompts of the command line, then of the file; the config's own if there are none."""
-    prompts = [text.strip() for text in args.prompt or []]
+    prompts = [require_prompt(text).strip() for text in args.prompt or []]  # argparse makes a list of "--"
     if args.prompts_file is not None:
         prompts += read_lines(args.prompts_file)
     return [require_prompt(text) for text in prompts or default]

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from ssd_jax.decode.engine import cache_sharding
 from ssd_jax.errors import UserError, require_one_of
+from ssd_jax.files import require_name
 from ssd_jax.models.attention import ATTENTIONS
 from ssd_jax.models.config import NONE, ModelConfig
 from ssd_jax.models.draft_heads import boxed_heads
@@ -141,7 +142,7 @@ def find_folder_here(source: str | Path) -> Path | None:
     """The folder of a bundled or local checkpoint; None if there is none. Nothing is downloaded."""
     if isinstance(source, str) and source in _bundled():
         return BUNDLED / source
-    folder = Path(source)
+    folder = require_name(source)
     return folder if folder.is_dir() else None
 
 

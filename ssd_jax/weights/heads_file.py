@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ssd_jax.files import parse_json
+from ssd_jax.files import parse_json, require_name
 from ssd_jax.models.config import HeadsConfig
 from ssd_jax.models.config_json import from_dict
 from ssd_jax.weights.load import check_format, fingerprint, read_metadata
@@ -16,7 +16,7 @@ HEADS_KEY = "heads"
 
 def heads_file(path: Path) -> Path:
     """The file of draft heads: the path itself, or the one in that folder, which need not be there."""
-    return path / HEADS_NAME if path.is_dir() else path
+    return path / HEADS_NAME if require_name(path).is_dir() else path
 
 
 def read_heads_config(path: Path, backbone_path: Path) -> HeadsConfig:

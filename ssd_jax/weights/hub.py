@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from ssd_jax.backbones import PUBLISHED
+from ssd_jax.files import require_name
 from ssd_jax.weights.store import WeightsError
 
 FILES = ("*.json", "*.safetensors") + tuple(
@@ -46,5 +47,5 @@ def download(source: str) -> Path:
 
 def find_local(source: str | Path) -> Path:
     """A file or folder as it is, there or not; of a hub id, unless such a path is there, the downloaded folder."""
-    path = Path(source)
+    path = require_name(source)
     return download(str(source)) if not path.exists() and is_hub_id(str(source)) else path
