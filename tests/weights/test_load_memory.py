@@ -23,6 +23,7 @@ from pathlib import Path
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.weights.load import read_backbone, read_config
 from ssd_jax.weights.store import find_weights
+from ssd_jax.weights.tensors import finite
 
 def resident(what):  # getrusage would tell the highest of the parent process, too
     lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
@@ -33,6 +34,7 @@ config, _ = read_config(folder)
 like = abstract_backbone(config)
 for dtype in (jnp.bfloat16, jnp.float32):
     jnp.ones(8, jnp.bfloat16).astype(dtype).block_until_ready()
+    finite(jnp.ones((1024, 1024), jnp.bfloat16))  # what compiling takes the first time is no tensor's
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
     before = resident("VmRSS")
     leaves = jax.tree.leaves(read_backbone(find_weights(folder), config, like, dtype))
