@@ -57,7 +57,7 @@ def from_dict(kind: type[Config], values: object, where: str) -> Config:
     fields = {f.name: f for f in dataclasses.fields(kind)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise ConfigError(f"{where}: unknown field {unknown[0]!r}; valid fields are {', '.join(fields)}.")
+        raise ConfigError(f"{where}: unknown field {shown(unknown[0])}; valid fields are {', '.join(fields)}.")
     out = {}
     for name, field in fields.items():
         if name not in values:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from ssd_jax.errors import shown
 from ssd_jax.models.int8 import SUFFIX, quantised_leaf, scales
 from ssd_jax.weights.mapping import COLLECTION, Source, flatten, unflatten
 from ssd_jax.weights.store import Store, WeightsError, opened, others
@@ -120,7 +121,7 @@ def _check(store: Store, leaves: Mapping[str, Any], sources: Mapping[str, Source
     unexpected = {name for name in stored - wanted if not re.fullmatch(ignored, name)}
     for what, names in (("is missing", wanted - stored), ("is unexpected", unexpected)):
         if names:
-            raise WeightsError(f"{store.path}: tensor {min(names)!r} {what}{others(names)}.")
+            raise WeightsError(f"{store.path}: tensor {shown(min(names), 200)} {what}{others(names)}.")
     for name, leaf in leaves.items():
         source = sources[name]
         shape, kind = store.tensors[source.name].shape, store.tensors[source.name].kind
