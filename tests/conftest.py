@@ -42,7 +42,7 @@ jax.config.update("jax_legacy_prng_key", "error")
 
 def pytest_addoption(parser):
     """Options of tests/fuzz."""
-    parser.addoption("--fuzz_cases", type=int, default=40, help="odd inputs of every kind (default 40)")
+    parser.addoption("--fuzz_cases", type=int, default=30, help="odd inputs of every kind (default 30)")
     parser.addoption("--fuzz_seed", type=int, default=0, help="other seeds, other inputs (default 0)")
     parser.addoption("--fuzz_only", type=int, help="the seed of a single case")
 
