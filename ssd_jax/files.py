@@ -56,6 +56,9 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:.1f} MB"
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What the system answers where a disk, a quota or a file is full."""
+
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp(\.\w+)?")
 """Names that `beside` gives."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from ssd_jax.errors import UserError, shown
+from ssd_jax.files import FULL
 from ssd_jax.parallel.mesh import parse_mesh
 from ssd_jax.parallel.processes import join
 
@@ -24,7 +25,7 @@ CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 CONFIGS = Path(__file__).parents[1] / "configs"
 """The config files. Those of the checkout's own folder configs/ refer to them."""
 
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+DISK = FULL | {errno.EROFS}
 """What the system answers to whoever writes, where it is nobody's mistake in here."""
 
 

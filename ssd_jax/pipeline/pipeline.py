@@ -104,21 +104,22 @@ class Pipeline:
         if pixels:
             self.pictures.params  # noqa: B018 - a damaged file is reported before the work, not after it
         batch = self.execution.whole_rows(min(len(texts), max_batch), guided)
-        parts = []
+        decoded = []
         for start in range(0, len(texts), batch):
             part = [min(index, len(texts) - 1) for index in range(start, start + batch)]  # a short last batch is filled
             given, away = ([rows[index] for index in part] for rows in (frames, negatives))
             batched = PromptBatch.stack(given, away if guided else None, self.config.pad_id)
             keys = image_keys(jnp.array([seeds[i] for i in part], jnp.uint32), jnp.array([numbers[i] for i in part]))
             draw = Draw(keys, sampler, None if max_passes is None else jnp.int32(max_passes))
-            parts.append(self.programs.decode(batched, draw, decoder, grid))
-        seconds, compile_seconds = (sum(part[place] for part in parts) for place in (3, 4))
-        tokens, passes, trace = (np.concatenate([part[place] for part in parts])[: len(texts)] for place in range(3))
+            decoded.append(self.programs.decode(batched, draw, decoder, grid))
+        *arrays, seconds, compile_seconds = zip(*decoded, strict=True)
+        tokens, passes, trace = (np.concatenate(part)[: len(texts)] for part in arrays)
         shape = (-1, grid.rows, grid.cols)
         tokens = tokens.reshape(shape)
         parts = [tokens[start : start + batch] for start in range(0, len(tokens), batch)] if pixels else []
         images = [Image.fromarray(picture) for part in parts for picture in self.decode(part)]
-        return Output(images, tokens, passes, trace.reshape(shape), seconds, compile_seconds, texts, seeds, numbers)
+        spent = sum(seconds), sum(compile_seconds)
+        return Output(images, tokens, passes, trace.reshape(shape), *spent, texts, seeds, numbers)
 
     def decoders(self) -> list[str]:
         """Names of the presets this checkpoint can run."""

@@ -22,7 +22,7 @@ from ssd_jax.sequence.cache import CacheSpec
 from ssd_jax.sequence.layout import Grid
 
 
-class Decoded(NamedTuple):
+class DecodedBatch(NamedTuple):
     """What a decoding program gave, on the host.
 
     Attributes:
@@ -49,7 +49,7 @@ class Programs:
         self.model, self.execution = model, execution
         self.compiled: dict[Any, Any] = {}
 
-    def decode(self, prompts: PromptBatch, draw: Draw, decoder: Decoder, grid: Grid) -> Decoded:
+    def decode(self, prompts: PromptBatch, draw: Draw, decoder: Decoder, grid: Grid) -> DecodedBatch:
         """Draws a batch; raises `UserError` if it does not fit in memory."""
         config, mesh = self.model.config, self.execution.mesh
         spec = cache_spec(config, grid, *prompts.ids.shape, self.execution.dtype, self.execution.attention)
@@ -66,7 +66,7 @@ class Programs:
         start = time.perf_counter()
         out = jax.block_until_ready(self.compiled[kind](*arguments))
         seconds = time.perf_counter() - start
-        return Decoded(*map(np.asarray, (out.tokens, out.passes, out.trace)), seconds, compiling)
+        return DecodedBatch(*map(np.asarray, (out.tokens, out.passes, out.trace)), seconds, compiling)
 
     def read(
         self,

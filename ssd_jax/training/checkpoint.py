@@ -1,6 +1,5 @@
 """Training state on disk: a thin layer over orbax, so that a change of its API touches this file alone."""
 
-import errno
 import os
 import shutil
 from pathlib import Path
@@ -10,11 +9,11 @@ import jax
 import orbax.checkpoint as ocp
 
 from ssd_jax.errors import UserError
-from ssd_jax.files import megabytes, require_space
+from ssd_jax.files import FULL, megabytes, require_space
 from ssd_jax.parallel.processes import together
 
-FULL = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
-"""What the system says where a disk, a quota or a file is full."""
+FULL_SAID = [os.strerror(number) for number in FULL]
+"""The same in words, which is all that tensorstore's errors have."""
 
 
 class Checkpoints:
@@ -46,7 +45,7 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(state))
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:  # tensorstore's are ValueErrors
-            full = next((reason for reason in FULL if reason in str(error)), None)
+            full = next((reason for reason in FULL_SAID if reason in str(error)), None)
             if full is None:
                 raise
             for partial in self._folder.glob(f"{step}.orbax-checkpoint-tmp*"):

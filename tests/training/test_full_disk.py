@@ -13,7 +13,6 @@ from conftest import ROOT
 
 from ssd_jax.cli import entry
 from ssd_jax.errors import UserError
-from ssd_jax.training import checkpoint
 from ssd_jax.training.checkpoint import Checkpoints
 
 TALKS = "from ssd_jax.cli import entry; entry.run(lambda: [print(n) for n in range(100_000)])"
@@ -100,7 +99,7 @@ def test_a_state_that_fills_a_quota_leaves_nothing(tmp_path, monkeypatch, kind):
 
     def full(step, args):
         (tmp_path / f"{step}.orbax-checkpoint-tmp" / "default").mkdir(parents=True)
-        raise kind(f"RESOURCE_EXHAUSTED: Failed to write: {checkpoint.FULL[1]} [os_error_code='122']")
+        raise kind(f"RESOURCE_EXHAUSTED: Failed to write: {os.strerror(errno.EDQUOT)} [os_error_code='122']")
 
     with monkeypatch.context() as patched:
         patched.setattr(states._manager, "save", full)
