@@ -121,4 +121,4 @@ def answer(
     known = jnp.any(same, axis=1)
     if verifier.row_ends:
         known &= following[:, 0] % grid.cols != 0  # a row end was not fed behind the alternative
-    return choose(verifier.log_p(state), verifier.noise(following))[:, 0], known
+    return choose(verifier.log_p_at(state, following), verifier.noise(following))[:, 0], known

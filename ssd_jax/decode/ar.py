@@ -62,7 +62,7 @@ class AR(Decoder):
             log_p = verifier.log_p(hidden)[:, :1]
             positions = jnp.broadcast_to(position, (log_p.shape[0], 1)).astype(jnp.int32)
             with jax.named_scope("sampling"):
-                return choose(log_p, verifier.noise(positions))
+                return choose(verifier.constrain(log_p, positions), verifier.noise(positions))
 
         def body(state: tuple) -> tuple:
             position, token, tokens, cache = state

@@ -132,7 +132,7 @@ def _pass(verifier: Verifier, grid: Grid, phase: Phase, s: State) -> State:
     passes = s.passes + live.astype(jnp.int32)
 
     def correct() -> tuple[Int32[Array, "B X"], Float32[Array, "B X V"]]:
-        log_p = verifier.log_p(hidden)
+        log_p = verifier.log_p_at(hidden, positions)
         tokens = auto_correct(verifier, drafts, log_p, s.log_q, positions, passes)
         return tokens, jnp.where(verifying[:, None, None], log_p, s.log_q)
 
@@ -170,7 +170,7 @@ def _draft_next(verifier: Verifier, grid: Grid, phase: Phase, s: State, which: B
     target = jnp.where(which[:, None] & (positions < phase.end), positions, grid.size)
 
     def draft() -> tuple[Int32[Array, "B tokens"], Float32[Array, "B X V"], Int32[Array, "B tokens"]]:
-        log_q = phase.draft(s.row, s.tokens, s.base)
+        log_q = verifier.constrain(phase.draft(s.row, s.tokens, s.base), positions)
         tokens = scatter(s.tokens, target, choose(log_q, verifier.noise(positions)))
         return tokens, jnp.where(which[:, None, None], log_q, s.log_q), scatter(s.trace, target, s.passes)
 

@@ -72,11 +72,11 @@ def draft(
     positions = seen.last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32)
     if drafter == "random":
         codes = uniform_codes(fresh_keys(verifier.keys(positions), Tag.DRAFT, seen.clock), vocabulary)
-        return codes, _certain(codes, vocabulary)
-    if drafter in GUESSES:
+    elif drafter in GUESSES:
         codes = GUESSES[drafter](grid, seen, count)
-        return codes, _certain(codes, vocabulary)
-    codes = gather(seen.tokens, _copied_from(drafter, positions, seen.last[:, None], grid.cols))
+    else:
+        codes = gather(seen.tokens, _copied_from(drafter, positions, seen.last[:, None], grid.cols))
+    codes = verifier.place(codes, positions)
     log_q = _certain(codes, vocabulary)
     if drafter not in HEADS:
         return codes, log_q
@@ -87,6 +87,7 @@ def draft(
         below = min(grid.cols, count)
         log_q = log_q.at[:, :below].set(_vertical(verifier, grid, seen, positions[:, :below], log_q))
         reach = max(reach, below)
+    log_q = verifier.constrain(log_q, positions)
     drawn = choose(log_q[:, :reach], verifier.noise(positions[:, :reach]))
     return jnp.concatenate([drawn, codes[:, reach:]], axis=1), log_q
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32, Key, Shaped
 
+from ssd_jax.decode.state import gather
 from ssd_jax.decode.verifier import Beside, Offsets, Verifier
 from ssd_jax.models.layers import whole
 from ssd_jax.models.loaded_model import LoadedModel
@@ -26,6 +27,7 @@ class Draw:
     Attributes:
         keys: the images' keys, [B].
         sampler: the knobs of p.
+        given: int32 [B, R*C], codes of tokens that are not drawn, -1 where they are. None: all are drawn.
         limit: int32, passes after which decoding stops, the prefill included; tokens that are not final by then are
             drafts or 0. None: when the pictures are finished.
     """
@@ -33,6 +35,7 @@ class Draw:
     keys: Any
     sampler: Sampler
     limit: Any = None
+    given: Any = None
 
 
 class BoundVerifier(Verifier):
@@ -101,6 +104,24 @@ class BoundVerifier(Verifier):
         logits = self.model.apply(hidden, method="logits")
         with jax.named_scope("sampling"):
             return log_probabilities(whole(guide(logits, self.draw.sampler.cfg_scale, self.guided)), self.draw.sampler)
+
+    def constrain(self, log_p: Float32[Array, "B W V"], positions: Int32[Array, "B W"]) -> Float32[Array, "B W V"]:
+        """See `Verifier`."""
+        if self.draw.given is None:
+            return log_p
+        code = self._given(positions)[..., None]
+        certain = jnp.where(jnp.arange(log_p.shape[-1], dtype=jnp.int32) == code, 0.0, -jnp.inf)
+        return jnp.where(code < 0, log_p, certain)
+
+    def place(self, codes: Int32[Array, "B W"], positions: Int32[Array, "B W"]) -> Int32[Array, "B W"]:
+        """See `Verifier`."""
+        if self.draw.given is None:
+            return codes
+        code = self._given(positions)
+        return jnp.where(code < 0, codes, code)
+
+    def _given(self, positions: Int32[Array, "B W"]) -> Int32[Array, "B W"]:
+        return jnp.where(positions < self.layout.grid.size, gather(self.draw.given, positions), -1)
 
     def noise(self, positions: Int32[Array, "B W"]) -> Float32[Array, "B W V"]:
         """See `Verifier`."""

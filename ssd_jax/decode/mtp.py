@@ -115,12 +115,13 @@ def _pass(verifier: Verifier, grid: Grid, k: int, s: State) -> State:
     with jax.named_scope("draft"):
         offsets = tuple((0, right) for right in range(1, k + 1))
         log_q = verifier.draft(s.hidden, token, last % grid.cols, offsets)[:, :, 0]
+        log_q = verifier.constrain(log_q, positions[:, :-1])
         drafts = choose(log_q, verifier.noise(positions[:, :-1]))
 
     hidden, cache = verifier.verify(s.cache, jnp.concatenate([token, drafts], axis=1), inputs)
     unfinished = s.first < grid.size
     passes = s.passes + unfinished.astype(jnp.int32)
-    log_p = verifier.log_p(hidden)
+    log_p = verifier.log_p_at(hidden, positions)
     with jax.named_scope("accept"):
         settled, m = settle(verifier, "resample", token_chance, drafts, log_p, log_q, positions, passes)
     # What the coupling draws behind the first rejection is not used.

@@ -189,7 +189,7 @@ def _pass(verifier: Verifier, grid: Grid, decoder: Raster, s: State) -> State:
     hidden, aside = hidden[:, :W], hidden[:, W:]
     unfinished = s.first < grid.size
     passes = s.passes + unfinished.astype(jnp.int32)
-    log_p = verifier.log_p(hidden)
+    log_p = verifier.log_p_at(hidden, positions)
 
     with jax.named_scope("accept"):
         chance = token_chance

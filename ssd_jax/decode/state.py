@@ -38,8 +38,9 @@ def first_token(
     """
     log_p = verifier.log_p(hidden)
     B, _, V = log_p.shape
+    start = jnp.zeros((B, 1), jnp.int32)
     with jax.named_scope("sampling"):
-        token = choose(log_p, verifier.noise(jnp.zeros((B, 1), jnp.int32)))
+        token = choose(verifier.constrain(log_p, start), verifier.noise(start))
     empty = jnp.zeros((B, size), jnp.int32)
     return empty.at[:, :1].set(token), empty.at[:, 0].set(1), V
 

@@ -76,8 +76,22 @@ class Verifier:
         raise NotImplementedError
 
     def log_p(self, hidden: Float[Array, "G W D"]) -> Float32[Array, "B W V"]:
-        """log p of hidden states; guidance and filters applied."""
+        """log p of hidden states, guidance and filters applied; whatever is given."""
         raise NotImplementedError
+
+    def constrain(self, log_p: Float32[Array, "B W V"], positions: Int32[Array, "B W"]) -> Float32[Array, "B W V"]:
+        """The same distributions, but all on the given code where a token is given (see `Draw.given`)."""
+        del positions
+        return log_p
+
+    def place(self, codes: Int32[Array, "B W"], positions: Int32[Array, "B W"]) -> Int32[Array, "B W"]:
+        """Codes at `positions`, those of given tokens in the place of theirs."""
+        del positions
+        return codes
+
+    def log_p_at(self, hidden: Float[Array, "G W D"], positions: Int32[Array, "B W"]) -> Float32[Array, "B W V"]:
+        """log p of the tokens at `positions`, which `hidden` predicts: what loops draw from."""
+        return self.constrain(self.log_p(hidden), positions)
 
     def noise(self, positions: Int32[Array, "B W"]) -> Float32[Array, "B W V"]:
         """Keyed Gumbel noise g."""

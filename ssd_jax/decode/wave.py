@@ -137,7 +137,7 @@ class Wave(Decoder):
             fed, live = (jnp.broadcast_to(table[k], (B, table.shape[1])) for table in (fed_at, live_at))
             hidden, cache = verifier.verify(cache, gather(tokens, fed), fed, ends=plan.ends)
             passes = passes + 1
-            log_p = verifier.log_p(hidden[:, outputs[k]])
+            log_p = verifier.log_p_at(hidden[:, outputs[k]], live)
             with jax.named_scope("accept"):
                 tokens = scatter(tokens, live, choose(log_p, verifier.noise(live)))
                 trace = scatter(trace, live, passes)

@@ -1,0 +1,105 @@
+"""Given tokens: every decoder keeps them, and draws the others as if the verifier had drawn the given ones itself."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from ssd_jax.decode import engine
+from ssd_jax.decode.model_verifier import Draw
+from ssd_jax.decode.presets import PRESETS
+from ssd_jax.decode.raster import Raster
+from ssd_jax.prompts.batch import PromptBatch
+from ssd_jax.sampling.noise import image_keys
+from ssd_jax.sequence.layout import Grid
+
+GRID, IMAGES = Grid(5, 6), 6
+WITH_ROW_ENDS = toy.Toy(toy.config(row_end=7))
+EXACT = [name for name, decoder in PRESETS.items() if getattr(decoder, "coupling", None) == "match"]
+OTHERS = [name for name in PRESETS if name not in EXACT]
+SMALL = {"ssd-exact": 7, "ssd-tree": 7, "jacobi-above": 4}
+
+
+def decoder_of(name):
+    """The preset, its window cut so that an image takes several passes."""
+    decoder = PRESETS[name]
+    return dataclasses.replace(decoder, window=SMALL[name]) if name in SMALL else decoder
+
+
+def given_tokens(seed=0) -> np.ndarray:
+    """Of some images the upper rows, of some a frame, of some nothing, of the last everything."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, toy.TOY.config.visual_size, (IMAGES, *GRID_SHAPE)).astype(np.int32)
+    mask = np.ones(codes.shape, bool)  # drawn
+    mask[:2, :2] = False
+    mask[2:4] = False
+    mask[2:4, 1:-1, 1:-1] = True
+    mask[-1] = False
+    return np.where(mask, -1, codes).reshape(IMAGES, -1)
+
+
+GRID_SHAPE = (GRID.rows, GRID.cols)
+GIVEN = given_tokens()
+
+
+def decode(model, decoder, given, seed=0):
+    """With draft heads and guidance; noise and prompts of image k are always its own."""
+    ids, mask = toy.prompts(IMAGES, guided=True)
+    keys = image_keys(jnp.full(IMAGES, seed), jnp.arange(IMAGES))
+    cache = engine.make_cache(engine.cache_spec(model.config, GRID, *ids.shape, jnp.float32))
+    draw = Draw(keys, toy.sampler(2.0), given=None if given is None else jnp.asarray(given))
+    return engine.decode(
+        model.model("untrained"), cache, PromptBatch(ids, mask, True), draw, decoder=decoder, grid=GRID
+    )
+
+
+@pytest.mark.parametrize("model", [toy.TOY, WITH_ROW_ENDS], ids=["no row ends", "row ends"])
+def test_ar_keeps_given_tokens_and_draws_the_others_with_their_own_noise(model):
+    """By teacher forcing: every drawn token is argmax(log p + g) under the image that came out."""
+    out = np.asarray(decode(model, PRESETS["ar"], GIVEN).tokens)
+    np.testing.assert_array_equal(out[GIVEN >= 0], GIVEN[GIVEN >= 0])
+    log_p, noise, _ = toy.forced(model, jnp.asarray(out), GRID)
+    drawn = np.asarray(jnp.argmax(log_p + noise, axis=-1))
+    np.testing.assert_array_equal(out[GIVEN < 0], drawn[GIVEN < 0])
+    free = np.asarray(decode(model, PRESETS["ar"], None).tokens)
+    assert (out[4] == free[4]).all() and (out[:4] != free[:4]).any(axis=1).all()  # image 4 has no given token
+
+
+@pytest.mark.parametrize("model", [toy.TOY, WITH_ROW_ENDS], ids=["no row ends", "row ends"])
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_decoders_draw_what_ar_draws(name, model):
+    oracle, out = decode(model, PRESETS["ar"], GIVEN), decode(model, decoder_of(name), GIVEN)
+    np.testing.assert_array_equal(out.tokens, oracle.tokens)
+    passes = np.asarray(out.passes)
+    window = decoder_of(name).width(GRID)
+    assert passes[-1] == 1 + -(-(GRID.size - 1) // window)  # given tokens are accepted as fast as they fit
+    assert (passes[:4] < np.asarray(decode(model, decoder_of(name), None).passes)[:4]).sum() >= 3
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_decoder_keeps_given_tokens(name):
+    out = np.asarray(decode(toy.TOY, decoder_of(name), GIVEN).tokens)
+    np.testing.assert_array_equal(out[GIVEN >= 0], GIVEN[GIVEN >= 0])
+    assert ((0 <= out) & (out < toy.TOY.config.visual_size)).all()
+    free = np.asarray(decode(toy.TOY, decoder_of(name), None).tokens)
+    assert (out[4] == free[4]).all()
+
+
+def test_a_program_without_given_tokens_is_the_same():
+    """Nothing is asked at run time: no given tokens, no operations."""
+    decoder = Raster(window=4, drafter="above")
+    texts = []
+    for given in (None, np.full_like(GIVEN, -1)):
+        ids, mask = toy.prompts(IMAGES, guided=True)
+        cache = engine.make_cache(engine.cache_spec(toy.TOY.config, GRID, *ids.shape, jnp.float32))
+        keys = image_keys(jnp.zeros(IMAGES, jnp.int32), jnp.arange(IMAGES))
+        draw = Draw(keys, toy.sampler(2.0), given=given)
+        arguments = toy.TOY.model("untrained"), cache, PromptBatch(ids, mask, True), draw
+        texts.append(engine.decode.lower(*arguments, decoder=decoder, grid=GRID).as_text())
+    assert len(texts[0]) < len(texts[1])
+    free = decode(toy.TOY, decoder, None)
+    np.testing.assert_array_equal(decode(toy.TOY, decoder, np.full_like(GIVEN, -1)).tokens, free.tokens)
+    assert jax.tree.leaves(free.passes)
