@@ -26,7 +26,7 @@ DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 RUNS = ROOT / "runs" / "tables"
 
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
-from tables import Bench, heads, int8, large, model, number, overlap, quality, seconds, sizes  # noqa: E402
+from tables import Bench, exact, heads, int8, large, model, number, overlap, quality, seconds, sizes  # noqa: E402
 
 from ssd_jax.cli import entry  # noqa: E402
 from ssd_jax.errors import UserError  # noqa: E402
@@ -75,6 +75,7 @@ class Group(NamedTuple):
 
 GROUPS = {
     "quality": Group(quality, ("quality",), ("quality.png",)),
+    "exact": Group(exact, ("exact",)),
     "seconds": Group(seconds, ("seconds", "window"), ("window.png",)),
     "sizes": Group(sizes, ("sizes", "sizes-window", "sizes-short")),
     "large": Group(large, ("large", "large-window")),

@@ -4,6 +4,7 @@ A process of its own, because the suite's compiles without optimisation and mult
 test_shipped.py.
 """
 
+import dataclasses
 import json
 import sys
 from functools import partial
@@ -16,6 +17,7 @@ import numpy as np
 import ssd_jax
 from ssd_jax.compiling import compiled
 from ssd_jax.decode import engine
+from ssd_jax.decode.alternatives import count
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.model_verifier import BoundVerifier, Draw
 from ssd_jax.decode.presets import PRESETS
@@ -36,7 +38,8 @@ SHAPES = [(8, 1), (8, 64), (4, 4), (2, 4), (2, 256), (1, 1), (1, 4), (1, 8), (1,
 which XLA would choose another order."""
 
 WIDE = Raster(window=48, drafter="spatial", history=8)
-
+TREE = dataclasses.replace(PRESETS["ssd-tree"], window=48)
+"""Not 64: their scores would be as large as a layer of the cache."""
 
 SCALE = {"params": {"scale": np.ones(128, np.float32)}}
 """Of the bundled model's heads, untrained."""
@@ -148,7 +151,8 @@ def equal(a: np.ndarray, b: np.ndarray) -> list[int]:
 def pictures(pipe, steady: bool) -> dict[str, list[int]]:
     """Of how many pictures every token is that of `ar`, or, where bits depend on the window, of `AR` with theirs."""
     out, grid = {}, Grid(pipe.config.rows, pipe.config.cols)
-    exact = {name: PRESETS[name] for name in ("ssd-exact", "ssd-tree", "jacobi-above", "jacobi-match")} | {"wide": WIDE}
+    exact = {name: PRESETS[name] for name in ("ssd-exact", "jacobi-above", "jacobi-match")}
+    exact |= {"wide": WIDE, "tree": TREE}
     oracles: dict[int, np.ndarray] = {}
     for name, decoder in exact.items():
         window = 1 if steady else decoder.width(grid)
@@ -175,8 +179,9 @@ def cache_moves(pipe) -> list[str]:
     for (shape, decoder, *_), program in pipe.programs.compiled.items():
         slots = shape[1] + grid.size
         layer = shape[0] * c.kv_heads * slots * c.head_dim
-        scores = shape[0] * c.heads * decoder.width(grid) * slots
-        found += [f"{decoder}: {line}" for line in hlo.moves(program.as_text(), [layer], [scores])]
+        windows = decoder.width(grid), count(getattr(decoder, "alternatives", 0))
+        scores = [shape[0] * c.heads * window * slots for window in windows if window]
+        found += [f"{decoder}: {line}" for line in hlo.moves(program.as_text(), [layer], scores)]
     return found
 
 

@@ -16,12 +16,14 @@ from tqdm import tqdm
 from ssd_jax.bench.speed import agreement
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.base import Decoder
+from ssd_jax.decode.cost import widest
 from ssd_jax.eval.distances import DIMS, ENOUGH, frechet_distance, kernel_distance, principal_axes
 from ssd_jax.eval.estimates import Estimate
 from ssd_jax.eval.features import features, load_network
 from ssd_jax.eval.gallery import Gallery
 from ssd_jax.eval.likelihood import token_nll
 from ssd_jax.pipeline.pipeline import Pipeline
+from ssd_jax.sequence.layout import Grid
 
 REFERENCE_SEED, AXES_SEED = 1_000_000, 2_000_000
 """Seeds of the reference pictures, and of those that give the axes of the Fréchet distance, start here."""
@@ -90,7 +92,10 @@ def measure_quality(
     }
     rows = {name: _row(task, one, found[baseline]) for name, one in found.items()}
     for name, row in rows.items():
-        row["lossless"] = painters[name][1].lossless
+        painter, decoder = painters[name]
+        grid = Grid(*found[name].tokens.shape[1:])
+        row["lossless"] = decoder.lossless
+        row["inputs"] = widest(decoder.stretches(grid, painter.head_counts[0]))
         if against is not None:
             row["nll against"] = Estimate.mean(found[name].nll - found[against].nll, task.numbers)
             row["passes against"] = Estimate.mean(found[name].passes - found[against].passes, task.numbers)
