@@ -30,7 +30,7 @@ FIXED = {
 
 
 def vq_from_hf(name: str, values: Mapping, where: str = "config.json") -> VQGANConfig | MoVQConfig:
-    """Reads the image tokenizer's section of a published model's config.json; without one, returns the published config.
+    """Reads the image tokenizer's section of a published model's config.json; without one, the published one.
 
     Args:
         name: `ModelConfig.architecture` of a published model.
