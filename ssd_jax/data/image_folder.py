@@ -1,7 +1,7 @@
-"""A folder of captioned pictures as training data.
+"""Reads a folder of captioned images as training data.
 
-Captions are in captions.jsonl, a line {"file": "a/b.png", "caption": "..."} for every picture to be used; without that
-file every picture in the folder, or in folders inside, has its caption in a text file of the same name (b.png, b.txt).
+Captions are in captions.jsonl, a line {"file": "a/b.png", "caption": "..."} for every image to be used; without that
+file every image in the folder or its subfolders has its caption in a text file of the same name (b.png, b.txt).
 """
 
 import dataclasses
@@ -20,19 +20,19 @@ from ssd_jax.parallel.processes import together
 CAPTIONS = "captions.jsonl"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-"""What a file may be, whatever its name; Pillow would hand some others to programs of the system."""
+"""Allowed file formats, whatever the file's name; Pillow passes some others to external programs."""
 
 MOST_PIXELS = 80_000_000
-"""A larger picture is refused from its header, before it is decompressed."""
+"""Largest image; larger ones are refused from their header, before decompression."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A file and what is on it.
+    """An image file and its caption.
 
     Attributes:
         name: path relative to the folder, with slashes.
-        caption: not empty; white space is single spaces.
+        caption: not empty; white space is collapsed to single spaces.
         bytes: size of the file.
     """
 
@@ -42,11 +42,11 @@ class Picture:
 
 
 def read_folder(folder: Path) -> list[Picture]:
-    """The captioned pictures of a folder, by name.
+    """The captioned images of a folder, sorted by name.
 
     Raises:
-        UserError: no such folder, no pictures, a caption that is missing, a line that is no caption, or a picture that
-            is not there or outside the folder.
+        UserError: no such folder, no images, a missing caption, a malformed line, or an image that does not exist or
+            is outside the folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -105,8 +105,8 @@ def _plain(caption: str) -> str:
 
 
 def read_picture(path: Path, height: int, width: int) -> np.ndarray:
-    """A picture cut to the shape in its middle and resized to it, uint8 [height, width, 3]; what is transparent becomes
-    white. Raises `UserError` if it cannot be read or is too large."""
+    """An image centre-cropped to the aspect ratio and resized, uint8 [height, width, 3]; transparency becomes white.
+    Raises `UserError` if it cannot be read or is too large."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
@@ -132,8 +132,8 @@ def encode_missing(
     batch: int,
     encode: Callable[[np.ndarray], np.ndarray],
 ) -> None:
-    """Makes the files that are missing: pictures of `size` (height, width) in batches through
-    `encode` uint8 [batch, height, width, 3] -> int32 [batch, R, C]."""
+    """Writes the missing shards: encodes images of `size` (height, width) in batches by `encode`, uint8 [batch, height,
+    width, 3] -> int32 [batch, R, C]."""
     missing = shards.missing()
 
     def work() -> None:
