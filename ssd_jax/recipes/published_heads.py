@@ -1,6 +1,6 @@
 """Draft heads for a published backbone: what `python train.py --config=configs/emu3.py --config.weights=DIR` runs.
 
-The backbone is loaded as for drawing and stays as it is. Pictures, drawn by itself from a file of prompts or encoded
+The backbone is loaded as for drawing and stays as it is. Images, drawn by itself from a file of prompts or encoded
 from a folder with captions, are kept as codes under `config.data`; the heads are trained on the states that the
 backbone has while it reads them, and go to `<workdir>/export`.
 """
@@ -58,17 +58,17 @@ def open_backbone(spec: PublishedSpec) -> Pipeline:
     if (found := pipe.config.architecture) != spec.architecture:
         raise UserError(f"The config is for checkpoints of {spec.architecture}, but {spec.weights} is one of {found}.")
     devices = 1 if pipe.mesh is None else pipe.mesh.shape[DATA]
-    for name, part in (("heads", spec.heads.smooth_l1), ("overlap", spec.heads.overlap)):
-        if part.part % devices:
+    for name, phase in (("heads", spec.heads.smooth_l1), ("overlap", spec.heads.overlap)):
+        if phase.micro_batch % devices:
             raise UserError(
-                f"config.{name}.batch / accumulation is {part.part}, but must be a multiple of the mesh's "
+                f"config.{name}.batch / accumulation is {phase.micro_batch}, but must be a multiple of the mesh's "
                 f"data:{devices}."
             )
     return pipe
 
 
 def drawn(spec: PublishedSpec, pipe: Pipeline, grid: Grid) -> tuple[Frames, TokenShards]:
-    """Prompts' frames, and pictures that the backbone draws of them with its own guidance and top-k."""
+    """Prompts' frames, and images that the backbone draws of them with its own guidance and top-k."""
     wanted: FromPrompts = spec.pictures
     pipe.require(wanted.decoder)
     # Of equal ones some might be held out and some not.
@@ -98,7 +98,7 @@ def drawn(spec: PublishedSpec, pipe: Pipeline, grid: Grid) -> tuple[Frames, Toke
 
 
 def encoded(spec: PublishedSpec, pipe: Pipeline, grid: Grid) -> tuple[Frames, TokenShards]:
-    """Captions' frames, and pictures of a folder as codes."""
+    """Captions' frames, and images of a folder as codes."""
     given: FromFolder = spec.pictures
     pictures = read_folder(given.folder)
     frames = _frames(pipe, [picture.caption for picture in pictures], grid)
@@ -114,17 +114,17 @@ def encoded(spec: PublishedSpec, pipe: Pipeline, grid: Grid) -> tuple[Frames, To
 
 
 def _frames(pipe: Pipeline, prompts: list[str], grid: Grid) -> Frames:
-    """All of them before the first picture is made: a prompt that cannot be read should not stop a night's work."""
+    """All of them before the first image is made: a prompt that cannot be read should not stop a night's work."""
     return [pipe.prompts.pair(text, None, grid) for text in prompts]
 
 
 def _shards(spec: PublishedSpec, pipe: Pipeline, grid: Grid, prompts: np.ndarray, made_with: dict) -> TokenShards:
-    split(prompts, spec.heldout)  # too few pictures are reported before they are made
+    split(prompts, spec.heldout)  # too few images are reported before they are made
     return TokenShards(spec.data, prompts, grid, pipe.config.visual_size, spec.pictures_per_file, made_with)
 
 
 def write_report(spec: PublishedSpec, pipe: Pipeline, pictures: int, found: Values) -> None:
-    """Writes what the heads are worth on held-out pictures, as markdown tables."""
+    """Writes what the heads are worth on held-out images, as markdown tables."""
     given, heads = spec.pictures, spec.heads
     made = f"drawn by it from {given.file}" if isinstance(given, FromPrompts) else f"of the folder {given.folder}"
     lines = [
