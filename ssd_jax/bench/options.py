@@ -1,4 +1,4 @@
-"""The bench's command line."""
+"""Parses the bench's command line."""
 
 import argparse
 from pathlib import Path
@@ -10,11 +10,11 @@ from ssd_jax.models.attention import ATTENTIONS
 METRICS = ("speed", "quality", "numerics")
 BASELINES = ("transformers",)
 RUNBOOK = ("config", "passes", "minutes", "out")
-"""The flags that go with --accelerator."""
+"""The flags that may be combined with --accelerator."""
 
 
 def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
-    """Reads the command line; raises `UserError` for values that make no sense."""
+    """Reads the command line; raises `UserError` for invalid values."""
     parser = argparse.ArgumentParser(prog="python -m ssd_jax.bench", description=title, allow_abbrev=False)
     add = parser.add_argument
     add("--decoders", default="all", metavar="NAMES", help="comma-separated; default: all that the checkpoint can run")
