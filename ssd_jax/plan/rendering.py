@@ -1,4 +1,4 @@
-"""The plan as text for a terminal."""
+"""Renders the plan as text for a terminal."""
 
 import dataclasses
 import math
@@ -20,13 +20,13 @@ from ssd_jax.plan.this_machine import record
 
 UNITS = {"s": 1.0, "ms": 1e3}
 REDUCES = {None: 2, "int8": 4}
-"""All-reduces of a layer: two sums; of int8 also the largest number of each row, before it is rounded."""
+"""All-reduces of a layer: two sums; with int8 also the largest number of each row, before rounding."""
 
 ASSUMED = 3
-"""What is charged for a decoder whose passes depend on the picture: those of `ar`, divided by this. An assumption."""
+"""Assumed speedup in passes over `ar` of a decoder whose passes depend on the image."""
 
 ROWS = 4
-"""Rows of the widest window for which a pass is listed."""
+"""Grid rows in the widest window for which a pass is listed."""
 
 LEGEND = (
     "At best, by {rates}. Products, attention and output head follow one another; each takes {how} of moving its bytes "
@@ -40,14 +40,14 @@ DATASHEETS = "datasheet rates"
 MEASURED = "rates measured here ({})"
 
 OVERLAPS = {True: "the longer", False: "the sum"}
-"""`Chip.overlaps`, in words."""
+"""Wording of `Chip.overlaps`."""
 
 ATTENTION = {
     "plain": "plain: its scores are arrays, {each} bytes each, {scores} in a pass over a row of the grid",
     "fused": "fused: with cuDNN its scores stay on the chip; elsewhere they are arrays, {each} bytes each, {scores} "
     "in a pass over a row of the grid",
 }
-"""What the numbers assume."""
+"""Assumptions behind the numbers."""
 
 LATENCY = (
     ", and the latency of all-reduces; every microsecond that one takes adds {added:.3f} ms to a pass, which has "
@@ -60,9 +60,9 @@ class Row:
     """A line of the table of decoders.
 
     Attributes:
-        name: the decoder's.
-        passes: the fewest, and those assumed; equal where the number is known.
-        seconds: of one picture, likewise, for every chip.
+        name: the decoder's name.
+        passes: the fewest, and the assumed number; equal if the number is known.
+        seconds: seconds of one image, likewise, for every chip.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Row:
 
 
 def rows(job: Job, decoders: Mapping[str, Decoder], chips: Sequence[Chip] = CHIPS) -> list[Row]:
-    """The decoders' passes and seconds; those that need more heads than the job has are left out."""
+    """The decoders' passes and seconds, without those that need more draft heads than the job has."""
     found = []
     assumed = -(-total(PRESETS["ar"].stretches(job.grid)) // ASSUMED)
     for name, decoder in decoders.items():
@@ -86,8 +86,8 @@ def rows(job: Job, decoders: Mapping[str, Decoder], chips: Sequence[Chip] = CHIP
 
 
 def render(job: Job, decoders: Mapping[str, Decoder], scratch: Scratch, chips: Sequence[Chip] = CHIPS) -> str:
-    """The whole plan. The bytes are those of the first decoder, `scratch` being of its programs; the seconds are those
-    of all presets and of the decoders. `chips` are the one that was measured, where the job is for this machine."""
+    """The complete plan. Bytes are of the first decoder, whose programs `scratch` is for; seconds are of all presets
+    and of the decoders. `chips` has the measured one only, if the job is for this machine."""
     name, decoder = next(iter(decoders.items()))
     found = memory(job, decoder, scratch)
     table = rows(job, {**PRESETS, **decoders}, chips)
@@ -188,7 +188,7 @@ def _names(chips: Sequence[Chip]) -> str:
 
 
 def _unit(table: list[Row]) -> str:
-    """ "s", or "ms" where every picture takes less than a second."""
+    """ "s", or "ms" where every image takes less than a second."""
     return "s" if max(most for row in table for _, most in row.seconds) >= 1 else "ms"
 
 
