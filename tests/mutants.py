@@ -206,15 +206,15 @@ MUTANTS = [
     Mutant(
         "keys without the number of the pass",
         "sampling/noise.py",
-        "jax.random.fold_in(jax.random.fold_in(key, tag), clock)",
+        "jax.random.fold_in(jax.random.fold_in(key, tag), pass_index)",
         "jax.random.fold_in(key, tag)",
         "sampling/test_threefry.py::test_keys",
     ),
     Mutant(
         "keys without the purpose",
         "sampling/noise.py",
-        "jax.random.fold_in(jax.random.fold_in(key, tag), clock)",
-        "jax.random.fold_in(key, clock)",
+        "jax.random.fold_in(jax.random.fold_in(key, tag), pass_index)",
+        "jax.random.fold_in(key, pass_index)",
         "sampling/test_threefry.py::test_keys",
     ),
     Mutant(
