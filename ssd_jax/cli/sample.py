@@ -1,6 +1,6 @@
-"""Draws pictures for prompts: python sample.py --prompt="green heart, noto" --prompt="santa claus, noto" --out=outputs
+"""Generates images: python sample.py --prompt="green heart, noto" --prompt="santa claus, noto" --out=outputs
 
-Without arguments it draws a few prompts with the model that comes with the package.
+Without arguments it generates images of a few prompts with the bundled model.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from ssd_jax.prompts.lines import read_lines
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Reads the command line; argparse itself ends with exit code 2 on a malformed one."""
+    """Reads the command line; argparse itself exits with code 2 on a malformed one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
     parser.add_argument("--prompts_file", type=Path, metavar="FILE", help="one prompt per line")
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def draw(args: argparse.Namespace, config, prompts: list[str], decoders: dict) -> None:
-    """Loads the model and draws the prompts."""
+    """Loads the model and generates the images."""
     options = dict(mesh=args.mesh or None, heads=args.heads, vq_weights=args.vq_weights)
     options |= dict(attention=args.attention, quantize=args.quantize)
     pipe = open_model(config, args.config, args.weights, **options)
