@@ -79,7 +79,7 @@ class EmojiPrompts:
         del config  # all sizes are allowed
         height, width = parse_size(size)
         if is_ratio(size) or any(side < stride or side % stride for side in (height, width)):
-            raise UserError(f"This model draws pictures of HEIGHTxWIDTH in multiples of {stride} pixels, not {size}.")
+            raise UserError(f"This model draws images of HEIGHTxWIDTH in multiples of {stride} pixels, not {size}.")
         return Grid(height // stride, width // stride)
 
 

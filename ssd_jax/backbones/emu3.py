@@ -161,7 +161,7 @@ class Emu3Prompts(ByteLevelPrompts):
         elif not height % stride and not width % stride and area / 2 <= height * width <= SLACK * area:
             return Grid(height // stride, width // stride)
         raise UserError(
-            f"Emu3 draws pictures of an aspect ratio such as 16:9 (at most {MAX_ASPECT}:1), or of HEIGHTxWIDTH in "
+            f"Emu3 draws images of an aspect ratio such as 16:9 (at most {MAX_ASPECT}:1), or of HEIGHTxWIDTH in "
             f"multiples of {stride} pixels with an area of {area // 2} to {int(SLACK * area)} pixels, not {size}."
         )
 

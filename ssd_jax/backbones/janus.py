@@ -144,7 +144,7 @@ class JanusPrompts(ByteLevelPrompts):
         own = Grid(config.rows, config.cols)
         if is_ratio(size) or parse_size(size) != (own.rows * stride, own.cols * stride):
             raise UserError(
-                f"Janus-Pro draws pictures of {own.rows * stride}x{own.cols * stride} pixels only, not {size}."
+                f"Janus-Pro draws images of {own.rows * stride}x{own.cols * stride} pixels only, not {size}."
             )
         return own
 

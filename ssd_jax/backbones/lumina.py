@@ -120,7 +120,7 @@ class LuminaPrompts(ByteLevelPrompts):
         if fits and height * width <= most * patch**2 and max(height, width) <= MAX_ASPECT * min(height, width):
             return Grid(height // stride, width // stride)
         raise UserError(
-            f"Lumina-mGPT draws pictures of HEIGHTxWIDTH in multiples of {patch} pixels, with an area of at most "
+            f"Lumina-mGPT draws images of HEIGHTxWIDTH in multiples of {patch} pixels, with an area of at most "
             f"{most * patch**2} pixels and no side more than {MAX_ASPECT} times the other, not {size}."
         )
 

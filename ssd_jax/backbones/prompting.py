@@ -22,7 +22,7 @@ def grid_of(config: ModelConfig, size: tuple[int, int] | str | None, stride: int
     grid = backbone_of(config).prompts.grid(config, size, stride)
     if max(grid.rows, grid.cols) > HIGHEST["rows"]:
         raise UserError(
-            f"A picture has at most {HIGHEST['rows'] * stride} pixels a side, not {grid.rows * stride} x "
+            f"An image has at most {HIGHEST['rows'] * stride} pixels a side, not {grid.rows * stride} x "
             f"{grid.cols * stride}."
         )
     return grid

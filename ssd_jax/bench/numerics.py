@@ -15,7 +15,7 @@ from ssd_jax.pipeline.pipeline import Pipeline
 
 FLOAT32 = "float32"
 
-NOTE = "NLL is under the float32 model, that of float32's pictures under each model itself; differences are to float32."
+NOTE = "NLL is under the float32 model, that of float32's images under each model itself; differences are to float32."
 
 
 def numerics(fast: str) -> dict[str, dict[str, Any]]:

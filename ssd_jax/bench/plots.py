@@ -10,7 +10,7 @@ from ssd_jax.files import replacing
 
 MEASURES = (("nll difference", "NLL per token, difference to ar (nats)", 1.0), ("kid", "KID x 1000 to ar", 1e3))
 
-COLOURS = {"ar's pictures": "tab:blue", "others, of ar's law": "tab:green", "others": "tab:orange"}
+COLOURS = {"ar's images": "tab:blue", "others, lossless": "tab:green", "others": "tab:orange"}
 """Kind of a decoder's images -> colour of its points."""
 
 DPI = 100
@@ -46,13 +46,13 @@ def _panel(axes: Any, rows: dict[str, dict[str, Any]], key: str, label: str, fac
         estimate: Estimate = row[key]
         y, low, high = (factor * value for value in (estimate.value, estimate.low, estimate.high))
         # An interval of NaN has no bar.
-        kind = "ar's pictures" if row["equal pictures"] == 1 else "others, of ar's law" if row["lossless"] else "others"
+        kind = "ar's images" if row["equal pictures"] == 1 else "others, lossless" if row["lossless"] else "others"
         axes.errorbar([row["passes"]], [y], yerr=[[y - low], [high - y]], fmt="o", capsize=3, color=COLOURS[kind])
         points[name] = (row["passes"], y, *((y, y) if math.isnan(low) else (low, high)))
         if name == "ar" and key != "nll difference":
             axes.axhspan(low, high, color="0.9", zorder=0)
     axes.axhline(0.0, color="0.6", linewidth=0.8)
-    axes.set(xscale="log", xlabel="verifier passes per picture", ylabel=label)
+    axes.set(xscale="log", xlabel="verifier passes per image", ylabel=label)
     _label_numbers(axes.xaxis)
     axes.grid(alpha=0.3)
     return points

@@ -77,7 +77,7 @@ def measure_quality(
     bar = tqdm(
         total=len(task.prompts) * (len(painters) + 2 * task.distances),
         desc="quality",
-        unit="picture",
+        unit="image",
         dynamic_ncols=True,
     )
     with bar:
@@ -98,7 +98,7 @@ def measure_quality(
     if against is not None:
         notes.append(f"The columns against are paired differences to {against}.")
     if task.fresh is not None:
-        notes.append(f"Fresh: the {task.fresh.sum()} pictures of prompts on which no option of a decoder was chosen.")
+        notes.append(f"Fresh: the {task.fresh.sum()} images of prompts on which no option of a decoder was chosen.")
     if task.distances:
         notes += _distances(pipe, task, rows, found, *others)
     return rows, notes, found[baseline].tokens
@@ -151,8 +151,8 @@ def _distances(
         rows[name]["kid"] = kernel_distance(found, to, task.numbers)
         if count >= ENOUGH:
             rows[name]["fd"] = frechet_distance(found, to, task.numbers, axes)
-    which = f"KID and FD ({DIMS} principal axes)" if count >= ENOUGH else f"KID (FD needs {ENOUGH} pictures)"
-    notes = [f"{which} to {count} `ar` pictures of the same prompts, other seeds."]
+    which = f"KID and FD ({DIMS} principal axes)" if count >= ENOUGH else f"KID (FD needs {ENOUGH} images)"
+    notes = [f"{which} to {count} `ar` images of the same prompts, other seeds."]
     if task.gallery is not None:
         shares, note = task.gallery.find(pipe, network, task.prompts, seen)
         notes.append(note)

@@ -165,13 +165,11 @@ def speed(
     parts = {name: found.extrapolated for name, found in runs.items() if found.extrapolated}
     if parts:
         listed = ", ".join(f"{name} {timed}" for name, timed in parts.items())
-        notes.append(
-            f"Of these not pictures but passes were timed, and from them whole pictures reckoned (~): {listed}."
-        )
+        notes.append(f"Of these only some passes were timed, and images extrapolated from them (~): {listed}.")
     unknown = [name for name, found in runs.items() if found.passes is None]
     if unknown:
         why = "of noise the number would mean nothing" if random else "none was drawn whole"
-        notes.append(f"How many passes a picture takes depends on the picture, and {why}: {', '.join(unknown)}.")
+        notes.append(f"How many passes an image takes depends on the image, and {why}: {', '.join(unknown)}.")
     return rows, clock.curve(), notes
 
 
@@ -210,7 +208,7 @@ def quality(
     notes = []
     gallery = fresh = None
     if args.data is None:
-        notes.append("No retrieval, because --data names no reference pictures.")
+        notes.append("No retrieval, because --data names no reference images.")
     else:
         gallery = Gallery.read(args.data)
     if args.prompt or gallery is None:
@@ -230,8 +228,8 @@ def quality(
         baseline = next(name for name, (_, decoder) in painters.items() if decoder == AR())
         found, more, _ = measure_quality(pipe, painters, baseline, task, args.against)
     notes.append(
-        f"Quality: {args.images} pictures per row, {different} prompts; in brackets 95 % intervals, over prompts (R@k: "
-        "over pictures)."
+        f"Quality: {args.images} images per row, {different} prompts; in brackets 95 % intervals, over prompts (R@k: "
+        "over images)."
     )
     return pipe, found, notes + more
 

@@ -50,4 +50,4 @@ def compare(args: argparse.Namespace, decoders: dict, options: dict, pipe: Pipel
                 lines += add_traces(results, args.out, prefix, out, index)
         results.record = {"options": options, **made_with(pipe), "images": records}
     tell(args.out, results, lines)
-    print(f"{args.out / 'compare.png'} has a line per picture and a column per decoder.")
+    print(f"{args.out / 'compare.png'} has a line per image and a column per decoder.")

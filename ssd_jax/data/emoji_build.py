@@ -87,7 +87,7 @@ def build(
                 {"code": code, "identity": emoji.identity, "style": style, "tone": emoji.tone, "name": emoji.name}
             )
     if not records:
-        raise ValueError("no emoji picture could be drawn: none of the styles is installed")
+        raise ValueError("no emoji image could be drawn: none of the styles is installed")
     used = [style for style in STYLES if any(r["style"] == style for r in records)]
     for record, split in zip(records, assign_splits(records), strict=True):
         record["caption"] = f"{record['name']}, {record['style']}" if len(used) > 1 else record["name"]
@@ -107,7 +107,7 @@ def _draw_style(style: str, table: Mapping[str, Emoji], npm_dir: Path | None) ->
     taken: set[bytes] = set()
     dropped = Counter(absent=len(table) - len(drawings))
     plainest_first = sorted(drawings, key=lambda c: (c.count("-"), len(table[c].name), code_key(c)))
-    for code in tqdm.tqdm(plainest_first, desc=style, unit="picture"):
+    for code in tqdm.tqdm(plainest_first, desc=style, unit="image"):
         try:
             picture = _on_white(drawings[code]())
         except Exception as error:  # one bad glyph must not fail the others
@@ -122,7 +122,7 @@ def _draw_style(style: str, table: Mapping[str, Emoji], npm_dir: Path | None) ->
         else:
             taken.add(digest)
             pictures[code] = picture
-    logger.info("%s: %d pictures; left out: %s", style, len(pictures), dict(dropped))
+    logger.info("%s: %d images; left out: %s", style, len(pictures), dict(dropped))
     return pictures
 
 

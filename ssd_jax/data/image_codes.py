@@ -23,7 +23,7 @@ def encode_images(vq: VQConfig, params: Any, images: np.ndarray, path: Path) -> 
             return codes
     encode = jax.jit(lambda params, images: VQModel(vq).apply(params, to_float(images), method="encode"))
     codes = []
-    for start in tqdm(range(0, len(images), BATCH), desc="pictures to codes", dynamic_ncols=True):
+    for start in tqdm(range(0, len(images), BATCH), desc="images to codes", dynamic_ncols=True):
         part = np.asarray(images[start : start + BATCH])
         full = np.resize(part, (BATCH, *part.shape[1:]))  # one shape, one compilation
         codes.append(np.asarray(encode(params, full)).reshape(BATCH, -1)[: len(part)])

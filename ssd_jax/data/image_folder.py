@@ -50,11 +50,11 @@ def read_folder(folder: Path) -> list[Picture]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"There is no folder {str(folder)!r} with pictures.")
+        raise UserError(f"There is no folder {str(folder)!r} with images.")
     listed = folder / CAPTIONS
     captions = _listed(listed) if listed.exists() else _beside(folder)
     if not captions:
-        raise UserError(f"{folder} has no pictures ({', '.join(SUFFIXES)}).")
+        raise UserError(f"{folder} has no images ({', '.join(SUFFIXES)}).")
     without = sorted(name for name, caption in captions.items() if not caption)
     if without:
         more = f" (and {len(without) - 1} more)" if len(without) > 1 else ""
@@ -67,7 +67,7 @@ def read_folder(folder: Path) -> list[Picture]:
         try:
             found.append(Picture(name, caption, (folder / name).stat().st_size))
         except OSError as error:
-            raise UserError(f"The picture {folder / name} cannot be read: {error.strerror}.") from None
+            raise UserError(f"The image {folder / name} cannot be read: {error.strerror}.") from None
     return found
 
 
@@ -85,7 +85,7 @@ def _listed(path: Path) -> dict[str, str]:
             raise UserError(f'{path}:{number} is not a line {{"file": "name.png", "caption": "text"}}.')
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts or pure.suffix.lower() not in SUFFIXES:
-            raise UserError(f"{path}:{number}: {name!r} is not a picture ({', '.join(SUFFIXES)}) in this folder.")
+            raise UserError(f"{path}:{number}: {name!r} is not an image ({', '.join(SUFFIXES)}) in this folder.")
         if captions.setdefault(str(pure), _plain(caption)) != _plain(caption):
             raise UserError(f"{path}:{number}: {name!r} has another caption before.")
     return captions
@@ -121,7 +121,7 @@ def read_picture(path: Path, height: int, width: int) -> np.ndarray:
     except UserError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is damaged or not a picture: {error}.") from None
+        raise UserError(f"{path} is damaged or not an image: {error}.") from None
 
 
 def encode_missing(
@@ -138,9 +138,7 @@ def encode_missing(
 
     def work() -> None:
         there = len(pictures) - sum(len(shards.pictures(shard)) for shard in missing)
-        with tqdm(
-            total=len(pictures), initial=there, desc="pictures to codes", unit="picture", dynamic_ncols=True
-        ) as bar:
+        with tqdm(total=len(pictures), initial=there, desc="images to codes", unit="image", dynamic_ncols=True) as bar:
             for shard in missing:
                 part, codes = shards.pictures(shard), []
                 for start in range(part.start, part.stop, batch):

@@ -25,7 +25,7 @@ def split(prompts: np.ndarray, heldout: int) -> tuple[np.ndarray, np.ndarray]:
     last = int(np.searchsorted(np.cumsum(np.bincount(place, minlength=count)), heldout))
     if not (place > last).any():
         raise UserError(
-            f"There are {len(prompts)} pictures; to hold out {heldout} leaves none to train on: lower "
+            f"There are {len(prompts)} images; to hold out {heldout} leaves none to train on: lower "
             "config.heldout or give more."
         )
     return np.flatnonzero(place <= last), np.flatnonzero(place > last)

@@ -33,7 +33,7 @@ def draw_missing(shards: TokenShards, jobs: np.ndarray, seed: int, batch: int, d
     first = is_first()
     left = sum(len(shards.pictures(shard)) for shard in missing)
     with tqdm(
-        total=len(jobs), initial=len(jobs) - left, desc="drawing", unit="picture", dynamic_ncols=True, disable=not first
+        total=len(jobs), initial=len(jobs) - left, desc="drawing", unit="image", dynamic_ncols=True, disable=not first
     ) as bar:
         for shard in missing:
             pictures, codes = shards.pictures(shard), []

@@ -91,7 +91,7 @@ class TokenShards:
             inside = codes.dtype == np.int32 and codes.min() >= 0 and codes.max() < self.codes
             if inside and np.array_equal(prompts, self._prompts(shard)):
                 return codes
-        raise UserError(f"{path} does not hold the pictures it should; remove it, and they are made again.")
+        raise UserError(f"{path} does not hold the images it should; remove it, and they are made again.")
 
     def _prompts(self, shard: int) -> np.ndarray:
         pictures = self.pictures(shard)

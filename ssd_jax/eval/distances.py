@@ -143,5 +143,5 @@ def _pair(x: np.ndarray, y: np.ndarray, prompts: np.ndarray | None) -> tuple[np.
         )
     labels, numbers = np.unique(np.arange(len(x)) if prompts is None else prompts, return_inverse=True)
     if len(numbers) != len(x) or len(labels) < LEAST:
-        raise UserError(f"A distance needs pictures of at least {LEAST} prompts, and the prompt of each.")
+        raise UserError(f"A distance needs images of at least {LEAST} prompts, and the prompt of each.")
     return x, y, numbers

@@ -45,7 +45,7 @@ class Gallery:
         try:
             data = emoji.load(folder)
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"The reference pictures cannot be read: {error}.") from None
+            raise UserError(f"The reference images cannot be read: {error}.") from None
         digest = hashlib.sha256()
         for name in ("index.json", "images.npy"):
             with (folder / name).open("rb") as file:
@@ -60,7 +60,7 @@ class Gallery:
         """
         asked = self.rows[np.isin(self.data.splits[self.rows], splits)]
         if not len(asked):
-            raise UserError(f"{self.folder} has no picture without skin tone in {' or '.join(splits)}.")
+            raise UserError(f"{self.folder} has no image without skin tone in {' or '.join(splits)}.")
         order = np.random.default_rng(0).permutation(asked)
         return [self.data.captions[i] for i in np.resize(order, count)]
 
@@ -95,7 +95,7 @@ class Gallery:
         row_of = {self.data.captions[row]: row for row in self.rows.tolist()}
         asked = [index for index, text in enumerate(prompts) if text in row_of]
         if not asked:
-            return {}, "No prompt is the caption of a reference picture, so there is no retrieval."
+            return {}, "No prompt is the caption of a reference image, so there is no retrieval."
         rows = [row_of[prompts[index]] for index in asked]
         shelf, identities = self.shelf(network), [self.data.identities[row] for row in self.rows]
 
@@ -103,12 +103,12 @@ class Gallery:
             return retrieval(queries, [self.data.identities[row] for row in rows], shelf, identities)
 
         shares = {name: found(values[asked]) for name, values in seen.items()}
-        note = f"Retrieval: {len(asked)} pictures among {len(shelf)} (gallery {self.mark})"
+        note = f"Retrieval: {len(asked)} images among {len(shelf)} (gallery {self.mark})"
         if self.data.images.shape[1] % pipe.vq_config.stride:
             return shares, f"{note}."
         real = np.asarray(self.data.images[rows])
         best = found(features(network, pipe.decode(pipe.encode(real))))
         return shares, (
-            f"{note}; the real pictures, through the VQ tokenizer and back, reach R@1 {best[1].value:.3f} and R@5 "
+            f"{note}; the real images, through the VQ tokenizer and back, reach R@1 {best[1].value:.3f} and R@5 "
             f"{best[5].value:.3f}."
         )

@@ -40,7 +40,7 @@ class Pictures:
         )
         if not fits or not images.size or images.dtype != np.uint8:
             raise UserError(
-                f"Pictures must be uint8 [B, H, W, 3], none of them 0, with H and W multiples of {stride}, "
+                f"Images must be uint8 [B, H, W, 3], none of them 0, with H and W multiples of {stride}, "
                 f"not {images.dtype} {images.shape}."
             )
         return self._in_parts(_to_codes, images, at_once(self.config, *images.shape[1:3]))

@@ -123,7 +123,7 @@ def require_model_fits(config: ModelConfig, backbone: Any, heads: Any, dtype: An
     rows = 2 if mesh is None else math.lcm(2, mesh.shape[DATA])  # as many images as fill the mesh
     spec = CacheSpec(config.layers, rows, config.kv_heads, length, config.head_dim, jnp.dtype(dtype))
     cache = spec.abstract(cache_sharding(spec, mesh))
-    require_room({"weights": backbone, "draft heads": heads, "cache of a picture": cache}, mesh)
+    require_room({"weights": backbone, "draft heads": heads, "cache of an image": cache}, mesh)
 
 
 def find_folder(source: str | Path) -> Path:

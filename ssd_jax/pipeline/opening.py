@@ -10,7 +10,7 @@ from ssd_jax.pipeline.pipeline import Pipeline
 from ssd_jax.pipeline.random_weights import NAME as RANDOM
 from ssd_jax.pipeline.random_weights import Random, load_random
 
-RANDOM_NOTE = "The weights are random: seconds are real, pictures are noise."
+RANDOM_NOTE = "The weights are random: seconds are real, images are noise."
 """Note for every use of such a model."""
 
 

@@ -38,7 +38,7 @@ class Pipeline:
         model: the backbone and its draft heads, with their weights.
         vq_config: the image tokenizer's config.
         execution: dtype, devices and attention. The image tokenizer is on one device.
-        pictures: the image tokenizer.
+        images: the image tokenizer.
         programs: the model's compiled programs.
     """
 

@@ -82,7 +82,7 @@ def images_of_call(
     num_images = require_whole("num_images", num_images, 1, None)
     if len(prompts) * num_images > MOST_IMAGES:
         raise UserError(
-            f"At most {MOST_IMAGES} pictures are drawn in a call, not {len(prompts)} prompts x {shown(num_images)}."
+            f"At most {MOST_IMAGES} images are drawn in a call, not {len(prompts)} prompts x {shown(num_images)}."
         )
     seeds = _seeds(seed, len(prompts))
     pairs = [pair for pair in zip(prompts, seeds, strict=True) for _ in range(num_images)]

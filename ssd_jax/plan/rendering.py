@@ -32,8 +32,7 @@ LEGEND = (
     "At best, by {rates}. Products, attention and output head follow one another; each takes {how} of moving its bytes "
     "and of its arithmetic. Left out: what goes from product to product, sampling, gaps between kernels{latency}.",
     "Attention is {attention}. It reads the whole cache, filled or not.",
-    "Passes that depend on the picture: from all drafts accepted to 1/{assumed} of those of ar, which is an "
-    "assumption.",
+    "Passes that depend on the image: from all drafts accepted to 1/{assumed} of those of ar, which is an assumption.",
 )
 
 DATASHEETS = "datasheet rates"
@@ -103,7 +102,7 @@ def _head(job: Job) -> str:
         f"{job.config.architecture}: {_counted(parameters)} parameters in {kind}, with the "
         f"{job.config.visual_size} visual rows of the output head\n"
         f"draft heads: {heads.horizontal} to the right, {heads.vertical} down, {_counted(drafters)} parameters in all\n"
-        f"{mesh}; {job.images} picture{'s' * (job.images > 1)} of {job.grid.rows} x {job.grid.cols} tokens at once, "
+        f"{mesh}; {job.images} image{'s' * (job.images > 1)} of {job.grid.rows} x {job.grid.cols} tokens at once, "
         f"{job.rows} row{'s' * (job.rows > 1)}{' with guidance' * job.guided}, {job.prompt} slots for the prompt"
     )
 
@@ -137,7 +136,7 @@ def _passes(job: Job, chips: Sequence[Chip]) -> str:
 
 def _pictures(job: Job, table: list[Row], chips: Sequence[Chip]) -> str:
     unit = _unit(table)
-    lines = [f"{f'{unit} a picture':14}{'passes':>11}{_names(chips)}"]
+    lines = [f"{f'{unit} an image':14}{'passes':>11}{_names(chips)}"]
     for row in table:
         cells = (f"{_range(*(_digits(value * UNITS[unit]) for value in pair)):>13}" for pair in row.seconds)
         lines.append(f"  {row.name:12}{_range(*map(str, row.passes)):>11}{''.join(cells)}")

@@ -82,7 +82,7 @@ def open_data(spec: EmojiSpec) -> emoji.EmojiData:
     data = emoji.load(spec.data)
     if others := sorted(set(data.styles) - set(spec.styles)):
         raise UserError(
-            f"{spec.data} has pictures of the style {others[0]}, which config.styles leaves out; choose another "
+            f"{spec.data} has images of the style {others[0]}, which config.styles leaves out; choose another "
             "config.data or remove that folder."
         )
     return data

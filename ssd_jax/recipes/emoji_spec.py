@@ -58,9 +58,7 @@ class EmojiSpec:
             require_one_of("style", style, tuple(STYLES))
         seed, vq = given.whole("seed", 0, 2**32 - 1), from_dict(VQConfig, given.part("vq"), "config.vq")
         if SIZE % vq.stride:
-            raise UserError(
-                f"config.vq: pictures of {SIZE} pixels have no whole number of codes of {vq.stride} pixels."
-            )
+            raise UserError(f"config.vq: images of {SIZE} pixels have no whole number of codes of {vq.stride} pixels.")
         heads = DraftHeadsSpec(
             from_dict(HeadsConfig, given.part("heads_model"), "config.heads_model"),
             smooth_l1=CaptionedSpec.parse(given.part("heads"), "heads"),

@@ -128,9 +128,9 @@ def write_report(spec: PublishedSpec, pipe: Pipeline, pictures: int, found: Valu
     given, heads = spec.pictures, spec.heads
     made = f"drawn by it from {given.file}" if isinstance(given, FromPrompts) else f"of the folder {given.folder}"
     lines = [
-        f"Draft heads of {pipe.folder} (fingerprint {pipe.fingerprint()[:12]}), trained on {pictures} pictures {made}: "
-        f"{heads.smooth_l1.steps} steps of {heads.smooth_l1.batch} pictures on Smooth L1, {heads.overlap.steps} of "
-        f"{heads.overlap.batch} on overlap. Means over at most {heads.report_images} held-out pictures; overlap is the "
+        f"Draft heads of {pipe.folder} (fingerprint {pipe.fingerprint()[:12]}), trained on {pictures} images {made}: "
+        f"{heads.smooth_l1.steps} steps of {heads.smooth_l1.batch} images on Smooth L1, {heads.overlap.steps} of "
+        f"{heads.overlap.batch} on overlap. Means over at most {heads.report_images} held-out images; overlap is the "
         "chance that a draft is kept, with the model's own guidance and top-k.",
         *tables(found),
     ]

@@ -45,7 +45,7 @@ class PublishedSpec:
         weights, vq_weights: folders or names of the backbone's checkpoint, and of its image tokenizer's if separate.
         architecture: the architecture that the checkpoint must have.
         mesh: devices, such as "data:1,model:4"; None is one.
-        pictures: source of the images.
+        images: source of the images.
         size: image size, as for `Pipeline.generate`; None is the model's own.
         data, pictures_per_file: the folder of their codes, and images per shard.
         max_batch: images that are generated or encoded at once.
@@ -76,7 +76,7 @@ class PublishedSpec:
             raise UserError("No weights come with this config; say where they are with --config.weights=DIR.")
         if bool(images) == bool(prompts_file):
             raise UserError(
-                "Heads are trained on pictures: give either --config.images=DIR, a folder of pictures with captions, "
+                "Heads are trained on images: give either --config.images=DIR, a folder of images with captions, "
                 "or --config.prompts_file=FILE, and the model draws them."
             )
         heads = DraftHeadsSpec(

@@ -307,8 +307,8 @@ def test_random_weights_beside_transformers(tmp_path, monkeypatch, capsys):
     assert rows["ssd-exact"]["seconds per pass"] and rows["ssd-exact"]["extrapolated"] > 0
     assert values["setup"]["model"] == "random-0" and all(values["setup"][name] > 0 for name in RATES)
     printed = capsys.readouterr().out
-    assert "The weights are random: seconds are real, pictures are noise." in printed
-    assert re.search(r"depends on the picture, and of noise .* mean nothing: ssd-exact\.", printed)
+    assert "The weights are random: seconds are real, images are noise." in printed
+    assert re.search(r"depends on the image, and of noise .* mean nothing: ssd-exact\.", printed)
     assert re.search(r"^transformers: JanusForConditionalGeneration.generate in its image mode", printed, re.MULTILINE)
 
 
@@ -390,5 +390,5 @@ def test_a_step_of_the_runbook(tmp_path, monkeypatch):
 
 
 def test_data_that_is_none(headed_folder, tmp_path):
-    with pytest.raises(UserError, match="reference pictures cannot be read"):
+    with pytest.raises(UserError, match="reference images cannot be read"):
         Gallery.read(tmp_path)

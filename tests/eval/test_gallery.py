@@ -50,7 +50,7 @@ def test_prompts_are_captions_of_their_splits_without_skin_tone(gallery, splits)
 
 
 def test_a_split_without_pictures_is_one_sentence(gallery):
-    with pytest.raises(UserError, match="no picture without skin tone in nothing"):
+    with pytest.raises(UserError, match="no image without skin tone in nothing"):
         gallery.prompts(4, ("nothing",))
 
 
@@ -91,7 +91,7 @@ def test_recognition_of_fixed_codes_is_what_it_was(gallery, bundled, heldout):
     assert (shares["codes"][1].value, shares["codes"][5].value) == (29 / 31, 1.0)
     shares, _ = gallery.find(bundled, network, heldout["captions"], {"codes": features(network, images[::-1])})
     assert shares["codes"][1].value == 0.0
-    assert f"31 pictures among 31 (gallery {gallery.mark})" in note
+    assert f"31 images among 31 (gallery {gallery.mark})" in note
 
 
 @needs_features
@@ -99,4 +99,4 @@ def test_recognition_asks_for_trained_and_for_held_out_captions(gallery, bundled
     found = recognition(bundled, gallery, 2)
     assert set(found.shares) == set(ASKED)
     assert all(0 <= share[1].value <= share[5].value <= 1 for share in found.shares.values())
-    assert all(f"{name}: Retrieval: 2 pictures among 31" in found.note for name in ASKED)
+    assert all(f"{name}: Retrieval: 2 images among 31" in found.note for name in ASKED)

@@ -111,7 +111,7 @@ def test_heads_are_trained_and_draw(executed):
     assert (Path(executed.metadata.folder) / "results" / "heads" / "export" / "heads.safetensors").is_file()
     (report,) = [output.data["text/markdown"] for output in train.outputs if "text/markdown" in output.get("data", {})]
     assert (
-        "untrained" in report and "trained on 24 pictures" in report and "12 steps" in report and len(shown(train)) == 1
+        "untrained" in report and "trained on 24 images" in report and "12 steps" in report and len(shown(train)) == 1
     )
     assert "ssd-wave" in printed(heads).splitlines()[0]
     assert passes(heads)["ar"] == 16 and passes(heads)["ssd"] == 1 + 2 + 3 * 3

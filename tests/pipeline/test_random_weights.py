@@ -71,7 +71,7 @@ def test_the_command_line_draws_noise_and_says_so(command_line, tmp_path):
     flags = "--config=emoji", "--weights=random", "--prompt=a"
     code, out, err = command_line(*flags, f"--out={tmp_path}")
     assert code == 0, err
-    assert out.startswith("The weights are random: seconds are real, pictures are noise.")
+    assert out.startswith("The weights are random: seconds are real, images are noise.")
     assert json.loads((tmp_path / "images.json").read_text())["model"]["weights"] == "random, seed 0"
     assert (tmp_path / "000.png").is_file()
 

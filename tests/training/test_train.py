@@ -348,7 +348,7 @@ def test_a_value_that_cannot_be_is_refused_before_anything_is_begun(tmp_path, na
 
 
 def test_data_of_another_style_is_refused(tiny_run, tmp_path):
-    with pytest.raises(ssd_jax.UserError, match="has pictures of the style twemoji, which config.styles leaves out"):
+    with pytest.raises(ssd_jax.UserError, match="has images of the style twemoji, which config.styles leaves out"):
         emoji_recipe.run(EmojiSpec.parse(tiny_config(tmp_path / "runs", tiny_run / "data", styles=("noto",))))
 
 

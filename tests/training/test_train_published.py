@@ -319,7 +319,7 @@ def test_a_training_step_of_emu3_takes_the_memory_that_its_config_says():
         ({"decoder": "ssd-exact"}, ["draft heads"]),
         ({"heads.accumulation": 3}, ["config.heads.batch", "4", "3"]),
         ({"overlap.matmul": "int4"}, ["config.overlap.matmul", "int4"]),
-        ({"heldout": 24}, ["24 pictures", "config.heldout"]),
+        ({"heldout": 24}, ["24 images", "config.heldout"]),
         ({"seed": -1}, ["config.seed"]),
         ({"prompts_file": "", "images": "nowhere"}, ["'nowhere'"]),
         ({"images": "nowhere"}, ["either", "--config.images=DIR"]),
@@ -357,7 +357,7 @@ def test_a_folder_that_does_not_tell_what_is_on_its_pictures(tmp_path, line, wor
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\nnothing", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n"])
 def test_a_picture_that_is_damaged_or_something_else_is_named(tmp_path, content):
     (tmp_path / "0.png").write_bytes(content)
-    with pytest.raises(UserError, match="0.png is damaged or not a picture"):
+    with pytest.raises(UserError, match="0.png is damaged or not an image"):
         read_picture(tmp_path / "0.png", 8, 8)
 
 
