@@ -1,4 +1,4 @@
-"""Reference pictures: which captions are asked for, what a drawn picture is looked up among, and the report's R@k."""
+"""Reference images: which captions are asked for, what a drawn image is looked up among, and the report's R@k."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ needs_features = pytest.mark.skipif(not available(), reason="the extra [eval] is
 
 @pytest.fixture(scope="module")
 def data(fixtures, heldout, tmp_path_factory) -> Path:
-    """The held-out pictures of the fixtures as a data folder; two of three count as trained on, one has a skin tone."""
+    """The held-out images of the fixtures as a data folder; two of three count as trained on, one has a skin tone."""
     folder = tmp_path_factory.mktemp("data")
     records = []
     for index, caption in enumerate(heldout["captions"]):
@@ -77,14 +77,14 @@ def test_features_are_computed_once(data, tmp_path, monkeypatch):
     first, again = one.shelf(None), Gallery.read(one.folder).shelf(None)
     np.testing.assert_array_equal(first, again)
     assert sum(computed) == len(first) == 31
-    changed = dataclasses.replace(one, mark="0" * 12)  # other pictures in the same folder
+    changed = dataclasses.replace(one, mark="0" * 12)  # other images in the same folder
     changed.shelf(None)
     assert sum(computed) == 62
 
 
 @needs_features
 def test_recognition_of_fixed_codes_is_what_it_was(gallery, bundled, heldout):
-    """Codes of real pictures, decoded by the bundled tokenizer: 29 of 31 are nearest to the pictures they are of."""
+    """Codes of real images, decoded by the bundled tokenizer: 29 of 31 are nearest to the images they are of."""
     images = bundled.decode(np.array(heldout["codes"], np.int32).reshape(-1, 16, 16))
     network = load_network()
     shares, note = gallery.find(bundled, network, heldout["captions"], {"codes": features(network, images)})

@@ -33,7 +33,7 @@ def printed(cell: nbformat.NotebookNode) -> str:
 
 
 def shown(cell: nbformat.NotebookNode) -> list[np.ndarray]:
-    """The pictures below a cell, uint8 [height, width, 3]."""
+    """The images below a cell, uint8 [height, width, 3]."""
     found = [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")) for data in found]
 

@@ -1,4 +1,4 @@
-"""Checkpoint folders that are whole and wrong: each is one clear sentence, and nothing waits, hangs or draws."""
+"""Checkpoint folders that are complete but wrong: each gives one sentence, and nothing waits, hangs or decodes."""
 
 import json
 import os
