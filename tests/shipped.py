@@ -148,7 +148,7 @@ def equal(a: np.ndarray, b: np.ndarray) -> list[int]:
 def pictures(pipe, steady: bool) -> dict[str, list[int]]:
     """Of how many images every token is that of `ar`, or, where bits depend on the window, of `AR` with theirs."""
     out, grid = {}, Grid(pipe.config.rows, pipe.config.cols)
-    exact = {name: PRESETS[name] for name in ("ssd-exact", "jacobi-above", "jacobi-match")} | {"wide": WIDE}
+    exact = {name: PRESETS[name] for name in ("ssd-exact", "ssd-tree", "jacobi-above", "jacobi-match")} | {"wide": WIDE}
     oracles: dict[int, np.ndarray] = {}
     for name, decoder in exact.items():
         window = 1 if steady else decoder.width(grid)
@@ -162,7 +162,7 @@ def pictures(pipe, steady: bool) -> dict[str, list[int]]:
     # int8 sums are exact, whatever the rest is.
     int8 = ssd_jax.load("emoji", quantize="int8")
     oracle = draw(int8, "ar", seeds=range(1))
-    for name in ("ssd-exact", "jacobi-above") if steady else ():
+    for name in ("ssd-exact", "ssd-tree", "jacobi-above") if steady else ():
         out[f"int8, {name}"] = equal(draw(int8, name, seeds=range(1)), oracle)
     out["int8, ar, three at a time"] = equal(draw(int8, "ar", 3, range(1)), oracle) if steady else [1, 1]
     out["negative control: another seed"] = equal(draw(pipe, "ar", seeds=[7]), draw(pipe, "ar", seeds=[8]))

@@ -42,7 +42,7 @@ class Stub(Verifier):
         self.head = jax.random.normal(jax.random.key(11), (D, codes)) * sharpness
         self.turn = jax.random.normal(jax.random.key(12), (D, D)) * D**-0.5
 
-    def verify(self, cache, codes, positions, committed=None, ends=None):
+    def verify(self, cache, codes, positions, committed=None, ends=None, beside=None):
         del ends  # no row ends
         grid, starts = self.grid, jnp.zeros((self.images,), jnp.int32)
         if committed is None:
@@ -57,6 +57,12 @@ class Stub(Verifier):
         state = jnp.tanh(e + jnp.einsum("bwt,btd->bwd", weights, first) @ self.turn)
         second = cache.second.at[rows, positions].set(state, mode="drop")
         hidden = jnp.einsum("bwt,btd->bwd", weights, second)
+        if beside is not None:
+            away = beside.positions[:, :, None] - jnp.arange(grid.size)
+            weights = jnp.where(away > 0, 0.6**away, 0.0)
+            own = self.embedding[beside.codes]
+            state = jnp.tanh(own + (own + jnp.einsum("bet,btd->bed", weights, first)) @ self.turn)
+            hidden = jnp.concatenate([hidden, state + jnp.einsum("bet,btd->bed", weights, second)], axis=1)
         return hidden, StubCache(first, second, cache.calls + 1)
 
     def log_p(self, hidden):

@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,17 +18,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ssd_jax import lock
 from ssd_jax.data.emoji import SIZE
 from ssd_jax.data.emoji_names import Emoji, code_key, emoji_table, require
 from ssd_jax.data.emoji_sources import STYLES, StyleMissing
 from ssd_jax.data.emoji_splits import assign_splits
 from ssd_jax.errors import UserError
-from ssd_jax.files import require_space
+from ssd_jax.files import LEFTOVER, replacing, require_space
 
 if TYPE_CHECKING:
     from PIL import Image
 
 BLANK = 250  # an image without a darker value is blank
+IMAGES, INDEX = "images.npy", "index.json"
 
 logger = logging.getLogger(__name__)
 Record = dict[str, str]
@@ -47,7 +47,7 @@ def build(
     `images.npy` is uint8 [N, 128, 128, 3]; `index.json` has "styles" (those in use), "size" (pixels) and "pictures"
     (N records of code, identity, style, tone, name, caption, split). Images come style by style, then by code, and
     two runs with the same packages write the same bytes. Within a style, identical drawings are kept once and blank
-    ones dropped. The folder appears when it is complete, or not at all.
+    ones dropped. `index.json` comes last: a killed build leaves none, and the next one begins anew.
 
     Args:
         folder: the output folder; must not exist or be empty.
@@ -65,8 +65,15 @@ def build(
     if unknown := [style for style in styles if style not in STYLES]:
         raise ValueError(f"unknown styles {unknown}; known are {tuple(STYLES)}")
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists; remove it to build the data again")
+    _require_unbuilt(folder)
+    with lock.locked(folder):
+        _write(folder, *_draw(styles, npm_dir, limit))
+
+
+def _draw(
+    styles: Sequence[str], npm_dir: Path | None, limit: int | None
+) -> tuple[list[np.ndarray], Mapping[str, object]]:
+    """The images and the index."""
     table = emoji_table()
     if limit is not None and limit < len(table):
         codes = list(table)
@@ -92,7 +99,7 @@ def build(
     for record, split in zip(records, assign_splits(records), strict=True):
         record["caption"] = f"{record['name']}, {record['style']}" if len(used) > 1 else record["name"]
         record["split"] = split
-    _write(folder, images, {"styles": used, "size": SIZE, "pictures": records})
+    return images, {"styles": used, "size": SIZE, "pictures": records}
 
 
 def _draw_style(style: str, table: Mapping[str, Emoji], npm_dir: Path | None) -> dict[str, np.ndarray]:
@@ -135,26 +142,35 @@ def _on_white(drawing: Image.Image) -> np.ndarray:
     return np.array(Image.alpha_composite(white, drawing).convert("RGB"))
 
 
+def _require_unbuilt(folder: Path) -> None:
+    """Raises `FileExistsError` if there is anything in a folder but what a killed build leaves."""
+    if folder.exists() and (not folder.is_dir() or any(not _of_killed_build(path) for path in folder.iterdir())):
+        raise FileExistsError(f"{folder} exists; remove it to build the data again")
+
+
+def _of_killed_build(path: Path) -> bool:
+    return path.name == lock.NAME or bool(LEFTOVER.fullmatch(path.name)) or _is_unfinished(path)
+
+
+def _is_unfinished(path: Path) -> bool:
+    return path.name == IMAGES and not (path.parent / INDEX).exists()
+
+
 def _write(folder: Path, images: Sequence[np.ndarray], index: Mapping[str, object]) -> None:
-    """Writes a folder beside the target and renames it, so that the data appear atomically."""
-    partial = None
+    """Writes the images, then the index: where there is no index, nothing was built."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        require_space(folder.parent, sum(image.nbytes for image in images), "The emoji images")
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        require_space(folder, sum(image.nbytes for image in images), "The emoji images")
         # Not through a memory map: on a full disk that kills the process.
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), SIZE, SIZE, 3)}
-        with (partial / "images.npy").open("wb") as file:
+        with replacing(folder / IMAGES) as temporary, temporary.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for image in images:
                 file.write(image.tobytes())
-        text = json.dumps(index, indent=1, ensure_ascii=False)
-        (partial / "index.json").write_text(text + "\n", encoding="utf-8")
-        partial.chmod(0o755)
-        partial.replace(folder)
+        with replacing(folder / INDEX) as temporary:
+            temporary.write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except BaseException as error:  # an interrupt too
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
+        if _is_unfinished(folder / IMAGES):
+            (folder / IMAGES).unlink(missing_ok=True)
         if isinstance(error, OSError):
             why = error.strerror or error
             raise UserError(f"The emoji images cannot be written to {folder}: {why}.") from None

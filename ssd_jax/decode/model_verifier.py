@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32, Key, Shaped
 
-from ssd_jax.decode.verifier import Offsets, Verifier
+from ssd_jax.decode.verifier import Beside, Offsets, Verifier
 from ssd_jax.models.layers import whole
 from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.models.transformer import layout_of
@@ -16,7 +16,7 @@ from ssd_jax.sampling.distribution import Sampler, guide, log_probabilities
 from ssd_jax.sampling.noise import gumbel_noise, position_keys
 from ssd_jax.sequence.cache import KVCache
 from ssd_jax.sequence.layout import Grid, prompt_starts, rotary_positions
-from ssd_jax.sequence.masks import causal, row
+from ssd_jax.sequence.masks import before, causal, row
 
 
 @flax.struct.dataclass
@@ -49,6 +49,7 @@ class BoundVerifier(Verifier):
         self.model, self.draw, self.guided = model, draw, prompts.guided
         self.starts, self.prompt = prompt_starts(jnp.asarray(prompts.mask)), prompts.mask.shape[1]
         self.layout = layout_of(model.config, grid)
+        self.row_ends = self.layout.row_ends
         self.limit = draw.limit
         if model.heads is not None:
             config = model.heads.config
@@ -66,7 +67,8 @@ class BoundVerifier(Verifier):
         positions: Int32[Array, "B W"],
         committed: Int32[Array, " B"] | None = None,
         ends: int | None = None,
-    ) -> tuple[Float[Array, "G W D"], KVCache]:
+        beside: Beside | None = None,
+    ) -> tuple[Float[Array, "G fed D"], KVCache]:
         """See `Verifier`."""
         layout, starts, S = self.layout, self.starts, self.prompt
         x, positions = self.both(self.embed(codes)), self.both(positions)
@@ -81,10 +83,17 @@ class BoundVerifier(Verifier):
             mask = causal(slots, starts, cache.length)
         else:
             mask = row(slots, starts, self.both(layout.places(committed)) + S, S, layout.pitch, cache.length)
+        rotary, fed = rotary_positions(slots, starts), slots.shape[1]
+        if beside is not None:
+            instead = layout.places(self.both(beside.positions)) + S
+            x = jnp.concatenate([x, self.both(self.embed(beside.codes))], axis=1)
+            rotary = jnp.concatenate([rotary, rotary_positions(instead, starts)], axis=1)
+            mask = jnp.concatenate([mask, before(instead, starts, cache.length)], axis=1)
         with jax.named_scope("verify"):
-            hidden, cache = self.model.apply(x, rotary_positions(slots, starts), mask, slots, cache, method="hidden")
+            hidden, cache = self.model.apply(x, rotary, mask, slots, cache, method="hidden")
         if outputs is not None:
-            hidden = jnp.take_along_axis(hidden, outputs[..., None], axis=1)
+            window = jnp.take_along_axis(hidden, outputs[..., None], axis=1)
+            hidden = window if beside is None else jnp.concatenate([window, hidden[:, fed:]], axis=1)
         return hidden, cache
 
     def log_p(self, hidden: Float[Array, "G W D"]) -> Float32[Array, "B W V"]:

@@ -12,6 +12,7 @@
 | `ssd2`         | rows   | heads      |          | k_v = 2, staged: 2 rounds on both rows, 2 more on the second    |
 | `ssd-exact`    | raster | spatial    | match    | ours: the picture `ar` gives; W = 64, on a CPU 8; a history     |
 | `ssd-wave`     | wave   | spatial    |          | ours: tokens settle along a slanted front, not row by row       |
+| `ssd-tree`     | raster | spatial    | match    | ours: as `ssd-exact`, W = 64, and alternatives beside the drafts |
 | `jacobi-match` | raster | random     | match    | ours: as `ssd-exact`, no heads                                  |
 | `jacobi-above` | raster | above      | match    | ours: as `ssd-exact`, no heads                                  |
 | `jacobi-wave`  | wave   | above      |          | ours: as `ssd-wave`, no heads                                   |
@@ -37,6 +38,7 @@ PRESETS: dict[str, Decoder] = {
     "ssd": SSD(rounds=2),
     "ssd2": SSD(rounds=2, extra_rounds=2, rows=2, schedule="staged"),
     "ssd-exact": Raster(drafter="spatial", coupling="match", history=8),
+    "ssd-tree": Raster(window=64, drafter="spatial", coupling="match", history=8, alternatives=18),
     "ssd-wave": Wave(),
     "jacobi-match": Raster(drafter="random", coupling="match", history=8),
     "jacobi-above": Raster(drafter="above", coupling="match", history=8),

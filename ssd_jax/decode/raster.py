@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
-from ssd_jax.decode import drafting, history
+from ssd_jax.decode import alternatives, drafting, history
 from ssd_jax.decode.acceptance import ACCEPTANCES, COUPLINGS, Group, grouped_chance, settle, token_chance
+from ssd_jax.decode.alternatives import Alternatives
 from ssd_jax.decode.base import Decoder, register, require_window
 from ssd_jax.decode.cost import PREFILL, Count, Stretch, Stretches
 from ssd_jax.decode.drafting import Seen
@@ -52,6 +53,8 @@ class Raster(Decoder):
         group: the groups of "grouped".
         history: H, how many passes (this one included) are remembered, for drafts from what the verifier said under
             the present surroundings rather than last; only with "match". 0: drafts are what it said last.
+        alternatives: a pass is also fed the k-th likeliest correction of its j-th draft for all j * k up to this number
+            (18: 58 inputs more), to know what follows it; only with "match". 0: none.
     """
 
     window: int | None = None
@@ -61,6 +64,7 @@ class Raster(Decoder):
     acceptance: str = "token"
     group: Group = Group()
     history: int = 0
+    alternatives: int = 0
 
     def __post_init__(self):
         require_whole("window", 1 if self.window is None else self.window, 1)
@@ -70,9 +74,10 @@ class Raster(Decoder):
         require_one_of("acceptance", self.acceptance, ACCEPTANCES)
         if self.coupling == "match" and self.acceptance == "grouped":
             raise UserError("The match coupling accepts by equality; combine grouped acceptance with another coupling.")
-        require_whole("history", self.history, 0)
-        if self.history and self.coupling != "match":
-            raise UserError("Only the match coupling has a history of passes; leave history at 0 with another one.")
+        for name, what in (("history", "a history of passes"), ("alternatives", "alternatives to drafts")):
+            require_whole(name, getattr(self, name), 0)
+            if getattr(self, name) and self.coupling != "match":
+                raise UserError(f"Only the match coupling has {what}; leave {name} at 0 with another one.")
 
     @property
     def heads(self) -> tuple[int, int]:
@@ -103,6 +108,8 @@ class Raster(Decoder):
             raise UserError(f"{self.rows} rows at once are more than the {grid.rows} that there are to draw.")
         if self.history > grid.size:
             raise UserError(f"A history of {self.history} passes is longer than the picture's {grid.size} tokens.")
+        if self.alternatives > grid.size:
+            raise UserError(f"Alternatives up to {self.alternatives} are more than the picture's {grid.size} tokens.")
 
     def on_accelerator(self) -> "Raster":
         """See `Decoder.on_accelerator`."""
@@ -114,12 +121,12 @@ class Raster(Decoder):
         W = self.width(grid)
         fewest = -(-(grid.size - 1) // W)
         count = fewest if passes is None else max(passes - 1, fewest)
+        each = Stretch(count, W + alternatives.count(self.alternatives), W + bool(self.alternatives))
         if W > 1 and self.drafter == "spatial":
-            sources = min(W - 1, grid.cols)
-            return PREFILL, Stretch(count, W, W, drafts=count + 1, vertical=1, sources=sources)
-        if W > 1 and self.drafter == "horizontal":
-            return PREFILL, Stretch(count, W, W, drafts=count + 1, horizontal=min(horizontal, W - 1), sources=1)
-        return PREFILL, Stretch(count, W, W)
+            each = each._replace(drafts=count + 1, vertical=1, sources=min(W - 1, grid.cols))
+        elif W > 1 and self.drafter == "horizontal":
+            each = each._replace(drafts=count + 1, horizontal=min(horizontal, W - 1), sources=1)
+        return PREFILL, each
 
     def run(self, verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid: Grid) -> Decoded:
         """Decodes a batch; every image goes at its own speed."""
@@ -139,6 +146,7 @@ class State:
     row: h of the last C positions up to `last`; None without heads.
     passes, trace: as in `Decoded`.
     past: the last passes; None where none are remembered.
+    others: alternatives to the drafts; None where there are none.
     cache: right for every final token but the newest.
     """
 
@@ -150,6 +158,7 @@ class State:
     passes: Int32[Array, " B"]
     trace: Int32[Array, "B tokens"]
     past: history.History | None
+    others: Alternatives | None
     cache: Cache
 
 
@@ -163,7 +172,8 @@ def _start(verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid
     tokens, log_q = _refill(verifier, grid, decoder, V, Seen(tokens, zero, row, one))
     log_q = None if decoder.coupling == "match" else log_q
     past = history.empty(one.size, decoder.history, grid) if decoder.history else None
-    return State(tokens, one, zero, log_q, row, one, trace, past, cache)
+    others = alternatives.no_alternatives(one.size, decoder.alternatives) if decoder.alternatives else None
+    return State(tokens, one, zero, log_q, row, one, trace, past, others, cache)
 
 
 def _pass(verifier: Verifier, grid: Grid, decoder: Raster, s: State) -> State:
@@ -172,7 +182,11 @@ def _pass(verifier: Verifier, grid: Grid, decoder: Raster, s: State) -> State:
     inputs = s.first[:, None] - 1 + jnp.arange(W, dtype=jnp.int32)
     positions = inputs + 1
     codes = gather(s.tokens, inputs)
-    hidden, cache = verifier.verify(s.cache, codes, inputs)
+    if s.others is None:
+        hidden, cache = verifier.verify(s.cache, codes, inputs)
+    else:
+        hidden, cache = verifier.verify(s.cache, codes, inputs, beside=alternatives.beside(s.others))
+    hidden, aside = hidden[:, :W], hidden[:, W:]
     unfinished = s.first < grid.size
     passes = s.passes + unfinished.astype(jnp.int32)
     log_p = verifier.log_p(hidden)
@@ -189,11 +203,18 @@ def _pass(verifier: Verifier, grid: Grid, decoder: Raster, s: State) -> State:
     tokens = scatter(s.tokens, positions, settled)
 
     with jax.named_scope("draft"):
-        past = s.past
+        past, others, right = s.past, s.others, m + 1
         if past is not None:
             past = history.remember(past, passes, s.tokens, tokens, positions)
-            settled = history.recall(past, passes, tokens, positions, m + 1, grid)
+        if others is not None:
+            following, known = alternatives.answer(verifier, others, aside, tokens, s.first + m, grid)
+            tokens = scatter(tokens, jnp.where(known, first, grid.size)[:, None], following)
+            right += known
+        if past is not None:
+            settled = history.recall(past, passes, tokens, positions, right, grid)
             tokens = scatter(tokens, positions, settled)
+        if others is not None:
+            others = alternatives.runners_up(decoder.alternatives, verifier, log_p, positions, right, tokens)
         last = positions[:, -1]
         row = None if s.row is None else _last_row(s.row, hidden, last - s.last)
         tokens, fresh = _refill(verifier, grid, decoder, log_p.shape[-1], Seen(tokens, last, row, passes))
@@ -202,7 +223,7 @@ def _pass(verifier: Verifier, grid: Grid, decoder: Raster, s: State) -> State:
             # Drafts that stay in the window were drawn from this pass's p; the window moves on by m + 1.
             both = jnp.concatenate([log_p, fresh], axis=1)
             log_q = jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=W - 1))(both, m + 1)
-    return State(tokens, first, last, log_q, row, passes, trace, past, cache)
+    return State(tokens, first, last, log_q, row, passes, trace, past, others, cache)
 
 
 def _refill(

@@ -1,12 +1,25 @@
 """What a decoder sees of a model: one forward pass over a window, distributions, keyed noise and head drafts."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32, Key
 
 Offsets = tuple[tuple[int, int], ...]
 """(rows down, columns right) of draft heads."""
+
+
+class Beside(NamedTuple):
+    """Inputs beside a window, each in the place of what the window has at its position.
+
+    Attributes:
+        codes: their tokens.
+        positions: where they would stand; in the window, or behind it.
+    """
+
+    codes: Int32[Array, "B E"]
+    positions: Int32[Array, "B E"]
+
 
 Cache = Any
 """What a verifier keeps of the passes so far, a pytree; of a backbone a `KVCache`. Loops only hand it on."""
@@ -22,12 +35,14 @@ class Verifier:
         horizontal, vertical: number of heads to the right, k_h, and down, k_v; 0 and 0 without heads.
         context: columns on either side of its source that a vertical head sees, too.
         limit: passes after which a loop stops, for timings; None: at the end of the pictures.
+        row_ends: whether a forced token stands between the rows.
     """
 
     horizontal: int = 0
     vertical: int = 0
     context: int = 0
     limit: Int32[Array, ""] | None = None
+    row_ends: bool = False
 
     def verify(
         self,
@@ -36,7 +51,8 @@ class Verifier:
         positions: Int32[Array, "B W"],
         committed: Int32[Array, " B"] | None = None,
         ends: int | None = None,
-    ) -> tuple[Float[Array, "G W D"], Cache]:
+        beside: Beside | None = None,
+    ) -> tuple[Float[Array, "G fed D"], Cache]:
         """One pass over a window.
 
         The window is written to the cache, then attended to. All positions before each of the window's are in the cache
@@ -51,8 +67,11 @@ class Verifier:
             committed: the first position that is not committed: attention by the row mask. None: in raster order.
             ends: a number known when traced: positions may be any distinct ones, no more than `ends` of them the last
                 of their row.
+            beside: inputs that are not written. Each sees what stands before its position, in the cache and in the
+                window, and itself; no row end is fed behind it.
         Returns:
             hidden states and the cache. hidden[:, w] predicts position `positions[:, w] + 1`: it is h of that one.
+            Those of inputs beside the window stand behind it.
         """
         raise NotImplementedError
 

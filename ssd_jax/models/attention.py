@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.layers import QK_NORMS, Angles, parameter, rotate
 from ssd_jax.models.matmul import Products
-from ssd_jax.sampling.reductions import softmax
+from ssd_jax.sampling.reductions import largest, softmax, total
 from ssd_jax.sequence import cache
 
 MASKED = -1e30
@@ -63,6 +63,41 @@ ATTENTIONS: dict[str, Callable[..., Float32[Array, "B W N H"]]] = {"plain": plai
 """Name -> implementation; the axis order of a cache belongs to one of them (`sequence.cache.AXES`)."""
 
 
+def beside(
+    q: Float[Array, "B E N H"],
+    k: Float[Array, "B E K H"],
+    v: Float[Array, "B E K H"],
+    layer: LayerCache,
+    mask: Bool[Array, "B E T"],
+    attention: str,
+    products: Products,
+) -> Float32[Array, "B E N H"]:
+    """Attention of inputs that are not written to the cache: each over what the mask shows it there, and over itself.
+
+    Args:
+        q, k, v: of these inputs; q and k rotated.
+        layer: the cache, laid out for `attention`.
+        mask: what each sees of it.
+        attention: one of `ATTENTIONS`.
+        products: how to multiply.
+    """
+    B, E, N, H = q.shape
+    K, kept = k.shape[2], "bkth" if attention == "plain" else "btkh"
+    keys, values = layer
+    k, v = (x.astype(keys.dtype).astype(jnp.float32) for x in (k, v))  # as the cache would have them
+    q = q.reshape(B, E, K, N // K, H)
+    rows = q.transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
+    scores = products.batched(f"bkrh,{kept}->bkrt", rows, keys).reshape(B, K, N // K, E, -1)
+    scores = jnp.where(mask[:, None, None], scores * H**-0.5, MASKED)
+    own = jnp.einsum("bekgh,bekh->bkge", q, k)[..., None] * H**-0.5
+    # One softmax over both, without an array of both.
+    highest = jnp.maximum(largest(scores), own)
+    weights, own = jnp.exp(scores - highest), jnp.exp(own - highest)
+    out = products.batched(f"bkrt,{kept}->bkrh", weights.reshape(B, K, N // K * E, -1), values)
+    out = out.reshape(B, K, N // K, E, H) + own * v.transpose(0, 2, 1, 3)[:, :, None]
+    return (out / (total(weights) + own)).transpose(0, 3, 1, 2, 4).reshape(B, E, N, H)
+
+
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions, over a cache or within the window."""
 
@@ -75,13 +110,13 @@ class Attention(nn.Module):
         x: Float[Array, "B W D"],
         angles: Angles,
         mask: Bool[Array, "B W T"],
-        slots: Int32[Array, "B W"] | None,
+        slots: Int32[Array, "B written"] | None,
         layer: LayerCache | None,
         attention: str = "plain",
         kept: DTypeLike = jnp.float32,
     ) -> tuple[Float32[Array, "B W D"], LayerCache | None]:
         """The residual to add to x, and the layer's cache with the window written in; without a cache, `kept` is the
-        dtype that it would have."""
+        dtype that it would have. Inputs after those with slots are not written to the cache (see `beside`)."""
         c, linear = self.config, self.products.linear
         D, N, K, H = c.width, c.heads, c.kv_heads, c.head_dim
         scale = D**-0.5
@@ -97,7 +132,12 @@ class Attention(nn.Module):
             keys, values = (new.swapaxes(1, 2).astype(kept) for new in (k, v))  # as in a cache
         else:
             assert slots is not None, "a cache is written at slots"
-            written = (cache.write(old, new, slots, attention) for old, new in zip(layer, (k, v), strict=True))
+            W = slots.shape[1]
+            written = (cache.write(old, new[:, :W], slots, attention) for old, new in zip(layer, (k, v), strict=True))
             keys, values = (nn.with_logical_constraint(array, cache.AXES[attention]) for array in written)
             layer = keys, values
+            if x.shape[1] > W:
+                out = ATTENTIONS[attention](q[:, :W], keys, values, mask[:, :W], self.products)
+                more = beside(q[:, W:], k[:, W:], v[:, W:], layer, mask[:, W:], attention, self.products)
+                return linear(jnp.concatenate([out, more], axis=1), wo, inner=2), layer
         return linear(ATTENTIONS[attention](q, keys, values, mask, self.products), wo, inner=2), layer

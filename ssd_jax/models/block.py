@@ -40,7 +40,7 @@ class Block(nn.Module):
         x: Float32[Array, "B W D"],
         angles: Angles,
         mask: Bool[Array, "B W T"],
-        slots: Int32[Array, "B W"] | None,
+        slots: Int32[Array, "B written"] | None,
         layer: LayerCache | None,
         attention: str = "plain",
         kept: DTypeLike = jnp.float32,

@@ -62,7 +62,7 @@ class Transformer(nn.Module):
         x: Float32[Array, "B W D"],
         positions: Int32[Array, "B W"],
         mask: Bool[Array, "B W T"],
-        slots: Int32[Array, "B W"] | None = None,
+        slots: Int32[Array, "B written"] | None = None,
         cache: KVCache | None = None,
     ) -> tuple[Float32[Array, "B W D"], KVCache | None]:
         """Runs the blocks over a window.
@@ -71,7 +71,8 @@ class Transformer(nn.Module):
             x: input embeddings.
             positions: rotary positions.
             mask: which slots every position sees; T is the cache length, or W without a cache.
-            slots: cache slots to write; required with a cache.
+            slots: cache slots to write; required with a cache. Inputs after those with a slot are not written; each of
+                them sees itself and what the mask allows.
             cache: keys and values so far, or None to attend within the window alone.
         Returns:
             hidden states before the final norm, and the cache with the window written in.

@@ -28,6 +28,19 @@ def causal(slots: Int32[Array, "B W"], starts: Int32[Array, " B"], length: int) 
     return ((cache >= starts[:, None, None]) & (cache <= own)) | (cache == own)
 
 
+def before(slots: Int32[Array, "B W"], starts: Int32[Array, " B"], length: int) -> Bool[Array, "B W T"]:
+    """Everything from the first real prompt token up to the slot before: for inputs in the place of what is at `slots`.
+
+    For slots 3..5 of a cache of 7 slots whose row starts at slot 1::
+
+        slot 3   . x x . . . .
+        slot 4   . x x x . . .
+        slot 5   . x x x x . .
+    """
+    cache = jnp.arange(length, dtype=jnp.int32)[None, None, :]
+    return (cache >= starts[:, None, None]) & (cache < slots[:, :, None])
+
+
 def row(
     slots: Int32[Array, "B W"],
     starts: Int32[Array, " B"],

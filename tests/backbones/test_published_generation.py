@@ -33,6 +33,7 @@ SCALE = {"emu3": 3.0, "chameleon": 3.0, "janus": 5.0}
 HEADS = HeadsConfig(horizontal=2, vertical=1)
 LOSSLESS = {  # with windows that end within a row, so that they pass over row ends everywhere
     "ssd-exact": dataclasses.replace(PRESETS["ssd-exact"], window=6),
+    "ssd-tree": dataclasses.replace(PRESETS["ssd-tree"], window=6, alternatives=4),
     "jacobi-match": dataclasses.replace(PRESETS["jacobi-match"], window=5),
     "jacobi-above": dataclasses.replace(PRESETS["jacobi-above"], window=7),
 }

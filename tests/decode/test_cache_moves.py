@@ -3,6 +3,8 @@
 The checker sees a copy in any shape; that is held first, on loops with one fault each.
 """
 
+import dataclasses
+
 import hlo
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import pytest
 import toy
 
 from ssd_jax.decode import engine
+from ssd_jax.decode.alternatives import count
 from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.rows import SSD
@@ -89,9 +92,11 @@ def test_moved_scores_are_seen(see):
 # 29 slots: a prime number, so that nothing else has as many numbers as a layer or the scores.
 GRID, IMAGES = Grid(5, 5), 3
 SMALL = toy.Toy(toy.config(layers=1))
-OTHERS = [SSD(rounds="auto"), SSD(rounds=1, rows=2, mask="row"), MTP(drafts=2)]
-DECODERS = [*(name for name in PRESETS if name != "mtp"), *OTHERS]
-"""With the three heads here, scores of `mtp` would have as many numbers as a layer; so it drafts two tokens."""
+TREE = dataclasses.replace(PRESETS["ssd-tree"], window=11, alternatives=5)
+OTHERS = [SSD(rounds="auto"), SSD(rounds=1, rows=2, mask="row"), MTP(drafts=2), TREE]
+DECODERS = [*(name for name in PRESETS if name not in ("mtp", "ssd-tree")), *OTHERS]
+"""With the three heads here, scores of `mtp` would have as many numbers as a layer; so it drafts two tokens. A window
+over the whole grid, as `ssd-tree` would have, is as large as a line of the history."""
 
 
 @pytest.mark.parametrize("decoder", DECODERS, ids=str)
@@ -107,6 +112,8 @@ def test_no_decoder_moves_cache_scores_or_history(decoder):
     windows = {stretch.window for stretch in decoder.stretches(GRID, toy.HEADS.horizontal)} - {0}
     assert windows and f"f32[{rows},{c.kv_heads},{slots},{c.head_dim}]" in text
     history = IMAGES * getattr(decoder, "history", 0) * GRID.size
+    if beside := count(getattr(decoder, "alternatives", 0)):  # which have scores of their own
+        windows = {windows.pop() - beside, beside}
     scores = [rows * c.heads * window * slots for window in windows]
     assert hlo.moves(text, cache={layer, history} - {0}, scores=scores) == []
     # The scores are there to be copied: some instruction in the loops makes as many numbers.

@@ -68,7 +68,16 @@ def test_heads_with_context(decoder, assert_same_pictures):
 
 
 @pytest.mark.parametrize(
-    "decoder", ["jacobi-match", "jacobi-above", Raster(9, drafter="left"), Raster(9, drafter="horizontal")]
+    "decoder",
+    [
+        "jacobi-match",
+        "jacobi-above",
+        Raster(9, drafter="left"),
+        Raster(9, drafter="horizontal"),
+        "ssd-tree",
+        Raster(5, drafter="above", alternatives=30),
+        Raster(1, drafter="above", alternatives=1),
+    ],
 )
 @pytest.mark.parametrize("knobs", KNOBS, ids=str)
 def test_other_drafters(decoder, knobs, assert_same_pictures):

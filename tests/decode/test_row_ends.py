@@ -31,6 +31,7 @@ EXACT = [
     Raster(window=4, drafter="spatial"),
     Raster(window=7, drafter="above", history=3),
     Raster(window=1000, drafter="horizontal"),
+    Raster(window=6, drafter="above", history=2, alternatives=6),
     Wave(down=5, right=1, depth=2),
 ]
 OTHERS = [

@@ -39,7 +39,7 @@ def test_a_masked_slot_is_not_seen():
     np.testing.assert_array_equal(plain(q, k, hidden, mask, Products()), plain(q, k, v, mask, Products()))
 
 
-@pytest.mark.parametrize("decoder", ["ar", "ssd", "ssd-exact", "jacobi-wave"])
+@pytest.mark.parametrize("decoder", ["ar", "ssd", "ssd-exact", "ssd-tree", "jacobi-wave"])
 def test_pictures_do_not_depend_on_the_implementation(headed_folder, headed, decoder):
     other = ssd_jax.load(headed_folder, dtype=jnp.float32, attention="fused")
     one, two = (pipe.generate(["red apple", "dog"], decoder=decoder, pixels=False) for pipe in (headed, other))

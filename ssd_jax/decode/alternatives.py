@@ -1,0 +1,124 @@
+"""Alternatives to the drafts, fed beside them: a pass is also asked what would follow another token.
+
+A pass that corrects the token at c leaves the next one with a draft at c + 1 that was made under the wrong token, and
+is wrong more often than not. So the runners-up of log p + g, the likely corrections, are inputs of their own in the
+places of the drafts. If the correction is among them, the verifier has already said what comes next under it. Drafts
+alone are touched, so the images stay those of `ar`, bit for bit.
+
+Ours; the thought of feeding a tree beside the window is that of SJD-PAC (arXiv 2603.18599).
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int32
+
+from ssd_jax.decode.state import gather
+from ssd_jax.decode.verifier import Beside, Verifier
+from ssd_jax.sampling.choice import choose
+from ssd_jax.sequence.layout import Grid
+
+NONE = -1
+"""In the place of an alternative: there is none."""
+
+
+class Alternatives(NamedTuple):
+    """To the drafts of a window, E = `count(reach)` of them.
+
+    Attributes:
+        codes: the other tokens, or `NONE`.
+        positions: of the drafts that they are alternatives to.
+    """
+
+    codes: Int32[Array, "B E"]
+    positions: Int32[Array, "B E"]
+
+
+@functools.cache
+def pairs(reach: int) -> tuple[Int32[np.ndarray, " E"], Int32[np.ndarray, " E"]]:
+    """Which alternatives there are: (j, k), from 0, is the k-th runner-up of the j-th draft, (j + 1)(k + 1) <= `reach`.
+
+    Measured on the bundled model, the j-th draft is the first wrong one about 1/j as often as the first, and its
+    correction is the k-th runner-up about 1/k as often as the best; so the likeliest are those with a small product.
+    """
+    places, ranks = np.nonzero(np.outer(*[np.arange(1, reach + 1)] * 2) <= reach)
+    return places.astype(np.int32), ranks.astype(np.int32)
+
+
+def count(reach: int) -> int:
+    """E, inputs of a pass beside its window."""
+    return len(pairs(reach)[0])
+
+
+def no_alternatives(images: int, reach: int) -> Alternatives:
+    """Before the first pass."""
+    nothing = jnp.full((images, count(reach)), NONE, jnp.int32)
+    return Alternatives(nothing, jnp.zeros_like(nothing))
+
+
+def runners_up(
+    reach: int,
+    verifier: Verifier,
+    log_p: Float32[Array, "B W V"],
+    positions: Int32[Array, "B W"],
+    right: Int32[Array, " B"],
+    tokens: Int32[Array, "B tokens"],
+) -> Alternatives:
+    """The alternatives for the next pass: by log p + g of this one the best that are not the draft.
+
+    Args:
+        reach: see `pairs`.
+        verifier: for the noise g.
+        log_p, positions: of this pass's window.
+        right: how many of the window's first tokens are right and need no alternatives.
+        tokens: with the drafts that the next pass is fed.
+    """
+    W, V = log_p.shape[1:]
+    places, ranks = pairs(reach)
+    index = right[:, None] + jnp.arange(reach, dtype=jnp.int32)
+    drafted = positions[:, :1] + index
+    scores = jnp.take_along_axis(log_p, jnp.minimum(index, W - 1)[..., None], axis=1) + verifier.noise(drafted)
+    draft = jnp.arange(V, dtype=jnp.int32) == gather(tokens, drafted)[..., None]
+    best, codes = jax.lax.top_k(jnp.where(draft, -jnp.inf, scores), min(reach, V))
+    codes = jnp.where((index < W)[..., None] & (best > -jnp.inf), codes, NONE)
+    codes = jnp.pad(codes, ((0, 0), (0, 0), (0, max(reach - V, 0))), constant_values=NONE)
+    return Alternatives(codes[:, places, ranks], drafted[:, places])
+
+
+def beside(alternatives: Alternatives) -> Beside:
+    """As inputs of a pass; where there is no alternative, code 0 is fed for nothing."""
+    return Beside(jnp.maximum(alternatives.codes, 0), alternatives.positions)
+
+
+def answer(
+    verifier: Verifier,
+    alternatives: Alternatives,
+    hidden: Float[Array, "G E D"],
+    tokens: Int32[Array, "B tokens"],
+    corrected: Int32[Array, " B"],
+    grid: Grid,
+) -> tuple[Int32[Array, " B"], Bool[Array, " B"]]:
+    """What follows the correction.
+
+    Args:
+        verifier: for p and g.
+        alternatives, hidden: and their states.
+        tokens: with this pass's.
+        corrected: the last position of them that is final.
+        grid: R and C.
+    Returns:
+        the token at `corrected` + 1, and whether it is known: the correction was among the alternatives.
+    """
+    correction = gather(tokens, corrected[:, None])
+    same = (alternatives.positions == corrected[:, None]) & (alternatives.codes == correction)
+    which = jnp.argmax(same, axis=1).astype(jnp.int32)
+    which = jnp.tile(which, hidden.shape[0] // which.size)  # guidance has two states of an alternative
+    state = jnp.take_along_axis(hidden, which[:, None, None], axis=1)
+    following = corrected[:, None] + 1
+    known = jnp.any(same, axis=1)
+    if verifier.row_ends:
+        known &= following[:, 0] % grid.cols != 0  # a row end was not fed behind the alternative
+    return choose(verifier.log_p(state), verifier.noise(following))[:, 0], known
