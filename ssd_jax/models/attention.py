@@ -72,25 +72,25 @@ def beside(
     attention: str,
     products: Products,
 ) -> Float32[Array, "B E N H"]:
-    """Attention of inputs that are not written to the cache: each over what the mask shows it there, and over itself.
+    """Attention of inputs that are not written to the cache: each over the slots that its mask allows, and itself.
 
     Args:
         q, k, v: of these inputs; q and k rotated.
-        layer: the cache, laid out for `attention`.
-        mask: what each sees of it.
+        layer: the cache, in the axis order of `attention`.
+        mask: the slots that each may attend to.
         attention: one of `ATTENTIONS`.
         products: how to multiply.
     """
     B, E, N, H = q.shape
     K, kept = k.shape[2], "bkth" if attention == "plain" else "btkh"
     keys, values = layer
-    k, v = (x.astype(keys.dtype).astype(jnp.float32) for x in (k, v))  # as the cache would have them
+    k, v = (x.astype(keys.dtype).astype(jnp.float32) for x in (k, v))  # as in a cache
     q = q.reshape(B, E, K, N // K, H)
     rows = q.transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
     scores = products.batched(f"bkrh,{kept}->bkrt", rows, keys).reshape(B, K, N // K, E, -1)
     scores = jnp.where(mask[:, None, None], scores * H**-0.5, MASKED)
     own = jnp.einsum("bekgh,bekh->bkge", q, k)[..., None] * H**-0.5
-    # One softmax over both, without an array of both.
+    # One softmax over both, without concatenating them.
     highest = jnp.maximum(largest(scores), own)
     weights, own = jnp.exp(scores - highest), jnp.exp(own - highest)
     out = products.batched(f"bkrt,{kept}->bkrh", weights.reshape(B, K, N // K * E, -1), values)

@@ -21,7 +21,7 @@ Angles = tuple[Float32[Array, "B W 1 half"], Float32[Array, "B W 1 half"]]
 """Cosines and sines of the rotary embedding, for H/2 angles."""
 
 
-def whole(x: Shaped[Array, "*axes"]) -> Shaped[Array, "*axes"]:
+def replicated(x: Shaped[Array, "*axes"]) -> Shaped[Array, "*axes"]:
     """x, replicated on every device of a mesh: arrays of images are not sharded as the CFG batch is."""
     return nn.with_logical_constraint(x, (None,) * x.ndim)
 

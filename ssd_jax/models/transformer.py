@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 from ssd_jax.errors import UserError
 from ssd_jax.models.block import Block
 from ssd_jax.models.config import NONE, UNKNOWN, ModelConfig
-from ssd_jax.models.layers import ACTIVATION, RMSNorm, named, parameter, rotary_angles, whole
+from ssd_jax.models.layers import ACTIVATION, RMSNorm, named, parameter, replicated, rotary_angles
 from ssd_jax.models.matmul import Products
 from ssd_jax.models.visual_adapters import CodeEmbedding, VisualMLP
 from ssd_jax.sequence.cache import KVCache
@@ -96,7 +96,7 @@ class Transformer(nn.Module):
                 logits = self.visual_mlp(normed)
             else:
                 logits = self.products.linear(normed, self.visual_head)
-            return whole(logits)
+            return replicated(logits)
 
     def __call__(self, ids: Int32[Array, "B W"]) -> Float32[Array, "B W V"]:
         """Causal logits of entire sequences; touches every parameter."""

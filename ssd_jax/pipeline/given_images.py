@@ -9,7 +9,7 @@ import numpy as np
 
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.models.layers import whole
+from ssd_jax.models.layers import replicated
 from ssd_jax.models.teacher_forcing import forced
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.sampling.distribution import guide
@@ -85,7 +85,7 @@ def visual_nll(
 
     def read(hidden: jax.Array, codes: jax.Array) -> jax.Array:
         logits = guide(model.apply(params, hidden, method="logits"), cfg_scale, guided)
-        codes = whole(codes)[: logits.shape[0], :, None]
-        return -jnp.take_along_axis(jax.nn.log_softmax(whole(logits)), codes, axis=-1)[..., 0]
+        codes = replicated(codes)[: logits.shape[0], :, None]
+        return -jnp.take_along_axis(jax.nn.log_softmax(replicated(logits)), codes, axis=-1)[..., 0]
 
-    return whole(forced(model, params, ids, mask, codes, grid, window, attention, read))
+    return replicated(forced(model, params, ids, mask, codes, grid, window, attention, read))

@@ -377,7 +377,7 @@ def test_a_checkpoint_folder_goes_before_the_config(headed_folder):
 def test_impossible_jobs_are_refused():
     with pytest.raises(UserError, match="model:3 does not divide the 32 heads; it can be 1, 2, 4"):
         published("emu3", "model:3")
-    with pytest.raises(UserError, match="larger than the picture"):
+    with pytest.raises(UserError, match="larger than the image"):
         compiled(small_job(), Raster(window=13, drafter="above"))
     with pytest.raises(UserError, match="needs draft heads"):
         compiled(small_job(heads=HeadsConfig(1, 0)), PRESETS["ssd"])
