@@ -94,13 +94,13 @@ def first_row(verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], g
         row: Float[Array, "G C D"], hidden: Float[Array, "G X D"], positions: Int32[Array, "B X"]
     ) -> Float[Array, "G C D"]:
         positions = jnp.tile(positions, (row.shape[0] // positions.shape[0], 1))
-        rows = jnp.arange(row.shape[0], dtype=jnp.int32)[:, None]
-        return row.at[rows, positions].set(hidden, mode="drop")  # positions of row 0 are its columns
+        batch = jnp.arange(row.shape[0], dtype=jnp.int32)[:, None]
+        return row.at[batch, positions].set(hidden, mode="drop")  # positions of grid row 0 are its columns
 
     def draft(
         row: Float[Array, "G C D"], tokens: Int32[Array, "B tokens"], base: Int32[Array, " B"]
     ) -> Float32[Array, "B X V"]:
-        source = jnp.minimum(base - 1, grid.cols - 1)[:, None]  # a position of row 0, hence a column
+        source = jnp.minimum(base - 1, grid.cols - 1)[:, None]  # a position of grid row 0, hence a column
         h = jnp.take_along_axis(row, jnp.tile(source, (row.shape[0] // source.size, 1))[..., None], axis=1)
         offsets = tuple((0, right) for right in range(1, length + 1))
         return verifier.draft(h, gather(tokens, source), source, offsets)[:, :, 0]

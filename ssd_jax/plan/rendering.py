@@ -55,7 +55,7 @@ LATENCY = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Line:
     """A line of the table of decoders.
 
     Attributes:
@@ -69,7 +69,7 @@ class Row:
     seconds: tuple[tuple[float, float], ...]
 
 
-def rows(job: Job, decoders: Mapping[str, Decoder], chips: Sequence[Chip] = CHIPS) -> list[Row]:
+def decoder_lines(job: Job, decoders: Mapping[str, Decoder], chips: Sequence[Chip] = CHIPS) -> list[Line]:
     """The decoders' passes and seconds, without those that need more draft heads than the job has."""
     found = []
     assumed = -(-total(PRESETS["ar"].stretches(job.grid)) // ASSUMED)
@@ -80,7 +80,7 @@ def rows(job: Job, decoders: Mapping[str, Decoder], chips: Sequence[Chip] = CHIP
         least = decoder.stretches(job.grid, job.heads.horizontal)
         most = decoder.stretches(job.grid, job.heads.horizontal, assumed) if decoder.adaptive else least
         seconds = tuple((picture(job, least, chip), picture(job, most, chip)) for chip in chips)
-        found.append(Row(name, (total(least), total(most)), seconds))
+        found.append(Line(name, (total(least), total(most)), seconds))
     return found
 
 
@@ -89,7 +89,7 @@ def render(job: Job, decoders: Mapping[str, Decoder], scratch: Scratch, chips: S
     and of the decoders. `chips` has the measured one only, if the job is for this machine."""
     name, decoder = next(iter(decoders.items()))
     found = memory(job, decoder, scratch)
-    table = rows(job, {**PRESETS, **decoders}, chips)
+    table = decoder_lines(job, {**PRESETS, **decoders}, chips)
     parts = [_head(job), _memory(job, name, found), _passes(job, chips), _pictures(job, table, chips)]
     return "\n\n".join([*parts, _verdicts(job, decoder, found, table, chips)])
 
@@ -134,12 +134,12 @@ def _passes(job: Job, chips: Sequence[Chip]) -> str:
     return "\n".join(lines)
 
 
-def _pictures(job: Job, table: list[Row], chips: Sequence[Chip]) -> str:
+def _pictures(job: Job, table: list[Line], chips: Sequence[Chip]) -> str:
     unit = _unit(table)
     lines = [f"{f'{unit} an image':14}{'passes':>11}{_names(chips)}"]
-    for row in table:
-        cells = (f"{_range(*(_digits(value * UNITS[unit]) for value in pair)):>13}" for pair in row.seconds)
-        lines.append(f"  {row.name:12}{_range(*map(str, row.passes)):>11}{''.join(cells)}")
+    for line in table:
+        cells = (f"{_range(*(_digits(value * UNITS[unit]) for value in pair)):>13}" for pair in line.seconds)
+        lines.append(f"  {line.name:12}{_range(*map(str, line.passes)):>11}{''.join(cells)}")
     reduces = REDUCES[job.quantize] * job.config.layers
     latency = LATENCY.format(reduces=reduces, added=reduces / 1e3) if job.model > 1 else ""
     rates = DATASHEETS
@@ -152,14 +152,14 @@ def _pictures(job: Job, table: list[Row], chips: Sequence[Chip]) -> str:
     return "\n".join(lines)
 
 
-def _verdicts(job: Job, decoder: Decoder, found: Memory, table: list[Row], chips: Sequence[Chip]) -> str:
-    known, unit = [row for row in table if row.passes[0] == row.passes[1]], _unit(table)
+def _verdicts(job: Job, decoder: Decoder, found: Memory, table: list[Line], chips: Sequence[Chip]) -> str:
+    known, unit = [line for line in table if line.passes[0] == line.passes[1]], _unit(table)
     lines = []
     for place, chip in enumerate(chips):
         there, needed = f"{chip.memory / 1e9:.0f} GB", f"at most {_bytes(found.total)}"
         room = "free memory is not known; needed" if math.isinf(chip.memory) else f"fits in {there}"
         if found.total <= chip.memory:
-            best = min(known, key=lambda row: row.seconds[place][0])
+            best = min(known, key=lambda line: line.seconds[place][0])
             seconds = f"{_digits(best.seconds[place][0] * UNITS[unit])} {unit}"
             verdict = f"{room}: {needed}; fastest where passes are known: {best.name}, {seconds}"
         else:
@@ -186,9 +186,9 @@ def _names(chips: Sequence[Chip]) -> str:
     return "".join(f"{chip.name:>13}" for chip in chips)
 
 
-def _unit(table: list[Row]) -> str:
+def _unit(table: list[Line]) -> str:
     """ "s", or "ms" where every image takes less than a second."""
-    return "s" if max(most for row in table for _, most in row.seconds) >= 1 else "ms"
+    return "s" if max(most for line in table for _, most in line.seconds) >= 1 else "ms"
 
 
 def _digits(value: float) -> str:

@@ -104,7 +104,7 @@ class Layout:
         ending = (positions % self.grid.cols == self.grid.cols - 1) & (places + 1 < self.length)
         slot = jnp.where(ending, W - 1 + jnp.cumsum(ending, axis=1), W + ends)
         places = jnp.pad(places, ((0, 0), (0, ends)), constant_values=self.length)
-        places = jax.vmap(lambda row, slot, end: row.at[slot].set(end, mode="drop"))(places, slot, places[:, :W] + 1)
+        places = jax.vmap(lambda each, slot, end: each.at[slot].set(end, mode="drop"))(places, slot, places[:, :W] + 1)
         return Window(places, jnp.where(ending, slot, jnp.arange(W, dtype=jnp.int32)))
 
     def sequence(self) -> tuple[Int32[np.ndarray, " {self.length}"], Bool[np.ndarray, " {self.length}"]]:

@@ -31,7 +31,7 @@ def causal(slots: Int32[Array, "B W"], starts: Int32[Array, " B"], length: int) 
 def before(slots: Int32[Array, "B W"], starts: Int32[Array, " B"], length: int) -> Bool[Array, "B W T"]:
     """Everything from the first real prompt token up to the slot before: for inputs that replace the one at `slots`.
 
-    For slots 3..5 of a cache of 7 slots whose row starts at slot 1::
+    For slots 3..5 of a cache of 7 slots, the prompt starting at slot 1::
 
         slot 3   . x x . . . .
         slot 4   . x x x . . .
