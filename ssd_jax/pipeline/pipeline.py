@@ -38,7 +38,7 @@ class Pipeline:
         model: the backbone and its draft heads, with their weights.
         vq_config: the image tokenizer's config.
         execution: dtype, devices and attention. The image tokenizer is on one device.
-        images: the image tokenizer.
+        pictures: the image tokenizer.
         programs: the model's compiled programs.
     """
 

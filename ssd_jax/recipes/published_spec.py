@@ -45,7 +45,7 @@ class PublishedSpec:
         weights, vq_weights: folders or names of the backbone's checkpoint, and of its image tokenizer's if separate.
         architecture: the architecture that the checkpoint must have.
         mesh: devices, such as "data:1,model:4"; None is one.
-        images: source of the images.
+        pictures: source of the images.
         size: image size, as for `Pipeline.generate`; None is the model's own.
         data, pictures_per_file: the folder of their codes, and images per shard.
         max_batch: images that are generated or encoded at once.
