@@ -65,7 +65,7 @@ def summary(benches: Sequence[Bench]) -> dict[str, str]:
 
 
 class Group(NamedTuple):
-    """What is remade together: a function of the bench's files, the tables that it makes, and pictures that go to
+    """What is remade together: a function of the bench's files, the tables that it makes, and images that go to
     docs/images."""
 
     make: Callable[[Sequence[Bench]], dict[str, str]]

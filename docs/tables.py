@@ -35,7 +35,7 @@ def number(row: dict, key: str, form: str = "{:.1f}", factor: float = 1) -> str:
 
 
 def yes(row: dict) -> str:
-    """Whether all pictures are `ar`'s."""
+    """Whether all images are `ar`'s."""
     return "" if "equal pictures" not in row else "yes" if row["equal pictures"] == 1 else "no"
 
 
