@@ -54,14 +54,15 @@ class BenchmarkFolder:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keeps other runs of the same shard out, and removes what a killed one had not finished; see `lock.locked`."""
-        with locked(self._own):
-            for path in self._own.iterdir():
-                if path.name != LOCK:
-                    _remove(path)
-            yield
-        with contextlib.suppress(OSError):  # they are not empty: other shards are at work
-            for path in (self._own, self._own.parent):
-                if path.exists():
+        try:
+            with locked(self._own):
+                for path in self._own.iterdir():
+                    if path.name != LOCK:
+                        _remove(path)
+                yield
+        finally:
+            for path in (self._own, self._own.parent):  # a killed run had made them
+                with contextlib.suppress(OSError):  # they are gone, or not empty: others are at work
                     path.rmdir()
 
     def begin(self, recipe: dict[str, Any]) -> None:
