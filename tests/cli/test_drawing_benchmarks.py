@@ -64,7 +64,9 @@ def test_the_scorers_read_the_pictures_of_the_recipe(run, prompts, random_folder
     """Each with the seed that is written down, so anybody can draw it again."""
     pipe = ssd_jax.load(random_folder)
     for name in ("geneval", "dpg"):
-        code, said, errors = run(name, f"--prompts={prompts[name]}", f"--out={tmp_path / name}", "--seed=3", "--batch=8")
+        code, said, errors = run(
+            name, f"--prompts={prompts[name]}", f"--out={tmp_path / name}", "--seed=3", "--batch=8"
+        )
         assert code == 0, errors
         assert "Drew 20 pictures of 5 prompts: 16.0 passes each" in said and "has all 5 prompts" in said
         assert f"{tmp_path / name}/images" in said.splitlines()[2]

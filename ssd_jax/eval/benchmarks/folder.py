@@ -117,10 +117,11 @@ class BenchmarkFolder:
 
     def end(self) -> None:
         """Removes what killed runs of other shards had not finished. For a folder in which nothing is missing."""
-        for path in (self.out / UNFINISHED).iterdir():
+        for path in (self.out / UNFINISHED).glob("*"):
             if path != self._own:
-                _remove(path)
-        remove_leftovers(self.out)
+                shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another shard has just ended, and does the same
+            remove_leftovers(self.out)
 
     def _unfinished(self, name: str) -> Path:
         """Where to write a file."""
