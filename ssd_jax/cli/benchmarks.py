@@ -7,7 +7,9 @@ scorers do that one would not think.
 
 import argparse
 import contextlib
+import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +103,7 @@ def draw(args: argparse.Namespace, config: Any, folder: BenchmarkFolder, decoder
             out = pipe.generate(texts, decoder, seed=seeds, max_batch=batch, pixels=False, **options)
             if not start:
                 together("recipe", lambda: folder.begin(recipe))  # another shard may have begun in the same moment
-
-            def put(numbers: list[int] = numbers, tokens: np.ndarray = out.tokens) -> None:
-                # Always as many at once: the image tokenizer's products are float32, whose bits depend on the batch.
-                for place, number in enumerate(numbers):
-                    folder.put(number, pipe.decode(tokens[SAMPLES * place : SAMPLES * (place + 1)]))
-
-            together("pictures", put)
+            together("pictures", functools.partial(put, pipe, folder, numbers, out.tokens))
             passes += out.passes[: SAMPLES * len(numbers)].tolist()
             seconds, compiling = seconds + out.seconds, compiling + out.compile_seconds
             bar.update(SAMPLES * len(numbers))
@@ -126,6 +122,16 @@ def require_drawable(pipe: Pipeline, folder: BenchmarkFolder, decoder: Decoder, 
         pipe.prompts.pair(item.prompt, negative, grid)
     pipe.pictures.params  # noqa: B018 - a damaged file is reported before the work, not after it
     return grid
+
+
+def put(pipe: Pipeline, folder: BenchmarkFolder, numbers: Sequence[int], tokens: np.ndarray) -> None:
+    """Puts the pictures of some prompts in their places; tokens are int32 [SAMPLES * prompts or more, R, C].
+
+    The image tokenizer is always given the pictures of one prompt: its products are float32, whose bits depend on how
+    many go through it together.
+    """
+    for place, number in enumerate(numbers):
+        folder.put(number, pipe.decode(tokens[SAMPLES * place : SAMPLES * (place + 1)]))
 
 
 def tell_doubts(pipe: Pipeline, texts: list[str]) -> None:

@@ -250,6 +250,18 @@ def test_two_runs_of_one_shard_do_not_go_on_side_by_side(begin):
             pass
 
 
+def test_shards_that_end_at_the_same_time_do_not_trip_over_each_other(begin, tmp_path):
+    first, second = begin("1/2"), begin("2/2")
+    with second.held():
+        with first.held():
+            for folder in (first, second):
+                for number in missing(folder):
+                    folder.put(number, noise(number))
+            first.end()
+        second.end()
+    assert sorted(os.listdir(tmp_path / "out")) == ["images", "recipe.json"]
+
+
 # -- folders of others
 
 
