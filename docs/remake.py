@@ -26,7 +26,7 @@ DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 RUNS = ROOT / "runs" / "tables"
 
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
-from tables import Bench, heads, int8, large, model, number, overlap, quality, seconds, sizes  # noqa: E402
+from tables import Bench, exact, heads, int8, large, model, number, overlap, quality, seconds, sizes  # noqa: E402
 
 from ssd_jax.cli import entry  # noqa: E402
 from ssd_jax.errors import UserError  # noqa: E402
@@ -65,7 +65,7 @@ def summary(benches: Sequence[Bench]) -> dict[str, str]:
 
 
 class Group(NamedTuple):
-    """What is remade together: a function of the bench's files, the tables that it makes, and pictures that go to
+    """What is remade together: a function of the bench's files, the tables that it makes, and images that go to
     docs/images."""
 
     make: Callable[[Sequence[Bench]], dict[str, str]]
@@ -75,6 +75,7 @@ class Group(NamedTuple):
 
 GROUPS = {
     "quality": Group(quality, ("quality",), ("quality.png",)),
+    "exact": Group(exact, ("exact",)),
     "seconds": Group(seconds, ("seconds", "window"), ("window.png",)),
     "sizes": Group(sizes, ("sizes", "sizes-window", "sizes-short")),
     "large": Group(large, ("large", "large-window")),

@@ -35,7 +35,7 @@ def number(row: dict, key: str, form: str = "{:.1f}", factor: float = 1) -> str:
 
 
 def yes(row: dict) -> str:
-    """Whether all pictures are `ar`'s."""
+    """Whether all images are `ar`'s."""
     return "" if "equal pictures" not in row else "yes" if row["equal pictures"] == 1 else "no"
 
 
@@ -77,6 +77,13 @@ QUALITY = (
     ("FD", "fd", "{:.1f}"),
     ("R@5", "r@5", "{:.2f}"),
 )
+EXACT = (
+    ("inputs of a pass", "inputs", "{}"),
+    ("passes", "mean passes", "{:.1f}"),
+    ("on fresh prompts", "fresh passes", "{:.1f}"),
+    ("passes - those of `{against}`", "passes against", "{:+.1f}"),
+    ("`ar`'s pictures", yes),
+)
 SECONDS = (
     ("W", "window", "{}"),
     ("passes", "passes", "{:.1f}"),
@@ -98,8 +105,17 @@ HEADS = {
 
 def quality(benches: Sequence[Bench]) -> dict[str, str]:
     """All decoders."""
-    against = re.search(r"--against=(\S+)", benches[0]["setup"]["command"])[1]
-    return {"quality": columns(benches[0]["decoders"], QUALITY).replace("{against}", against)}
+    return {"quality": _against(benches[0], QUALITY)}
+
+
+def exact(benches: Sequence[Bench]) -> dict[str, str]:
+    """What makes the exact decoders' passes fewer."""
+    return {"exact": _against(benches[0], EXACT)}
+
+
+def _against(bench: Bench, spec: Sequence[tuple]) -> str:
+    against = re.search(r"--against='?([^\s']+)", bench["setup"]["command"])[1]
+    return columns(bench["decoders"], spec).replace("{against}", against)
 
 
 def seconds(benches: Sequence[Bench]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Many prompts from Python: python examples/many_prompts.py PROMPTS.txt FOLDER
 
-Draws an image for every line, eight at a time, with the exact decoder: each is the image that its line and seed have
-alone, too. What is there already is not drawn again.
+Generates an image for every line, eight at a time, with the exact decoder: each is the image that its line and seed
+give alone, too. Existing images are not generated again.
 """
 
 import sys

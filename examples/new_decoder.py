@@ -1,8 +1,7 @@
-"""A decoder of one's own: python examples/new_decoder.py
+"""A custom decoder: python examples/new_decoder.py
 
-`Lawn` draws every token of the image anew in each of a few passes, with the noise that `ar` would use: Jacobi iteration
-from nothing. With as many sweeps as there are tokens it is `ar`; with a few it shows what an image looks like on the
-way there.
+`Lawn` resamples every token of the image in each of a few passes, with the noise that `ar` would use: Jacobi iteration
+from scratch. With as many sweeps as there are tokens it is `ar`; with a few it shows intermediate images.
 """
 
 import dataclasses
@@ -19,16 +18,16 @@ from ssd_jax.sampling.choice import choose
 @register
 @dataclasses.dataclass(frozen=True)
 class Lawn(Decoder):
-    """Its only option is how often the image is drawn."""
+    """Jacobi iteration over all tokens; the only option is the number of sweeps."""
 
     sweeps: int = 3
 
     def stretches(self, grid, horizontal=0, passes=None):
-        """What it costs: the prompt's pass, then passes over all tokens."""
+        """Pass cost: the prefill, then passes over all tokens."""
         return PREFILL, Stretch(self.sweeps, window=grid.size, outputs=grid.size)
 
     def run(self, verifier, cache, hidden, grid):
-        """From the state behind the prompt to the tokens."""
+        """Decodes all tokens, from the hidden state after the prompt."""
         tokens, trace, _ = first_token(verifier, hidden, grid.size)
         inputs = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
         for _ in range(self.sweeps):

@@ -1,7 +1,7 @@
-"""Drafts from a place of one's own: python examples/own_drafter.py
+"""A custom drafter: python examples/own_drafter.py
 
-A drafter guesses; the verifier decides. So any guess is allowed, and with the `match` coupling the image stays that of
-`ar`, however bad the guess: only the passes change. Here the guess is the left neighbour's code, again and again.
+A drafter guesses; the verifier decides. So any guess is allowed, and with the `match` coupling the image is that of
+`ar`, however bad the guess: only the number of passes changes. Here the guess is the left neighbour's code, repeated.
 """
 
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from ssd_jax.decode.drafting import DRAFTERS, drafter
 
 @drafter("stubborn")
 def stubborn(grid, seen, count):
-    """The last seen code for every place; see `ssd_jax.decode.drafting` for the arguments."""
+    """The last seen code for every position; see `ssd_jax.decode.drafting` for the arguments."""
     last = jnp.take_along_axis(seen.tokens, seen.last[:, None], axis=1)
     return jnp.broadcast_to(last, (last.shape[0], count))
 

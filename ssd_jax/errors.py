@@ -1,4 +1,4 @@
-"""What can be the user's fault."""
+"""Defines `UserError` and the checks of options that raise it."""
 
 import math
 import numbers
@@ -12,7 +12,7 @@ class UserError(ValueError):
 
 
 def shown(value: object, width: int = 60) -> str:
-    """A value for a message: on one line, not longer than so many letters."""
+    """A value as text for a message: on one line, at most `width` characters."""
     try:
         text = " ".join(repr(value).split())
     except ValueError:  # Python writes no number of more than 4300 digits
@@ -21,16 +21,16 @@ def shown(value: object, width: int = 60) -> str:
 
 
 def is_whole(value: object, least: int) -> bool:
-    """Whether an option is a whole number, also one of numpy's, of at least so much; True is no number."""
+    """Whether an option is a whole number, numpy's included, of at least `least`; True is not a number."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
 
 
 LARGEST = 2**31 - 1
-"""The largest number of an int32, which is what programs count in."""
+"""The largest int32, the type in which programs count."""
 
 
 def require_whole(name: str, value: object, least: int, most: int | None = LARGEST) -> int:
-    """The option as an int; raises `UserError` unless it is a whole number of at least and at most so much."""
+    """The option as an int; raises `UserError` unless it is a whole number from `least` to `most`."""
     if not is_whole(value, least):
         raise UserError(f"{name} must be a whole number of at least {least}, not {shown(value)}.")
     if most is not None and value > most:
@@ -39,8 +39,8 @@ def require_whole(name: str, value: object, least: int, most: int | None = LARGE
 
 
 def require_number(name: str, value: object) -> float:
-    """A number rounded to float32, in which programs reckon. Raises `UserError` for what is no finite number there."""
-    value = value.item() if getattr(value, "shape", None) == () else value  # a number of numpy's or jax's
+    """The option rounded to float32, in which programs compute. Raises `UserError` unless it is finite there."""
+    value = value.item() if getattr(value, "shape", None) == () else value  # a scalar of numpy or jax
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise UserError(f"{name} must be a number, not {shown(value)}.")
     try:
@@ -54,12 +54,12 @@ def require_number(name: str, value: object) -> float:
 
 
 def require_text(name: str, value: object) -> str:
-    """The option as a str; raises `UserError` unless it is a text that can be written as UTF-8."""
+    """The option as a str; raises `UserError` unless it is text that can be encoded as UTF-8."""
     if not isinstance(value, str):
         raise UserError(f"{name} must be a text, not {shown(value)}.")
     try:
         value.encode("utf-8")
-    except UnicodeEncodeError:  # half a surrogate pair; a command line in another encoding has such
+    except UnicodeEncodeError:  # half a surrogate pair, as from a command line in another encoding
         raise UserError(f"{name} must be Unicode text, which {shown(value)} is not.") from None
     return str(value)
 

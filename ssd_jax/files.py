@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and text that can be read or is one clear sentence."""
+"""Writes files atomically, and reads text and JSON with one-sentence errors."""
 
 import contextlib
 import errno
@@ -17,10 +17,9 @@ from ssd_jax.errors import UserError, shown
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path`, with the same suffix, that takes its place when the block ends and vanishes if it raises.
+    """A path beside `path`, with the same suffix, that replaces it when the block ends and is removed if it raises.
 
-    Threads, processes and hosts that write the same file do not meet: the last one to end wins, with the whole of its
-    file.
+    Threads, processes and hosts may write the same file at once: the last one to end wins, with its complete file.
     """
     with beside(path) as temporary:
         yield temporary
@@ -29,12 +28,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """A new file beside `path`, with the same suffix and a random name, that vanishes when the block ends, unless it
-    was put elsewhere. The folder is made if absent."""
+    """A new file beside `path`, with the same suffix and a random name, that is removed when the block ends, unless it
+    was moved. The folder is created if absent."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp{path.suffix}")
-    temporary.touch(exist_ok=False)  # with the permissions that the umask allows, which tempfile would not give
+    temporary.touch(exist_ok=False)  # with the umask's permissions, which tempfile would not give
     try:
         yield temporary
     finally:
@@ -42,8 +41,8 @@ def beside(path: Path) -> Iterator[Path]:
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
-    """Raises `UserError`, which calls them `what`, if files of so many bytes do not fit on a folder's disk. A quota is
-    not seen here."""
+    """Raises `UserError`, about `what`, if files of `needed` bytes do not fit on a folder's disk. Quotas are not
+    considered."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
@@ -52,38 +51,37 @@ def require_space(folder: Path, needed: int, what: str) -> None:
 
 
 def megabytes(count: int) -> str:
-    """A number of bytes for a message."""
+    """A number of bytes as text for a message."""
     return f"{count / 1e6:.1f} MB"
 
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""What the system answers where a disk, a quota or a file is full."""
+"""Error numbers of a full disk, quota or file."""
 
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp(\.\w+)?")
-"""Names that `beside` gives."""
+"""Pattern of the names that `beside` gives."""
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what killed runs left of files that they were writing, in a folder and in those inside it. For a folder
-    that no other run is writing into."""
+    """Removes partial files of killed runs from a folder and its subfolders. No other run may be writing there."""
     for path in (*folder.glob(".*.tmp*"), *folder.glob("*/.*.tmp*")):
         if LEFTOVER.fullmatch(path.name) and stat.S_ISREG(path.lstat().st_mode):
             path.unlink(missing_ok=True)
 
 
 def require_file(path: Path, name: str = "", error: type[UserError] = UserError) -> None:
-    """Raises `error`, which calls it `name`, if there is something else than a file at a path: to open a pipe would
-    wait for whoever writes into it."""
+    """Raises `error`, about `name`, if a path is something other than a file: opening a pipe would block until somebody
+    writes into it."""
     try:
         mode = os.stat(path).st_mode
-    except (OSError, ValueError):  # none, or a name that no file can have: reading it will say so
+    except (OSError, ValueError):  # none, or an invalid name: reading it will raise
         return
     if not stat.S_ISREG(mode):
         raise error(f"{name or path} cannot be read: it is not a regular file.")
 
 
 def require_name(path: str | Path) -> Path:
-    """The path; raises `UserError` for one that no file can have, because it is too long or has a zero in it."""
+    """Returns the path; raises `UserError` for an invalid one, which is too long or contains a null byte."""
     try:
         os.stat(path)
     except ValueError:
@@ -95,7 +93,7 @@ def require_name(path: str | Path) -> Path:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text means; raises ValueError, with one line, for whatever cannot be read, however deep or long."""
+    """Parses JSON; raises ValueError, with one line, for anything unreadable, however deeply nested or long."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -103,7 +101,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_text(path: Path, name: str) -> str:
-    """The UTF-8 text of a file, or of a pipe; raises `UserError` that calls it `name` if it cannot be read."""
+    """Reads the UTF-8 text of a file or pipe; raises `UserError`, about `name`, if it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -113,13 +111,13 @@ def read_text(path: Path, name: str) -> str:
 
 
 def check_origin(path: Path, origin: dict[str, Any], what: str, option: str) -> None:
-    """Records what `what` in a folder is built on, or raises `UserError` if it began from something else.
+    """Records the inputs of `what` in a folder, or raises `UserError` if the record there has others.
 
     Args:
-        path: of the record, in the folder.
-        origin: JSON.
-        what: for the message, such as "a training".
-        option: of the config, which names the folder.
+        path: file of the record, in the folder.
+        origin: the inputs, as JSON.
+        what: name for the message, such as "a training".
+        option: the config's option that sets the folder.
     """
     origin = json.loads(json.dumps(origin))
     if path.exists():

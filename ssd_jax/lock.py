@@ -1,4 +1,4 @@
-"""One run at a time writes into a folder."""
+"""Locks a folder, so that only one run at a time writes into it."""
 
 import contextlib
 import os
@@ -21,16 +21,16 @@ ATTEMPTS = 100
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other runs out of a folder while the block runs, and clears away what killed ones left half-written.
+    """Locks a folder while the block runs, and removes partial files of killed runs.
 
-    The folder is made if absent, and then removed at the end if nothing was written into it. The lock is the operating
-    system's (flock) on a file `.lock` in the folder, so it ends with the process, however that ends; the file is
-    removed when the block ends, and one that a killed process left hinders nobody. Over a network other hosts see the
-    lock if the file system carries it (NFS does, unless mounted with nolock). Where there are no locks, on a file
-    system without them (a warning says so) or on Windows, nobody is kept out.
+    The folder is created if absent, and then removed at the end if nothing was written into it. The lock is the
+    operating system's (flock) on a file `.lock` in the folder, so it ends with the process, however that ends; the file
+    is removed when the block ends, and one left by a killed process has no effect. Over a network other hosts see the
+    lock if the file system supports it (NFS does, unless mounted with nolock). On a file system without locks (with a
+    warning) or on Windows, other runs are not kept out.
 
     Raises:
-        UserError: another run holds the folder, or it cannot be written to.
+        UserError: another run has locked the folder, or it cannot be written to.
     """
     made: list[Path] = []
     try:
@@ -48,8 +48,8 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             if file is not None:
-                # Removed before it is let go: who opened this file meanwhile sees that it is no longer the folder's.
-                if _is_at(file, path / NAME):  # not another run's, made after somebody removed this one
+                # Removed before unlocking: a run that has opened this file sees that it is no longer the folder's.
+                if _is_at(file, path / NAME):  # not another run's, created after this one was removed
                     (path / NAME).unlink(missing_ok=True)
                 os.close(file)
     finally:
@@ -59,8 +59,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _take(folder: Path) -> int | None:
-    """The descriptor of the folder's lock file, which is locked; None on Windows. Raises `BlockingIOError` if another
-    process, or another place of this one, has it."""
+    """The descriptor of the folder's locked lock file; None on Windows. Raises `BlockingIOError` if another process, or
+    another caller in this one, has the lock."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def _take(folder: Path) -> int | None:
                 with tempfile.TemporaryFile(dir=folder):  # raises if nothing can be written
                     return None
             file = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        except (FileNotFoundError, FileExistsError):  # the run that made the folder is just removing it; or a file
+        except (FileNotFoundError, FileExistsError):  # its creator is just removing it; or a file
             if attempt == ATTEMPTS:
                 raise
             continue
@@ -81,10 +81,10 @@ def _take(folder: Path) -> int | None:
             warnings.warn(f"the folder {folder} cannot be locked: {error.strerror}", stacklevel=4)
             return file
         if _is_at(file, folder / NAME):
-            with contextlib.suppress(OSError):  # they hinder nobody
+            with contextlib.suppress(OSError):  # they do no harm
                 remove_leftovers(folder)
             return file
-        os.close(file)  # it was removed between opening and locking
+        os.close(file)  # removed between opening and locking
     raise BlockingIOError
 
 

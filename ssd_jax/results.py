@@ -1,4 +1,4 @@
-"""The files of a run of sample.py, which take the place of those of an earlier run."""
+"""Replaces the files of an earlier run of sample.py by those of a new one."""
 
 import contextlib
 import json
@@ -12,19 +12,19 @@ from ssd_jax.errors import UserError
 from ssd_jax.files import beside
 
 SHEETS = {"images.json": "grid.png", "compare.json": "compare.png"}
-"""The sidecars, which list the files of a run, and the picture that goes with each."""
+"""Sidecar file, which lists a run's files -> its sheet of all images."""
 
 PICTURES = (".png", ".gif")
-"""All that a sidecar may list."""
+"""Suffixes of the files that a sidecar may list."""
 
 
 class Results:
-    """The files that a run leaves in its folder.
+    """The files that a run writes into its folder.
 
     Attributes:
-        record: JSON; what the sidecar says besides the files.
-        removed: how many files of earlier runs were removed or replaced; known at the end.
-        unread: sidecars in the folder that are not ours or are damaged; nothing that they list was removed.
+        record: JSON, the sidecar's contents besides the files.
+        removed: number of files of earlier runs that were removed or replaced; known at the end.
+        unread: sidecars in the folder that are not ours or are damaged; no file that they list was removed.
     """
 
     def __init__(self, folder: Path, held: contextlib.ExitStack):
@@ -35,12 +35,12 @@ class Results:
         self._written: dict[str, Path] = {}
 
     def add(self, name: str) -> Path:
-        """Where to write a file that shall have this name."""
+        """A temporary path for the file of this name."""
         self._written[name] = self._held.enter_context(beside(self._folder / name))
         return self._written[name]
 
     def put(self, sidecar: str) -> None:
-        """Writes the sidecar and puts all files in their places; see `replacing_results`."""
+        """Writes the sidecar and moves all files to their final names; see `replacing_results`."""
         text = json.dumps({**self.record, "files": list(self._written)}, indent=2) + "\n"
         self.add(sidecar).write_text(text, encoding="utf-8")
         for name in self._written:
@@ -57,7 +57,7 @@ class Results:
                 os.replace(self._written[name], self._folder / name)
                 placed += 1
         except OSError:
-            if not placed:  # all that they list is still there
+            if not placed:  # all files that they list still exist
                 for path, record in records.items():
                     path.write_bytes(record)
             raise
@@ -70,16 +70,16 @@ class Results:
 
 @contextlib.contextmanager
 def replacing_results(folder: Path, sidecar: str) -> Iterator[Results]:
-    """Takes the files of a run, and puts them into a folder when the block ends.
+    """Collects the files of a run, and moves them into a folder when the block ends.
 
-    Until all of them are on the disk, and none is to have the name of a folder, the earlier run is not touched. Then
-    its sidecars are removed, the new pictures put in their places, the other pictures of the earlier run removed, and
-    the new sidecar put in its place last: no sidecar ever stands beside pictures that it does not tell of.
+    The earlier run is not touched until all new files are on disk and none has the name of a folder. Then its sidecars
+    are removed, the new images moved to their final names, the other images of the earlier run removed, and the new
+    sidecar moved last: a sidecar never describes other images than those beside it.
 
-    An error after that is rare, and leaves no sidecar that tells of what is not there. If the first of the new pictures
-    cannot be put in its place, the earlier run is still whole. If a later one cannot, the earlier run has lost its
-    sidecars and the pictures that were replaced by then. If an earlier picture cannot be removed, or the new sidecar
-    cannot be put in its place, the new pictures are all there, without a sidecar.
+    An error during these moves is rare, and leaves no sidecar that lists missing files. If the first new image cannot
+    be moved, the earlier run is still complete. If a later one cannot, the earlier run has lost its sidecars and the
+    images replaced so far. If an earlier image cannot be removed, or the new sidecar cannot be moved, all new images
+    exist, without a sidecar.
 
     The folder should be locked.
 
@@ -96,11 +96,11 @@ def replacing_results(folder: Path, sidecar: str) -> Iterator[Results]:
 
 
 def earlier_files(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """The pictures that the sidecars in a folder list, with the sheets that go with them; these sidecars; and the
-    sidecars that are not ours.
+    """The images that the sidecars in a folder list, with the sidecars' sheets; these sidecars; and the sidecars that
+    are not ours.
 
-    Names come from a file, so they may be anybody's: one that is not of a picture in this very folder makes the sidecar
-    one that is not ours, and its pictures are not told. Only files and links are told, not folders and devices.
+    Names come from a file and are not trusted: a sidecar with a name that is not an image in this folder is not ours,
+    and its images are not returned. Only files and links are returned, not folders and devices.
     """
     names, sidecars, unread = [], [], []
     for name, sheet in SHEETS.items():
@@ -124,20 +124,20 @@ def listed_files(sidecar: Path) -> list[str] | None:
         images = record["images"] if "options" in record else None
         names = [*record.get("files", []), *(image["file"] for image in images if "file" in image)]
         return names if all(map(_is_picture_here, names)) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # whatever JSON may hold
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # for any JSON
         return None
 
 
 def _is_picture_here(name: Any) -> bool:
-    """Whether a name is that of a picture, and leads nowhere else; not a path, on whatever system."""
+    """Whether a name is an image's file name in this folder, and not a path, on any system."""
     plain = isinstance(name, str) and name.isprintable() and not set(name) & set("/\\:")
     return plain and Path(name).suffix.lower() in PICTURES
 
 
 def _has_mode(path: Path, *kinds: Callable[[int], bool]) -> bool:
-    """Whether there is something of one of these kinds; a link is a link, whatever it leads to."""
+    """Whether a path exists and is of one of these kinds; links are not followed."""
     try:
         mode = path.lstat().st_mode
-    except OSError:  # none, or a name that no file can have
+    except OSError:  # none, or an invalid name
         return False
     return any(kind(mode) for kind in kinds)

@@ -1,4 +1,4 @@
-"""Pictures of pictures: grids, comparisons, and how a picture came into being."""
+"""Draws grids and comparisons of images, heat maps of passes, and animations of a decode."""
 
 import textwrap
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 GAP = 4
 LINE = 12
-"""Pixels between pictures, and per line of a caption."""
+"""Pixels between images, and height of a caption's line."""
 NARROWEST = 96
-"""Pixels that a caption of a comparison needs."""
+"""Least width in pixels of a comparison's caption."""
 
 
 def grid(images: Sequence[np.ndarray], columns: int, captions: Sequence[str] | None = None) -> np.ndarray:
-    """Lays uint8 pictures [height, width, 3] of one size out in rows of `columns`, on white.
+    """Arranges uint8 images [height, width, 3] of one size in `columns` columns, on white.
 
-    Captions, one per picture, stand below in at most two lines.
+    Captions, one per image, are written below in at most two lines.
     """
     height, width = images[0].shape[:2]
     rows = -(-len(images) // columns)
@@ -45,13 +45,13 @@ def columns_for(count: int) -> int:
 
 
 def comparison(rows: Sequence[tuple[str, Sequence[np.ndarray]]], captions: Sequence[Sequence[str]]) -> np.ndarray:
-    """One line of pictures per row, with the row's title above and a caption under every picture; uint8 [H, W, 3].
+    """One line of images per entry of `rows`, with its title above and a caption under every image; uint8 [H, W, 3].
 
-    Pictures too narrow for a caption are enlarged by a whole number.
+    Images too narrow for a caption are enlarged by an integer factor.
 
     Args:
-        rows: (title, uint8 pictures of one size).
-        captions: one text per picture.
+        rows: (title, uint8 images of one size).
+        captions: one text per image.
     """
     strips = []
     for (title, images), texts in zip(rows, captions, strict=True):
@@ -88,11 +88,11 @@ def heat_map(trace: np.ndarray, height: int = 256) -> np.ndarray:
 
 
 STOPS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], np.float64)
-"""Five colours of the map "viridis" (CC0, by van der Walt and Smith), which is even in lightness."""
+"""Five colours of the perceptually uniform map "viridis" (CC0, by van der Walt and Smith)."""
 
 
 def colours(values: np.ndarray) -> np.ndarray:
-    """Values in 0..1, [...], to uint8 [..., 3]."""
+    """Maps values in 0..1, [...], to colours, uint8 [..., 3]."""
     places = np.linspace(0.0, 1.0, len(STOPS))
     return np.stack([np.interp(values, places, stop) for stop in STOPS.T], axis=-1).round().astype(np.uint8)
 
@@ -102,14 +102,14 @@ MAX_FRAMES = 60
 
 
 def frames(image: np.ndarray, trace: np.ndarray, limit: int = MAX_FRAMES) -> tuple[list[np.ndarray], list[int]]:
-    """The picture as it comes into being: tokens appear in the pass that fixed them, the others are grey.
+    """Frames of an animation: tokens appear in the pass in which they became final, others are grey.
 
-    The pixels are always those of the finished picture; the VQ decoder is not run on unfinished grids.
+    The pixels are those of the finished image; the VQ decoder is not run on unfinished grids.
 
     Args:
         image: uint8 [H, W, 3], H and W multiples of R and C.
         trace: int32 [R, C].
-        limit: at most so many frames; passes are skipped evenly.
+        limit: the most frames; passes are skipped evenly.
     Returns:
         uint8 frames, the last one complete, and the pass that each shows.
     """
@@ -121,8 +121,8 @@ def frames(image: np.ndarray, trace: np.ndarray, limit: int = MAX_FRAMES) -> tup
 
 
 def write_gif(path: Path, pictures: Sequence[np.ndarray], milliseconds: int = 80, hold: int = 2000) -> None:
-    """An endless animation of uint8 pictures; the last one is held for `hold` milliseconds."""
-    # One palette, that of the finished picture and grey, so that nothing flickers.
+    """Writes an endless animation of uint8 images; the last one is shown for `hold` milliseconds."""
+    # One palette, of the finished image and grey, avoids flicker.
     grey = np.broadcast_to(UNDRAWN, (max(8, pictures[-1].shape[0] // 4), *pictures[-1].shape[1:]))
     palette = Image.fromarray(np.concatenate([pictures[-1], grey])).quantize(256)
     images = [Image.fromarray(p).quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]

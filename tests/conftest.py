@@ -1,4 +1,4 @@
-"""What all tests share: settings of jax, models small enough to compile in a second, one training run of `:tiny`."""
+"""Fixtures of all tests: jax options, models small enough to compile in a second, one `:tiny` training run."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def pytest_addoption(parser):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Says how many pictures the exactness tests excused by a near-tie, and what became of odd inputs."""
+    """Says how many images the exactness tests excused by a near-tie, and what became of odd inputs."""
     reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
     recorded = [item for report in reports for item in report.user_properties]
     compared, excused = (sum(count for key, count in recorded if key == name) for name in ("compared", "excused"))
@@ -106,7 +106,7 @@ WORDS = "red green apple heart dog cat fire thumbs up dark skin tone"
 
 @pytest.fixture(scope="session")
 def random_folder(tmp_path_factory) -> Path:
-    """A checkpoint folder with random weights: a grid of 4 x 4, 64 codes, pictures of 16 x 16 pixels."""
+    """A checkpoint folder with random weights: a grid of 4 x 4, 64 codes, images of 16 x 16 pixels."""
     folder = tmp_path_factory.mktemp("random") / "checkpoint"
     tokenizer = word_tokenizer([WORDS])
     words = tokenizer.get_vocab_size()
@@ -202,7 +202,7 @@ def fixtures() -> Path:
 
 @pytest.fixture(scope="session")
 def heldout(fixtures) -> dict[str, list]:
-    """Captions, splits and codes of the held-out pictures beside it."""
+    """Captions, splits and codes of the held-out images beside it."""
     return json.loads((fixtures / "heldout.json").read_text(encoding="utf-8"))
 
 

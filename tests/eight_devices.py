@@ -72,7 +72,7 @@ def head_training(pipe: Pipeline) -> list[dict]:
     grid = Grid(pipe.config.rows, pipe.config.cols)
     codes = np.arange(28 * grid.size, dtype=np.int32).reshape(28, -1) * 7 % pipe.config.visual_size
     source = PromptedCodes(codes, np.arange(28), [([1, 2], [1])] * 28, 0, heldout=4)
-    # Six pictures on a device at a time: no activation then has the shape of a weight.
+    # Six images on a device at a time: no activation then has the shape of a weight.
     part = PromptedSpec(
         batch=24, accumulation=2, eval_images=4, steps=2, lr=1e-2, warmup=0, decay=0.5, clip=1.0, weight_decay=0.01,
         b2=0.99, log_every=1, save_every=1, caption_drop=0.1,

@@ -1,4 +1,4 @@
-"""What the loops of a compiled program move about: arrays as large as a layer of the cache, or as the scores.
+"""Finds copies in the loops of a compiled program: arrays as large as a layer of the cache, or as the scores.
 
 Sizes are counted, not shapes: a reshaped, transposed or flattened copy costs as much. A test chooses its sizes so that
 nothing else in the program has as many numbers.

@@ -25,13 +25,13 @@ SPECIAL = {
 }
 FIRST_BYTE = {"emu3": 10, "lumina_mgpt": 100, "janus_pro": 10}
 SIZE = {"emu3": "", "lumina_mgpt": "8x8", "janus_pro": ""}
-"""Pictures of 4 x 4 codes; Lumina's folder says nothing of the grid."""
+"""Images of 4 x 4 codes; Lumina's folder says nothing of the grid."""
 
 
 def published_folder(name: str, folder: Path, **changes) -> Path:
     """Makes the folder; changes are of the language model's config.
 
-    Lumina's has the picture tokenizer in Meta's file, because transformers' has no decoder.
+    Lumina's has the image tokenizer in Meta's file, because transformers' has no decoder.
     """
     FOLDERS[name](folder, **changes)
     byte_tokenizer(SPECIAL[name], first=FIRST_BYTE[name]).save(str(folder / "tokenizer.json"))

@@ -1,9 +1,10 @@
-"""What users get, measured with the dtype and the programs that they run: python shipped.py -> JSON.
+"""Measures exactness with the dtype and the programs that users run: python shipped.py -> JSON.
 
 A process of its own, because the suite's compiles without optimisation and multiplies at the highest precision. Run by
 test_shipped.py.
 """
 
+import dataclasses
 import json
 import sys
 from functools import partial
@@ -16,6 +17,7 @@ import numpy as np
 import ssd_jax
 from ssd_jax.compiling import compiled
 from ssd_jax.decode import engine
+from ssd_jax.decode.alternatives import count
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.model_verifier import BoundVerifier, Draw
 from ssd_jax.decode.presets import PRESETS
@@ -32,11 +34,12 @@ PROMPTS = ["santa claus, noto", "green heart, noto", "woman, noto", "flag of ger
 PROMPTS += ["red apple, twemoji", "dog", "orange circle, twemoji", "grinning face"]
 SEEDS = range(2)
 SHAPES = [(8, 1), (8, 64), (4, 4), (2, 4), (2, 256), (1, 1), (1, 4), (1, 8), (1, 64), (1, 256)]
-"""(pictures, window) of the passes whose bits are compared; the first two have every sum above and below the sizes at
+"""(images, window) of the passes whose bits are compared; the first two have every sum above and below the sizes at
 which XLA would choose another order."""
 
 WIDE = Raster(window=48, drafter="spatial", history=8)
-
+TREE = dataclasses.replace(PRESETS["ssd-tree"], window=48)
+"""Not 64: their scores would be as large as a layer of the cache."""
 
 SCALE = {"params": {"scale": np.ones(128, np.float32)}}
 """Of the bundled model's heads, untrained."""
@@ -58,7 +61,7 @@ def products(pipe) -> list[str]:
 
 
 def attentions(pipe) -> list[str]:
-    """Shapes (pictures, window) at which attention over a cache has other bits for the first picture's first query."""
+    """Shapes (images, window) at which attention over a cache has other bits for the first image's first query."""
     c, T, found = pipe.config, 272, []
     keys = jax.random.split(jax.random.key(2), 3)
     q = jax.random.normal(keys[0], (8, 256, c.heads, c.head_dim))
@@ -76,7 +79,7 @@ def attentions(pipe) -> list[str]:
 
 @partial(jax.jit, static_argnames=("grid", "window"))
 def walk(model, cache, prompts, draw, codes, *, grid, window):
-    """Prefill, then passes over a whole picture of given codes: states of the first picture, caches, first log p."""
+    """Prefill, then passes over a whole image of given codes: states of the first image, caches, first log p."""
     hidden, cache = engine.prefill(model, cache, prompts)
     verifier = BoundVerifier(model, prompts, draw, grid)
     B = codes.shape[0]
@@ -94,7 +97,7 @@ def walk(model, cache, prompts, draw, codes, *, grid, window):
 
 
 def passes(pipe) -> list[str]:
-    """Shapes (pictures, window) at which any state, key, value or log p of the first picture has other bits."""
+    """Shapes (images, window) at which any state, key, value or log p of the first image has other bits."""
     c, grid, S = pipe.config, Grid(pipe.config.rows, pipe.config.cols), 16
     rng = np.random.default_rng(0)
     codes = rng.integers(0, c.visual_size, (8, grid.size)).astype(np.int32)
@@ -109,7 +112,7 @@ def passes(pipe) -> list[str]:
         arguments = (pipe.model.replace(heads=None), cache, prompts, draw, codes[:images])
         program = compiled(walk.lower(*arguments, grid=grid, window=window))
         hidden, states, cache, log_p = program(*arguments)
-        rows = [0, images]  # of the first picture, with and without its prompt
+        rows = [0, images]  # of the first image, with and without its prompt
         here = [np.asarray(array, np.float32)[rows] for array in (hidden, states, *cache.keys, *cache.values)]
         here.append(np.asarray(log_p)[0])
         first = first or here
@@ -146,9 +149,10 @@ def equal(a: np.ndarray, b: np.ndarray) -> list[int]:
 
 
 def pictures(pipe, steady: bool) -> dict[str, list[int]]:
-    """Of how many pictures every token is that of `ar`, or, where bits depend on the window, of `AR` with theirs."""
+    """Of how many images every token is that of `ar`, or, where bits depend on the window, of `AR` with theirs."""
     out, grid = {}, Grid(pipe.config.rows, pipe.config.cols)
-    exact = {name: PRESETS[name] for name in ("ssd-exact", "ssd-tree", "jacobi-above", "jacobi-match")} | {"wide": WIDE}
+    exact = {name: PRESETS[name] for name in ("ssd-exact", "jacobi-above", "jacobi-match")}
+    exact |= {"wide": WIDE, "tree": TREE}
     oracles: dict[int, np.ndarray] = {}
     for name, decoder in exact.items():
         window = 1 if steady else decoder.width(grid)
@@ -175,8 +179,9 @@ def cache_moves(pipe) -> list[str]:
     for (shape, decoder, *_), program in pipe.programs.compiled.items():
         slots = shape[1] + grid.size
         layer = shape[0] * c.kv_heads * slots * c.head_dim
-        scores = shape[0] * c.heads * decoder.width(grid) * slots
-        found += [f"{decoder}: {line}" for line in hlo.moves(program.as_text(), [layer], [scores])]
+        windows = decoder.width(grid), count(getattr(decoder, "alternatives", 0))
+        scores = [shape[0] * c.heads * window * slots for window in windows if window]
+        found += [f"{decoder}: {line}" for line in hlo.moves(program.as_text(), [layer], scores)]
     return found
 
 

@@ -31,7 +31,7 @@ class StubCache:
 
 
 class Stub(Verifier):
-    """`images` pictures, no row ends, heads that see one state."""
+    """`images` images, no row ends, heads that see one state."""
 
     vertical = 2
 
@@ -105,7 +105,7 @@ def _decode(numbers, seed, decoder, grid, sharpness, codes):
 
 
 def decode(decoder, grid: Grid, images=4, seed=0, numbers=None, sharpness=0.7, codes=V, program=_decode):
-    """Decodes pictures of the stub; its cache counts the calls."""
+    """Decodes images of the stub; its cache counts the calls."""
     numbers = jnp.arange(images) if numbers is None else jnp.asarray(numbers)
     return program(numbers, jnp.int32(seed), find_decoder(decoder), grid, jnp.float32(sharpness), codes)
 
@@ -117,7 +117,7 @@ def fresh_program():
 
 @partial(jax.jit, static_argnames=("grid", "codes"))
 def forced(tokens: jax.Array, grid: Grid, sharpness, codes: int) -> jax.Array:
-    """log p of given pictures by teacher forcing, float32 [B, R*C, codes]."""
+    """log p of given images by teacher forcing, float32 [B, R*C, codes]."""
     keys = image_keys(jnp.zeros(len(tokens), jnp.int32), tokens[:, 0])
     verifier, cache, start = stub(len(tokens), grid, keys, sharpness, codes=codes)
     positions = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
@@ -127,7 +127,7 @@ def forced(tokens: jax.Array, grid: Grid, sharpness, codes: int) -> jax.Array:
 
 @partial(jax.jit, static_argnames="grid")
 def fresh_cache(tokens: jax.Array, grid: Grid) -> StubCache:
-    """The cache after one pass over whole pictures."""
+    """The cache after one pass over whole images."""
     verifier, cache, _ = stub(tokens.shape[0], grid, image_keys(jnp.zeros(len(tokens), jnp.int32), tokens[:, 0]))
     positions = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
     return verifier.verify(cache, tokens, positions)[1]

@@ -43,7 +43,7 @@ class Reference:
 
     @property
     def image_ids(self) -> np.ndarray:
-        """The picture's tokens as the backbone sees them, row ends included, int64 [2, T]."""
+        """The image's tokens as the backbone sees them, row ends included, int64 [2, T]."""
         if self.offset is None:
             return self.codes
         rows = self.codes.reshape(2, *GRID) + self.offset

@@ -97,7 +97,7 @@ def _heads(toy: Toy, kind: str):
 
 
 def _fit(toy: Toy) -> np.ndarray:
-    """W0 of every offset by least squares from [h_i ; e_i] to h at the offset, on sampled pictures; [O, D, 2D]."""
+    """W0 of every offset by least squares from [h_i ; e_i] to h at the offset, on sampled images; [O, D, 2D]."""
     grid, model = Grid(6, 6), Transformer(toy.config)
     out = decode(toy, "ar", grid, images=64, seed=99, cfg_scale=None)
     ids, mask = prompts(64, guided=False)
@@ -152,7 +152,7 @@ def decode(
     program=engine.decode,
     **knobs,
 ):
-    """Decodes `images` pictures; cfg_scale None is without guided rows. Image k has key (seed, numbers[k] or k)."""
+    """Decodes `images` images; cfg_scale None is without guided rows. Image k has key (seed, numbers[k] or k)."""
     decoder, guided = find_decoder(decoder), cfg_scale is not None
     ids, mask = prompts(images, guided, which)
     numbers = jnp.arange(images) if numbers is None else jnp.asarray(numbers)
@@ -174,7 +174,7 @@ def _forced(model, tokens, prompts, draw, grid):
 
 
 def forced(toy: Toy, tokens, grid: Grid, seed=0, cfg_scale=2.0, numbers=None, which=None, **knobs):
-    """Teacher forcing in one prefill: log p [B, R*C, V], the noise g, and the cache of the given pictures."""
+    """Teacher forcing in one prefill: log p [B, R*C, V], the noise g, and the cache of the given images."""
     images, guided = tokens.shape[0], cfg_scale is not None
     ids, mask = prompts(images, guided, which)
     numbers = jnp.arange(images) if numbers is None else jnp.asarray(numbers)

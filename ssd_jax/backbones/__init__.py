@@ -1,6 +1,6 @@
-"""The backbones: one room, a file, for each, with all that is known of it, and the one table of them.
+"""The table of supported backbones; each is described in a file of its own.
 
-To add one, write its room after the example of another, and enter it in `BACKBONES`.
+To add one, write its file after the example of another, and enter it in `BACKBONES`.
 """
 
 from ssd_jax.backbones import emoji, emu3, janus, lumina
@@ -22,11 +22,11 @@ BACKBONES: dict[str, Backbone] = {
 PUBLISHED: dict[str, Published] = {
     name: backbone.published for name, backbone in BACKBONES.items() if backbone.published is not None
 }
-"""Those of them that have a format of their publishers."""
+"""The backbones with a published checkpoint format."""
 
 
 def backbone_of(config: ModelConfig, where: str = "") -> Backbone:
-    """The backbone that a configuration belongs to; raises `ConfigError`, after `where`, if there is none."""
+    """The backbone of a configuration; raises `ConfigError`, prefixed with `where`, if there is none."""
     if config.architecture not in BACKBONES:
         found = f"architecture must be one of {tuple(BACKBONES)}, not {shown(config.architecture)}."
         raise ConfigError(f"{where}: {found}" if where else found)

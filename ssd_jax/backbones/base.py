@@ -1,7 +1,7 @@
-"""What loading, prompts, weights, plans and configs ask of a backbone: a `Backbone`, of which every room here has one.
+"""Defines `Backbone`, the description of a supported model that loading, prompts, weights, plans and configs use.
 
-A room is the one file that knows a model by its name; the rest of the library finds it in the table of
-`ssd_jax.backbones`.
+Every backbone has one file, the only one that knows the model by name; the rest of the library looks it up in the table
+of `ssd_jax.backbones`.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ class Token:
     """A special token.
 
     Attributes:
-        name: in the vocabulary, by which its id is found first.
-        key: of config.json, where its id may stand, too; "" for none. If neither tells, it is the published id, that of
+        name: its name in the vocabulary, which is looked up first.
+        key: the key of config.json that may also give its id; "" for none. If neither gives it, it is the published id,
             the field `<key in Published.tokens>_id` of `Published.model`.
     """
 
@@ -35,8 +35,8 @@ class Naming:
     """One way to name the tensors of a backbone.
 
     Attributes:
-        trunk: what stands before `embed_tokens`, `layers` and `norm`.
-        rest: our other parameters -> tensor.
+        trunk: prefix of `embed_tokens`, `layers` and `norm`.
+        rest: our other parameters -> tensor name.
     """
 
     trunk: str
@@ -44,21 +44,21 @@ class Naming:
 
     @property
     def embedding(self) -> str:
-        """The embedding table's name, by which the naming is recognised."""
+        """Tensor name of the embedding table, by which the naming is recognised."""
         return f"{self.trunk}embed_tokens.weight"
 
 
 @dataclasses.dataclass(frozen=True)
 class ConfigJson:
-    """How a published config.json is recognised, and what is peculiar to reading it.
+    """How a published config.json is recognised and read.
 
     Attributes:
-        kinds: what it says under `model_type`, or in `architectures`.
+        kinds: its possible values of `model_type`, or in `architectures`.
         codes: (config.json, vocabulary, token -> id) -> fields of `ModelConfig` that describe the visual codes.
-        sections: the sections that may hold the language model; without any, it is the top level.
-        missing: field -> what a missing size means where that is not the published model's; None for `kv_heads` is as
-            many as heads. A missing `head_dim` is always width / heads.
-        unused: keys that may say anything, because what they are about is not used.
+        sections: the sections that may describe the language model; without any, the top level does.
+        missing: field -> default of a missing size where it is not the published model's; None for `kv_heads` means as
+            many as `heads`. A missing `head_dim` is always width / heads.
+        unused: keys with any value allowed, because they concern unused parts of the model.
     """
 
     kinds: tuple[str, ...]
@@ -70,16 +70,17 @@ class ConfigJson:
 
 @dataclasses.dataclass(frozen=True)
 class PublishedVQ:
-    """The image tokenizer of a published model: what it is, how config.json describes it, how its tensors are named.
+    """The image tokenizer of a published model: its config, how config.json describes it, how its tensors are named.
 
     Attributes:
-        config: the published one. A config.json leaves out what is equal to it.
+        config: the published config. A config.json omits values equal to it.
         attention_levels: (section of config.json, number of levels) -> `LevelsConfig.attention_levels`.
-        keys: keys of that section beside those of all models (`hf_vq.FIELDS`) -> our field.
-        sections: where it may stand in config.json, as the keys that lead there.
-        prefixes: what stands before its tensors' names inside a whole model; nothing in a file of its own.
-        rules: (pattern, replacement) in order, that make names those of VQGAN's first code (see `weights.vq_names`).
-        lowest_first: the decoder's levels are counted from the lowest resolution.
+        keys: keys of that section, beyond those of all models (`hf_vq.FIELDS`) -> our field.
+        sections: possible locations of the section in config.json, as key paths.
+        prefixes: prefixes of its tensor names in a checkpoint of the full model; none in a file of its own.
+        rules: (pattern, replacement) pairs, applied in order, that map its names to those of the original VQGAN code
+            (see `weights.vq_names`).
+        lowest_first: whether the decoder's levels are numbered from the lowest resolution.
     """
 
     config: VQGANConfig | MoVQConfig
@@ -93,10 +94,10 @@ class PublishedVQ:
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerFiles:
-    """The files of a tokenizer that is no tokenizer.json.
+    """The files of a tokenizer in another format than tokenizer.json.
 
     Attributes:
-        names: in the checkpoint's folder; the first one shows that they are there.
+        names: names in the checkpoint's folder; the first one's presence means that all are there.
         read: folder -> tokenizer; raises `UserError` if a file is missing or malformed.
     """
 
@@ -105,44 +106,44 @@ class TokenizerFiles:
 
 
 class Prompts(Protocol):
-    """From texts to ids, as the backbone was trained on them, and from sizes to grids.
+    """Turns texts into ids in the format that the backbone was trained on, and image sizes into grids.
 
-    A class is called with a tokenizer and the backbone's `ModelConfig`, that of a published model also with the
-    `vocabulary_map` of config.json, token -> id, and ids of special tokens by key, which go before all names.
+    A class is called with a tokenizer and the backbone's `ModelConfig`. That of a published model also gets the
+    `vocabulary_map` of config.json, token -> id, and special ids by key, which take precedence over names.
     """
 
     def pair(self, text: str, negative: str | None, grid: Grid) -> tuple[list[int], list[int]]:
-        """Ids of the prompt's frame, and of the frame that guidance leads away from; `negative` None is the backbone's
-        own. Raises `UserError` for a prompt that it cannot take."""
+        """Ids of the prompt's frame and of the negative one for guidance; `negative` None is the backbone's default.
+        Raises `UserError` for a prompt that it cannot take."""
 
     def words(self, text: str) -> list[str]:
-        """What it reads of a text."""
+        """The words of a text that it reads."""
 
     def unknown(self, text: str) -> list[str]:
-        """What of that it never saw."""
+        """The words of a text that it was not trained on."""
 
     @staticmethod
     def grid(config: ModelConfig, size: tuple[int, int] | str, stride: int) -> Grid:
-        """The token grid of a picture size, (height, width) in pixels or text; `stride` is pixels per token. Raises
-        `UserError` for sizes that the backbone does not draw."""
+        """The token grid of an image size, (height, width) in pixels or text; `stride` is pixels per token. Raises
+        `UserError` for sizes that the backbone does not support."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """What is known of a model that others published in a format of theirs.
+    """Description of a model with a published checkpoint format.
 
     Attributes:
-        model: the model: sizes, special ids, default grid, guidance scale and top-k. A missing key of config.json
-            means these, unless `config_json` says otherwise.
+        model: sizes, special ids, default grid, guidance scale and top-k: the defaults of missing keys of config.json,
+            unless `config_json` says otherwise.
         config_json: how its config.json is read.
-        tokens: key -> special token. A key `x` with a field `x_id` in `ModelConfig` is the model's, others are those
-            that prompts alone need.
+        tokens: key -> special token. A key `x` with a field `x_id` in `ModelConfig` is the model's; the others are for
+            prompts only.
         vq: its image tokenizer.
-        namings: the ways in which its tensors are named: transformers' first.
-        tokenizer: its tokenizer's files where they are others than tokenizer.json, in one of its repositories.
-        numbered: keys of families of special tokens that prompts alone need: "size" is size_1, size_2, ...
-        unused: a pattern of the names of tensors that drawing does not need, beside those of the image tokenizer.
-        safetensors: which repositories have it as safetensors, if its first one has pickles alone; in words.
+        namings: the ways in which its tensors are named, transformers' first.
+        tokenizer: its tokenizer's files, if one of its repositories has others than tokenizer.json.
+        numbered: keys of families of special tokens for prompts only: "size" is size_1, size_2, ...
+        unused: pattern of the names of tensors that generation does not need, beside those of the image tokenizer.
+        safetensors: the repositories that have it as safetensors, if its first one has only pickles; in words.
     """
 
     model: ModelConfig
@@ -158,12 +159,12 @@ class Published:
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A model that the library can draw with.
+    """A supported model.
 
     Attributes:
-        name: `ModelConfig.architecture`, as config.json has it in our own format.
+        name: `ModelConfig.architecture`, as in a config.json of our own format.
         prompts: the class of its prompts.
-        published: None: there is our own format alone, in which config.json says all and tensors have our names.
+        published: its published format; None if it has our own format only, with our config.json and tensor names.
     """
 
     name: str

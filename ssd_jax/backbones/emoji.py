@@ -1,4 +1,4 @@
-"""The bundled model, which draws emoji; also any other that is trained or exported here, in our own format.
+"""The bundled emoji model, and any other model in our own format that is trained or exported with this library.
 
     BOS words BOI | ROWS * COLS codes
 
@@ -25,25 +25,25 @@ MODEL = {
     "head_dim": 128,
     "rope_theta": 10_000.0,
     "qk_norm": "rms",
-    "cfg_scale": 2.0,  # of pictures drawn with guidance 1.5 to 7, those at 2 were the cleanest
+    "cfg_scale": 2.0,  # cleanest images among scales 1.5 to 7
     "top_k": 20,
 }
-"""Fields of its `ModelConfig`. Its training finds the others: the vocabulary is that of the captions."""
+"""Fields of its `ModelConfig`; training sets the others, such as the vocabulary, from the captions."""
 
 VQ = VQConfig(
     channels=48, multipliers=(1, 2), blocks=1, patch=4, groups=16, codebook_size=1024, code_dim=8, normalised=True
 )
 
 MAX_WORDS = 64
-"""Longest prompt in words; the bundled model never saw more than a dozen."""
+"""Longest prompt in words; the bundled model was trained on a dozen at most."""
 
 
 class EmojiPrompts:
-    """Text to ids for a word-level backbone.
+    """Turns text into ids for a word-level backbone.
 
     Args:
         tokenizer: maps words to ids.
-        config: gives the special ids.
+        config: has the special ids.
     """
 
     def __init__(self, tokenizer: Tokenizer, config: ModelConfig):
@@ -58,7 +58,7 @@ class EmojiPrompts:
         return split_words(self._tokenizer, text)
 
     def unknown(self, text: str) -> list[str]:
-        """Words of the prompt that the backbone never saw."""
+        """Words of the prompt that are not in the vocabulary."""
         return [word for word in self.words(text) if self._tokenizer.token_to_id(word) is None]
 
     def frame(self, text: str) -> list[int]:
@@ -69,17 +69,17 @@ class EmojiPrompts:
         return [self._config.bos_id, *ids, self._config.boi_id]
 
     def pair(self, text: str, negative: str | None, grid: Grid) -> tuple[list[int], list[int]]:
-        """The frame of the prompt and that of what guidance leads away from; None is the unconditional frame."""
-        del grid  # is not told to this model
+        """The frames of the prompt and of the negative prompt; None is the unconditional frame."""
+        del grid  # not part of this model's prompts
         return self.frame(text), self.frame(negative or "")
 
     @staticmethod
     def grid(config: ModelConfig, size: tuple[int, int] | str, stride: int) -> Grid:
-        """The token grid of a picture of `size`; raises `UserError` for sides that are no multiples of `stride`."""
-        del config  # any size will do
+        """The token grid of an image of `size`; raises `UserError` for sides that are not multiples of `stride`."""
+        del config  # all sizes are allowed
         height, width = parse_size(size)
         if is_ratio(size) or any(side < stride or side % stride for side in (height, width)):
-            raise UserError(f"This model draws pictures of HEIGHTxWIDTH in multiples of {stride} pixels, not {size}.")
+            raise UserError(f"This model draws images of HEIGHTxWIDTH in multiples of {stride} pixels, not {size}.")
         return Grid(height // stride, width // stride)
 
 

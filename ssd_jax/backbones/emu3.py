@@ -2,7 +2,7 @@
 
     BOS text BOI "ROWS*COLS" IMG | (COLS codes, row end) x ROWS
 
-Prompts and sizes are after its `processing_emu3.py` and `image_generation.py`.
+Prompts and sizes follow its `processing_emu3.py` and `image_generation.py`.
 """
 
 import math
@@ -65,7 +65,7 @@ VQ = MoVQConfig(
     code_dim=4,
     frames=4,
 )
-"""Emu3-VisionTokenizer, made for video."""
+"""Emu3-VisionTokenizer, a video tokenizer."""
 
 
 def _codes(values: Mapping, vocabulary: Mapping[str, int]) -> dict[str, Any]:
@@ -76,12 +76,12 @@ def _codes(values: Mapping, vocabulary: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _attention_levels(values: Mapping, levels: int) -> tuple[int, ...]:
-    """They are listed as they are, and checked by `VQ`'s class."""
+    """Reads the levels, which are listed as such; the class of `VQ` checks them."""
     del levels
     return whole_numbers(values.get("attn_resolutions", VQ.attention_levels) or (), "attn_resolutions")
 
 
-# Both repositories' names, and those of the converted ones (-hf).
+# Tensor names of both original repositories, and of the converted ones (-hf).
 VQ_RULES = (
     (r"^(encoder|decoder)\.middle_block\.", r"\1.mid."),
     (r"\.(down|up)_block\.", "."),
@@ -95,29 +95,29 @@ VQ_RULES = (
 )
 
 POSITIVE = " masterpiece, film grained, best quality."
-"""Stands behind every prompt."""
+"""Appended to every prompt."""
 
 NEGATIVE = (
     "lowres, bad anatomy, bad hands, text, error, missing fingers, extra digit, fewer digits, cropped, worst quality, "
     "low quality, normal quality, jpeg artifacts, signature, watermark, username, blurry."
 )
-"""What guidance leads away from, unless the user says something else."""
+"""The default negative prompt."""
 
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""Where the original tokenizer cuts text (`PAT_STR` of its tokenization_emu3.py): every digit is a piece of its own."""
+"""How the original tokenizer splits text (`PAT_STR` of its tokenization_emu3.py): every digit is a separate piece."""
 
 MAX_ASPECT = 10
-"""No limit is published; this one keeps a picture within the 9216 positions the model was trained on."""
+"""No limit is published; this one keeps an image within the 9216 positions of the model's training."""
 
 SLACK = 1.02
-"""How far above the model's own area, relatively, a picture may be: rounding to whole tokens goes over it by less."""
+"""How much larger than the model's own area an image may be; rounding to integer token counts exceeds it by less."""
 
 
 class Emu3Prompts(ByteLevelPrompts):
-    """Frames of Emu3-Gen. The negative prompt has a whole frame of its own, without `POSITIVE`."""
+    """Frames of Emu3-Gen. The negative prompt has a full frame of its own, without `POSITIVE`."""
 
     NAMES: ClassVar = {key: token.name for key, token in TOKENS.items()}
 
@@ -125,7 +125,7 @@ class Emu3Prompts(ByteLevelPrompts):
         self, tokenizer: Tokenizer, config: ModelConfig, vocabulary: Mapping[str, int], tokens: Mapping[str, int]
     ):
         super().__init__(tokenizer, config, vocabulary, tokens)
-        # Converted checkpoints have a tokenizer.json that cuts as GPT-2 does; the model was trained on these cuts.
+        # The tokenizer.json of converted checkpoints splits as GPT-2 does; the model was trained with this split.
         tokenizer.normalizer = normalizers.NFC()
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -145,23 +145,23 @@ class Emu3Prompts(ByteLevelPrompts):
         ]
 
     def pair(self, text: str, negative: str | None, grid: Grid) -> tuple[list[int], list[int]]:
-        """The prompt's frame, and the negative prompt's; None is `NEGATIVE`."""
+        """The frames of the prompt and of the negative prompt; None is `NEGATIVE`."""
         return self.frame(text + POSITIVE, grid), self.frame(NEGATIVE if negative is None else negative, grid)
 
     @staticmethod
     def grid(config: ModelConfig, size: tuple[int, int] | str, stride: int) -> Grid:
-        """The grid of an aspect ratio at the model's own area, or of pixels with about that area down to half of it."""
+        """The grid of an aspect ratio at the model's own area, or of a size in pixels with half to all of that area."""
         height, width = parse_size(size)
         area = config.rows * config.cols * stride**2
         if max(height, width) > MAX_ASPECT * min(height, width):
             pass
         elif is_ratio(size):
             side = (area / (height * width)) ** 0.5
-            return Grid(round(height * side / stride), round(width * side / stride))  # half to even, as the original
+            return Grid(round(height * side / stride), round(width * side / stride))  # half to even, as in the original
         elif not height % stride and not width % stride and area / 2 <= height * width <= SLACK * area:
             return Grid(height // stride, width // stride)
         raise UserError(
-            f"Emu3 draws pictures of an aspect ratio such as 16:9 (at most {MAX_ASPECT}:1), or of HEIGHTxWIDTH in "
+            f"Emu3 draws images of an aspect ratio such as 16:9 (at most {MAX_ASPECT}:1), or of HEIGHTxWIDTH in "
             f"multiples of {stride} pixels with an area of {area // 2} to {int(SLACK * area)} pixels, not {size}."
         )
 
@@ -169,12 +169,12 @@ class Emu3Prompts(ByteLevelPrompts):
 RANKS_NAME, SPECIAL_NAME = "emu3.tiktoken", "emu3_vision_tokens.txt"
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{index}|>" for index in range(205)))
-"""The special tokens before those that are in the file; the first has the id behind the last rank."""
+"""The special tokens before those of the file; the first has the id after the last rank."""
 
 
 def read_tiktoken(folder: Path) -> Tokenizer:
-    """Reads the first repository's tokenizer: emu3.tiktoken, and emu3_vision_tokens.txt with names of special tokens
-    (`tokenization_emu3.py`); how text is cut into pieces is left to `Emu3Prompts`.
+    """Reads the original tokenizer: emu3.tiktoken, and emu3_vision_tokens.txt with names of special tokens
+    (`tokenization_emu3.py`); `Emu3Prompts` sets how text is split into pieces.
 
     Raises:
         UserError: a file is missing or malformed.

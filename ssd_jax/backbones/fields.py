@@ -1,4 +1,4 @@
-"""Fields of a published config.json: what the rooms share in reading them."""
+"""Helpers with which the backbones read fields of a published config.json."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,19 +7,19 @@ from ssd_jax.models.config import ConfigError
 
 
 def section(values: Mapping, name: str) -> Mapping:
-    """A section of a config; empty if it is absent."""
+    """A section of a config; empty if absent."""
     return values.get(name) or {}
 
 
 def code_range(vocabulary: Mapping[str, int], name: Callable[[int], str], offset: int, size: int) -> dict[str, int]:
-    """Where the visual codes are among the ids.
+    """The range of ids of the visual codes, as fields of `ModelConfig`.
 
     Args:
-        vocabulary: token -> id; it may name none of the codes.
+        vocabulary: token -> id; it may contain no codes.
         name: code -> token.
-        offset, size: the first id, and how many there are, if the vocabulary names none.
+        offset, size: first id and number of codes if the vocabulary contains none.
     Raises:
-        ConfigError: the ids do not follow each other in the order of the codes.
+        ConfigError: the ids are not consecutive in the order of the codes.
     """
     ids = []
     while (token := name(len(ids))) in vocabulary:
@@ -30,7 +30,7 @@ def code_range(vocabulary: Mapping[str, int], name: Callable[[int], str], offset
 
 
 def whole_numbers(values: object, name: str) -> tuple[int, ...]:
-    """A list as a tuple; raises `ConfigError` unless it is one of whole numbers. `name` says what it is."""
+    """A list of whole numbers as a tuple; raises `ConfigError`, about `name`, for anything else."""
     if not isinstance(values, list | tuple) or any(type(value) is not int for value in values):
         raise ConfigError(f"{name} must be whole numbers, not {shown(values)}.")
     return tuple(values)

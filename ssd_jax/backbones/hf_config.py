@@ -1,7 +1,7 @@
-"""Reading the config.json of a published backbone.
+"""Reads the config.json of a published backbone.
 
-Each is read in the layout of its first repository and in that of transformers. A key that is left out has the value of
-the published class; a key that describes another network than ours is refused.
+Each is read in the layout of its original repository and in that of transformers. A missing key has the default of the
+published class; a key that describes another network than ours is an error.
 """
 
 import dataclasses
@@ -35,11 +35,11 @@ ONLY = {
     "swin_norm": False,
     "tie_word_embeddings": False,
 }
-"""Keys of which we have implemented one value, the one that a missing key means."""
+"""Keys of which only one value is implemented, the default of a missing key."""
 
 
 def find_published(values: Mapping, where: str) -> Published:
-    """What a config.json is of; raises `ConfigError` if it is none of the table."""
+    """The published model of a config.json; raises `ConfigError` if the table has none."""
     kinds = {kind: published for published in PUBLISHED.values() for kind in published.config_json.kinds}
     listed = values.get("architectures") or ()
     names = [values.get("model_type"), *(listed if isinstance(listed, list) else ())]
@@ -62,11 +62,11 @@ def from_hf(
 
     Args:
         values: the parsed file.
-        vocabulary: token -> id of the tokenizer; config.json's own `vocabulary_map` goes before it.
-        tokens: special ids that are known better: {"boi": 100016} or {"boi_id": 100016}.
-        where: the file, for error messages.
+        vocabulary: token -> id of the tokenizer; config.json's own `vocabulary_map` takes precedence.
+        tokens: special ids that override the file's: {"boi": 100016} or {"boi_id": 100016}.
+        where: name of the file in error messages.
     Raises:
-        ConfigError: another model, a network that is not implemented, a malformed value.
+        ConfigError: an unknown model, a network that is not implemented, a malformed value.
     """
     published = find_published(values, where)
     text = next((values[name] for name in published.config_json.sections if name in values), values)
@@ -95,7 +95,7 @@ def from_hf(
 
 
 def with_tokens(config: ModelConfig, tokens: Mapping[str, int] | None, where: str) -> ModelConfig:
-    """The config with other special ids: {"boi": 100016} or {"boi_id": 100016}; those of prompts are left to them."""
+    """The config with special ids replaced: {"boi": 100016} or {"boi_id": 100016}; prompts handle ids of their own."""
     in_prompts = [key for published in PUBLISHED.values() for key in published.tokens if key not in SPECIAL]
     numbered = [key for published in PUBLISHED.values() for key in published.numbered]
     for name, value in (tokens or {}).items():

@@ -1,4 +1,4 @@
-"""Reading the image tokenizer's section of a published config.json, in the layouts that `hf_config` reads."""
+"""Reads the image tokenizer's section of a published config.json, in the layouts that `hf_config` reads."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ FIELDS = {
     "embed_dim": "code_dim",
     "latent_channels": "latent_dim",
 }
-"""Published key -> our field, in every model; the rooms add their own."""
+"""Published key -> our field, for every model; each backbone adds its own."""
 
 FIXED = {
     "double_latent": False,
@@ -26,16 +26,16 @@ FIXED = {
     "attn_type": "vanilla",
     "num_attention_heads": 1,
 }
-"""Published keys that all checkpoints agree on; another value would be another network."""
+"""Published keys with the same value in all checkpoints; another value would mean another network."""
 
 
 def vq_from_hf(name: str, values: Mapping, where: str = "config.json") -> VQGANConfig | MoVQConfig:
-    """Reads the image tokenizer's section of a published model's config.json; without one it is the published one.
+    """Reads the image tokenizer's section of a published model's config.json; without one, the published one.
 
     Args:
         name: `ModelConfig.architecture` of a published model.
-        values: the parsed file. Keys that do not describe the network are passed over.
-        where: the file, for error messages.
+        values: the parsed file. Keys that do not describe the network are ignored.
+        where: name of the file in error messages.
     Raises:
         ConfigError: a value is malformed or describes a network that is not implemented.
     """

@@ -2,8 +2,8 @@
 
     BOS "<|User|>: text\\n\\n<|Assistant|>:" BOI | ROWS * COLS codes
 
-Prompts and the one size are after its `generation_inference.py`. It is published without negative prompts. That one
-takes a whole frame is decided here, after Emu3's example; nothing tells how well the model can be led away from it.
+Prompts and the one size follow its `generation_inference.py`. It is published without negative prompts. Giving them a
+full frame is our choice, after Emu3's example; how well they work on this model is not known.
 """
 
 import dataclasses
@@ -69,8 +69,8 @@ VQ = VQGANConfig(
 
 
 def _codes(values: Mapping, vocabulary: Mapping[str, int]) -> dict[str, Any]:
-    """In the sections of the first repository, or in those of transformers."""
-    del vocabulary  # codes are no part of it
+    """Reads the sections of the original repository, or those of transformers."""
+    del vocabulary  # does not contain the codes
     if "language_config" in values:
         sections = ("gen_vision_config", "gen_aligner_config", "gen_head_config")
         vision, aligner, head = (section(section(values, name), "params") for name in sections)
@@ -92,13 +92,13 @@ def _codes(values: Mapping, vocabulary: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _attention_levels(values: Mapping, levels: int) -> tuple[int, ...]:
-    """Nothing says so, but it is the last level."""
+    """The last level; config.json does not say so."""
     del values
     return (levels - 1,)
 
 
 def _naming(trunk: str, table: str, first: str, second: str, inner: str, outer: str) -> Naming:
-    """With the codes' own table, the two layers behind it, and the two of the output head."""
+    """Tensor names, with the codes' own table, the two layers after it, and the two of the output head."""
     layers = {"code_embedding.first": first, "code_embedding.second": second}
     layers |= {"visual_mlp.first": inner, "visual_mlp.second": outer}
     weights = {name: f"{layer}.weight" for name, layer in layers.items()}
@@ -116,7 +116,7 @@ VQ_RULES = (
 )
 
 TEMPLATE, EMPTY = "<|User|>: {}\n\n<|Assistant|>:", "<|User|>:<|Assistant|>:{}"
-"""A text's turn in the conversation, and that of an empty one, which is written without its separators."""
+"""The conversation turn of a text, and that of an empty text, which has no separators."""
 
 
 class JanusPrompts(ByteLevelPrompts):
@@ -130,9 +130,9 @@ class JanusPrompts(ByteLevelPrompts):
         return [self.id("bos"), *self.text(text, TEMPLATE if text else EMPTY), self.id("boi")]
 
     def pair(self, text: str, negative: str | None, grid: Grid) -> tuple[list[int], list[int]]:
-        """The prompt's frame and the same with all ids but the first and the last replaced by padding, or, given a
-        negative prompt, its frame."""
-        del grid  # is always the same
+        """The prompt's frame, and the negative prompt's or, without one, the prompt's with all ids but the first and
+        the last replaced by padding."""
+        del grid  # always the same
         frame = self.frame(text)
         if negative is not None:
             return frame, self.frame(negative)
@@ -144,7 +144,7 @@ class JanusPrompts(ByteLevelPrompts):
         own = Grid(config.rows, config.cols)
         if is_ratio(size) or parse_size(size) != (own.rows * stride, own.cols * stride):
             raise UserError(
-                f"Janus-Pro draws pictures of {own.rows * stride}x{own.cols * stride} pixels only, not {size}."
+                f"Janus-Pro draws images of {own.rows * stride}x{own.cols * stride} pixels only, not {size}."
             )
         return own
 
@@ -159,7 +159,7 @@ BACKBONE = Backbone(
             codes=_codes,
             sections=("text_config", "language_config"),
             missing={"vocab_size": 32000, "layers": 32, "kv_heads": None},  # transformers' defaults of a Llama
-            unused=("tie_word_embeddings",),  # about the head that writes text
+            unused=("tie_word_embeddings",),  # concerns the text output head
         ),
         tokens=TOKENS,
         vq=PublishedVQ(
@@ -189,7 +189,7 @@ BACKBONE = Backbone(
                 "gen_head.vision_head",
             ),
         ),
-        # With these it reads pictures and writes text.
+        # These read images and write text.
         unused=r"(model\.)?(vision_model|aligner)\..*|(language_model\.)?lm_head\.weight",
         safetensors="of Janus-Pro those of deepseek-community",
     ),

@@ -1,13 +1,13 @@
 """Lumina-mGPT 7B 768 by Alpha-VLLM (arXiv 2408.02657; github.com/Alpha-VLLM/Lumina-mGPT), 7.0 billion parameters.
 
-It is a Chameleon of Meta's (arXiv 2405.09818) that was trained further: config.json and tensor names are Chameleon's,
-and so is the image tokenizer, Meta's `vqgan.ckpt`. `ModelConfig.architecture` has that name.
+It is a fine-tuned Chameleon by Meta (arXiv 2405.09818): config.json and tensor names are Chameleon's, and so is the
+image tokenizer, Meta's `vqgan.ckpt`. `ModelConfig.architecture` has that name.
 
     BOS "Generate an image of WIDTHxHEIGHT ..." END | BOI height width (COLS codes, row end) x ROWS
 
-Prompts and sizes are after its `inference_solver.py`. The model would sample BOI and the two size tokens by itself; for
-a given size they are put there. It is published without negative prompts. That one takes a whole frame is decided here,
-after Emu3's example; nothing tells how well the model can be led away from it.
+Prompts and sizes follow its `inference_solver.py`. The model would sample BOI and the two size tokens itself; for a
+given size they are part of the prompt. It is published without negative prompts. Giving them a full frame is our
+choice, after Emu3's example; how well they work on this model is not known.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ TOKENS = {
     "bos": Token("<s>", "bos_token_id"),
     "boi": Token("<racm3:break>", "boi_token_id"),
     "row_end": Token("<reserved08799>", "eol_token_id"),
-    "end": Token("<reserved08706>"),  # of a turn
+    "end": Token("<reserved08706>"),  # end of a turn
 }
 
 VQ = VQGANConfig(
@@ -75,7 +75,7 @@ def _codes(values: Mapping, vocabulary: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _attention_levels(values: Mapping, levels: int) -> tuple[int, ...]:
-    """They are listed as the sizes that a picture of `resolution` has in them."""
+    """Reads the levels, which are listed by the size that an image of `resolution` has in them."""
     listed = whole_numbers(values.get("attn_resolutions", ()) or (), "attn_resolutions")
     (resolution,) = whole_numbers([values.get("resolution", 512)], "resolution")
     return tuple(level for level in range(levels) if resolution // 2**level in listed)
@@ -84,7 +84,7 @@ def _attention_levels(values: Mapping, levels: int) -> tuple[int, ...]:
 REQUEST = "Generate an image of {}x{} according to the following prompt:\n"
 
 PATCH = 2
-"""Tokens per side of a patch; sizes are whole numbers of patches, and size tokens count them."""
+"""Tokens per side of a patch; sizes are integer numbers of patches, which the size tokens count."""
 
 MAX_ASPECT = 4
 
@@ -100,27 +100,27 @@ class LuminaPrompts(ByteLevelPrompts):
         return [self.id("bos"), *self.text(text, request + "{}"), self.id("end"), *self.opening(grid)]
 
     def opening(self, grid: Grid) -> list[int]:
-        """`BOI height width`, with which a picture begins."""
+        """`BOI height width`, the start of an image."""
         return [self.id("boi"), self._size(grid.rows // PATCH), self._size(grid.cols // PATCH)]
 
     def _size(self, patches: int) -> int:
-        """Id of the token that says how many patches a side has; 24 is `<reserved08824>`."""
+        """Id of the token for a side of this many patches; 24 is `<reserved08824>`."""
         return self.id(f"size_{patches}", f"<reserved{8800 + patches:05d}>")
 
     def pair(self, text: str, negative: str | None, grid: Grid) -> tuple[list[int], list[int]]:
-        """The prompt's frame and `BOI height width`, or, given a negative prompt, its frame."""
+        """The prompt's frame, and the negative prompt's or, without one, `BOI height width`."""
         return self.frame(text, grid), self.opening(grid) if negative is None else self.frame(negative, grid)
 
     @staticmethod
     def grid(config: ModelConfig, size: tuple[int, int] | str, stride: int) -> Grid:
-        """The grid of a size in whole patches: no more than the model's own has, no side over four times the other."""
+        """The grid of a size in patches: at most the model's own area, and no side over four times the other."""
         height, width = parse_size(size)
         patch, most = PATCH * stride, config.rows * config.cols // PATCH**2
         fits = not is_ratio(size) and not height % patch and not width % patch
         if fits and height * width <= most * patch**2 and max(height, width) <= MAX_ASPECT * min(height, width):
             return Grid(height // stride, width // stride)
         raise UserError(
-            f"Lumina-mGPT draws pictures of HEIGHTxWIDTH in multiples of {patch} pixels, with an area of at most "
+            f"Lumina-mGPT draws images of HEIGHTxWIDTH in multiples of {patch} pixels, with an area of at most "
             f"{most * patch**2} pixels and no side more than {MAX_ASPECT} times the other, not {size}."
         )
 

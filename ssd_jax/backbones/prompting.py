@@ -1,4 +1,4 @@
-"""From a checkpoint folder to its prompts, and from the size of a picture to a token grid that the backbone draws."""
+"""Builds the prompts of a checkpoint folder, and the token grid of an image size."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,21 +15,21 @@ from ssd_jax.sequence.layout import Grid
 
 
 def grid_of(config: ModelConfig, size: tuple[int, int] | str | None, stride: int) -> Grid:
-    """The token grid of a picture size, (height, width) or text; None is the backbone's own. Raises `UserError` for
-    sizes that the backbone does not draw; `stride` is pixels per token."""
+    """The token grid of an image size, (height, width) or text; None is the backbone's own. Raises `UserError` for
+    sizes that the backbone does not support; `stride` is pixels per token."""
     if size is None:
         return Grid(config.rows, config.cols)
     grid = backbone_of(config).prompts.grid(config, size, stride)
     if max(grid.rows, grid.cols) > HIGHEST["rows"]:
         raise UserError(
-            f"A picture has at most {HIGHEST['rows'] * stride} pixels a side, not {grid.rows * stride} x "
+            f"An image has at most {HIGHEST['rows'] * stride} pixels a side, not {grid.rows * stride} x "
             f"{grid.cols * stride}."
         )
     return grid
 
 
 def read_prompts(folder: Path, config: ModelConfig, tokens: Mapping[str, int] | None = None) -> Prompts:
-    """The prompts of a checkpoint folder; `tokens` gives ids of special tokens that its files do not name. Raises
+    """The prompts of a checkpoint folder; `tokens` gives ids of special tokens that its files do not have. Raises
     `UserError` for files that are missing or malformed."""
     backbone = backbone_of(config)
     if backbone.published is None:
@@ -40,7 +40,7 @@ def read_prompts(folder: Path, config: ModelConfig, tokens: Mapping[str, int] | 
 
 
 def _published_tokenizer(folder: Path, own: TokenizerFiles | None) -> Tokenizer:
-    """That of tokenizer.json, which goes before the model's own files."""
+    """Reads tokenizer.json, which takes precedence, or the model's own files."""
     if own is None or (folder / TOKENIZER_NAME).is_file():
         return read_tokenizer(folder)
     if not (folder / own.names[0]).is_file():
@@ -49,8 +49,8 @@ def _published_tokenizer(folder: Path, own: TokenizerFiles | None) -> Tokenizer:
 
 
 def doubts(prompts: Prompts, texts: Sequence[str]) -> list[str]:
-    """A sentence for every text without words, and for every word that the backbone never saw: it draws the unknown
-    word instead."""
+    """A sentence for every text without words, and for every word outside the vocabulary, which is replaced by the
+    unknown word."""
     said = [
         f"the model can read no word of {shown(text)} and draws without a prompt"
         for text in texts

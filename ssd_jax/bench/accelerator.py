@@ -1,9 +1,9 @@
-"""The published models' sizes on the machine at hand: python -m ssd_jax.bench --accelerator
+"""Measures models of the published sizes on this machine: python -m ssd_jax.bench --accelerator
 
-What docs/results.md says of accelerators, in one command: random weights of Emu3, Lumina-mGPT and Janus-Pro-7B,
-milliseconds of a pass by window and the share of the memory's bandwidth, seconds of pictures, both implementations of
-attention, int8; and how far the bundled model's exact decoders draw `ar`'s tokens. Results are written after every
-step, so that a run that is stopped leaves what it has.
+One command for the accelerator section of docs/results.md: with random weights of Emu3, Lumina-mGPT and Janus-Pro-7B,
+milliseconds per pass by window and share of memory bandwidth, seconds per image, both attention implementations, int8;
+and how far the bundled model's exact decoders reproduce `ar`'s tokens. Results are written after every step, so that an
+interrupted run keeps them.
 """
 
 import dataclasses
@@ -41,19 +41,19 @@ MODELS = ("configs/emu3.py", "configs/lumina_mgpt.py", "configs/janus_pro.py")
 DECODERS = ("ar", "ssd", "ssd-wave")
 EXACT = ("ssd-exact", "jacobi-above")
 PASSES = 64
-"""Passes of `ar` that are timed; the rest of a picture is reckoned from them."""
+"""Passes of `ar` that are timed; the rest of an image is extrapolated."""
 
 PROMPTS = ["green heart, noto", "santa claus, noto", "woman, noto", "orange circle, twemoji"]
 
 
 def run(read_config: Callable[[str], Any], specs: Sequence[str], passes: int | None, minutes: float, out: Path) -> str:
-    """Measures what it can within so many minutes; returns the tables, which are also in accelerator.md.
+    """Runs the measurements within a time limit; returns the tables, which are also written to accelerator.md.
 
     Args:
-        read_config: a config file's name -> its config.
+        read_config: name of a config file -> its config.
         specs: names of config files.
-        passes: time so many passes of every decoder; None: whole pictures of all but `ar`.
-        minutes: steps that have not begun by then are left out and named.
+        passes: time this many passes of every decoder; None: complete images of all but `ar`.
+        minutes: time limit; steps that have not begun by then are skipped and listed.
         out: folder of accelerator.md and accelerator.json.
     """
     begun, skipped = time.monotonic(), []
@@ -69,14 +69,14 @@ def run(read_config: Callable[[str], Any], specs: Sequence[str], passes: int | N
             continue
         try:
             values["steps"][name] = step()
-        except (UserError, RuntimeError) as error:  # no memory, or no such attention here
+        except (UserError, RuntimeError) as error:  # out of memory, or attention not supported
             values["steps"][name] = {"failed": (str(error) or type(error).__name__).splitlines()[0]}
         _write(out, values, skipped)
     return _write(out, values, skipped)
 
 
 def _steps(config: Any, spec: str, passes: int | None) -> Iterator[tuple[str, Callable[[], dict]]]:
-    """Name and work of every step of one model; what is made for one step serves the next ones."""
+    """Name and function of every step of one model; steps share the loaded model."""
     models = find_models(config, spec)
     C = models.backbone.cols
     held: dict[str, Any] = {}
@@ -137,7 +137,7 @@ def _steps(config: Any, spec: str, passes: int | None) -> Iterator[tuple[str, Ca
 
 
 def agreements(attention: str) -> dict[str, Any]:
-    """Shares of tokens and pictures equal to those of `ar` alone, and of `ar` in the decoder's window."""
+    """Shares of tokens and images equal to those of `ar`, and of `ar` with the decoder's window."""
     pipe, found = load("emoji", attention=attention), {}
 
     def draw(decoder: Any, batch: int | None = 1) -> np.ndarray:

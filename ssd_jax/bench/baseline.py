@@ -1,7 +1,7 @@
-"""The seconds that a user would get from Hugging Face transformers here: same family, same sizes, random weights.
+"""Times Hugging Face transformers as a baseline on this machine: same family, same sizes, random weights.
 
-Nothing is downloaded. The model lives in a process of its own (`transformers_process`), whose memory is free again when
-this returns; what this process holds meanwhile, on an accelerator or not, that one cannot have.
+Nothing is downloaded. The model runs in a process of its own (`transformers_process`), whose memory is freed when this
+returns; memory that this process holds meanwhile, on an accelerator or not, is not available to it.
 """
 
 import contextlib
@@ -35,25 +35,25 @@ def measure_baseline(
     passes: int | None,
     dtype: str | None = None,
 ) -> dict[str, Any]:
-    """Times transformers on pictures of `config.rows` x `config.cols` codes at batch 1, on its own GPU or all cores.
+    """Times transformers on images of `config.rows` x `config.cols` codes at batch 1, on its own GPU or all cores.
 
     Args:
-        config: the backbone, of which all but the weights is used.
-        prompt: tokens of the prompt.
-        cfg_scale: guidance scale; 1 is no guidance, one row instead of two.
-        top_k: of the sampler; 0 keeps all codes.
-        repeats: timed runs; one more comes first.
-        passes: time so many passes in the middle of a picture instead of whole pictures, and extrapolate.
+        config: the backbone's config.
+        prompt: number of prompt tokens.
+        cfg_scale: guidance scale; 1 is no guidance, one batch row instead of two.
+        top_k: top-k of the sampler; 0 keeps all codes.
+        repeats: timed runs, after one warm-up.
+        passes: time this many passes in the middle of an image instead of complete images, and extrapolate.
         dtype: "bfloat16" or "float32"; None is bfloat16 where there are instructions for it, otherwise float32.
 
     Returns:
-        "passes": tokens of a whole picture, a pass each: R*C codes, and R row ends where the family has them (the
-        closing tokens of Emu3 and Lumina-mGPT are not counted); "seconds": of a whole picture, median; "seconds range":
-        least and most; "seconds per pass": median; "extrapolated": whether from `passes`; "loop": what was timed, one
-        sentence; "setting": the fastest attention and cache, type of the weights, device; "versions".
+        "passes": tokens of an image, one pass each: R*C codes, and R row ends if the family has them (the closing
+        tokens of Emu3 and Lumina-mGPT are not counted); "seconds": per image, median; "seconds range": least and most;
+        "seconds per pass": median; "extrapolated": whether from `passes`; "loop": what was timed, one sentence;
+        "setting": the fastest attention and cache, dtype of the weights, device; "versions".
 
     Raises:
-        UserError: transformers has no such family or is not installed, or its process failed.
+        UserError: transformers lacks the family or is not installed, or its process failed.
     """
     if config.architecture == "emoji":
         raise UserError("transformers has no model of the family emoji (the bundled one), so there is no baseline.")
@@ -73,14 +73,14 @@ def measure_baseline(
 
 
 def _run(job: str) -> dict[str, Any]:
-    """What the process prints on its last line. Its stderr, with the progress, goes to ours."""
+    """The last line of the process's output, parsed. Its stderr, with the progress, is copied to ours."""
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     tail = bytearray()
     with subprocess.Popen([sys.executable, "-m", MODULE], env=os.environ | {"HF_HUB_OFFLINE": "1"}, **pipes) as process:
         reader = threading.Thread(target=_forward, args=(process.stderr, tail))
         reader.start()
         try:
-            with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # it may be dead already
+            with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # it may have exited already
                 pipe.write(job.encode())
             out = process.stdout.read().decode(errors="replace").strip()
         except BaseException:
@@ -93,12 +93,12 @@ def _run(job: str) -> dict[str, Any]:
         return json.loads(out.splitlines()[-1])
     if MISSING.match(lines[-1]):
         raise UserError(f"The baseline needs other versions of torch and transformers ({lines[-1]}); try {INSTALL}.")
-    why = ", probably because memory ran out" if code == -9 else ""  # the kernel's way to get some back
+    why = ", probably because memory ran out" if code == -9 else ""  # killed by the kernel
     raise UserError(f"The baseline's process ended with exit code {code}{why}; its last line was: {lines[-1]}")
 
 
 def _forward(source: IO[bytes], tail: bytearray) -> None:
-    """Copies a stream to stderr as it comes; `tail` keeps its end."""
+    """Copies a stream to stderr as it arrives; `tail` keeps its end."""
     while part := source.read1():
         sys.stderr.write(part.decode(errors="replace"))
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The bench's numbers as a markdown table and as JSON."""
+"""Writes the bench's numbers as a markdown table and as JSON."""
 
 import dataclasses
 import json
@@ -42,11 +42,11 @@ COLUMNS = (
 )
 
 RECKONED = ("seconds", "seconds range", "speedup", "of transformers")
-"""Columns with a ~ where only some passes of a picture were timed."""
+"""Columns marked with ~ where only some passes of an image were timed."""
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """Markdown: one line per decoder, the columns that were measured; estimates with their 95 % intervals."""
+    """A markdown table: one line per decoder, the measured columns, estimates with 95 % intervals."""
     columns = [column for column in COLUMNS if any(column[1] in row for row in rows.values())]
     lines = ["| decoder | " + " | ".join(column[0] for column in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, row in rows.items():
@@ -84,7 +84,7 @@ def write(folder: Path, setup: dict[str, Any], rows: dict, curve: dict[int, floa
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold: estimates as objects, NaN as null."""
+    """A value that JSON can hold: estimates as objects, NaN as null."""
     if isinstance(value, Estimate):
         value = dataclasses.asdict(value)
     if isinstance(value, dict):

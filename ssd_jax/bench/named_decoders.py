@@ -1,4 +1,4 @@
-"""Decoders as the bench is told of them: "ssd", or "ssd@published", with other draft heads than the checkpoint's."""
+"""Parses the bench's decoders: "ssd", or "ssd@published" with other draft heads than the checkpoint's."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ MARK = "@"
 
 
 def parse_other_heads(flags: Sequence[str]) -> dict[str, str]:
-    """Label -> folder, from texts "LABEL=DIR"; raises `UserError` for others."""
+    """Label -> folder, from texts "LABEL=DIR"; raises `UserError` for any other text."""
     found = dict(flag.split("=", 1) if "=" in flag else (flag, "") for flag in flags)
     for label, folder in found.items():
         if not label.isidentifier() or not folder:
@@ -19,10 +19,10 @@ def parse_other_heads(flags: Sequence[str]) -> dict[str, str]:
 
 
 def parse_painters(text: str, labels: Mapping[str, str]) -> dict[str, tuple[Decoder, str | None]]:
-    """Name as written -> decoder and the label of its heads, None for the checkpoint's own.
+    """Name as written -> decoder and the label of its draft heads, None for the checkpoint's own.
 
     Raises:
-        UserError: no decoder, or a label that --other_heads does not name.
+        UserError: an unknown decoder, or a label that --other_heads does not name.
     """
     found: dict[str, tuple[Decoder, str | None]] = {}
     for name in split_names(text):

@@ -1,4 +1,4 @@
-"""What other numerics than float32 cost: the same model drawing with `ar` in each, and reading the same pictures."""
+"""Measures what lower precision than float32 costs: decodes with `ar` in each, and scores the same images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +15,11 @@ from ssd_jax.pipeline.pipeline import Pipeline
 
 FLOAT32 = "float32"
 
-NOTE = "NLL is under the float32 model, that of float32's pictures under each model itself; differences are to float32."
+NOTE = "NLL is under the float32 model, that of float32's images under each model itself; differences are to float32."
 
 
 def numerics(fast: str) -> dict[str, dict[str, Any]]:
-    """Name -> what to load a model with; `fast` is the dtype of the matrices that int8 leaves as they are."""
+    """Name -> options of `load`; `fast` is the dtype of the matrices that int8 does not quantise."""
     return {FLOAT32: dict(dtype=jnp.float32), "bfloat16": dict(dtype=jnp.bfloat16)} | {
         f"int8, {fast}": dict(dtype=jnp.dtype(fast), quantize="int8")
     }
@@ -28,11 +28,11 @@ def numerics(fast: str) -> dict[str, dict[str, Any]]:
 def measure_numerics(
     load: Callable[..., Pipeline], task: Task
 ) -> tuple[Pipeline, dict[str, dict[str, Any]], list[str]]:
-    """The float32 model, one dict of numbers for each of `numerics`, and notes in words.
+    """The float32 model, one dict of numbers for each of `numerics`, and notes.
 
     Args:
-        load: makes the model of options.
-        task: what each draws.
+        load: loads the model with options.
+        task: the images to decode.
     """
     pipes = {name: load(**options) for name, options in numerics(jnp.dtype(fast_dtype()).name).items()}
     exact = pipes[FLOAT32]

@@ -1,4 +1,4 @@
-"""The bench's command line."""
+"""Parses the bench's command line."""
 
 import argparse
 from pathlib import Path
@@ -10,11 +10,11 @@ from ssd_jax.models.attention import ATTENTIONS
 METRICS = ("speed", "quality", "numerics")
 BASELINES = ("transformers",)
 RUNBOOK = ("config", "passes", "minutes", "out")
-"""The flags that go with --accelerator."""
+"""The flags that may be combined with --accelerator."""
 
 
 def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
-    """Reads the command line; raises `UserError` for values that make no sense."""
+    """Reads the command line; raises `UserError` for invalid values."""
     parser = argparse.ArgumentParser(prog="python -m ssd_jax.bench", description=title, allow_abbrev=False)
     add = parser.add_argument
     add("--decoders", default="all", metavar="NAMES", help="comma-separated; default: all that the checkpoint can run")
@@ -25,7 +25,7 @@ def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
     add("--other_heads", action="append", default=[], metavar="LABEL=DIR", help="quality: for decoders DECODER@LABEL")
     add("--dtype", choices=("float32", "bfloat16"), help="of parameters and cache; default: what is fast here")
     add("--attention", choices=tuple(ATTENTIONS), default="plain", help="its implementation (default plain)")
-    add("--quantize", metavar="HOW", help="int8: about half the memory, other pictures")
+    add("--quantize", metavar="HOW", help="int8: about half the memory, other images")
     add("--mesh", default="", metavar="M", help="spread the model over devices: data:1,model:8")
     add("--baseline", metavar="NAME", help="speed: time transformers on the same sizes, too")
     add("--passes", type=int, metavar="N", help="speed: time so many passes of every decoder and extrapolate")
@@ -33,11 +33,11 @@ def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
     add("--minutes", type=float, default=8, metavar="N", help="accelerator: begin nothing after so long (default 8)")
     add("--prompt", action="append", metavar="TEXT", help="may be given several times")
     add("--seeds", type=int, default=3, metavar="N", help="speed: seeds per prompt (default 3)")
-    add("--repeats", type=int, default=3, metavar="N", help="speed: timed runs of each picture (default 3)")
-    add("--images", type=int, default=128, metavar="N", help="quality: pictures per decoder (default 128)")
-    add("--batch", type=int, default=16, metavar="N", help="quality: pictures drawn at once (default 16)")
+    add("--repeats", type=int, default=3, metavar="N", help="speed: timed runs of each image (default 3)")
+    add("--images", type=int, default=128, metavar="N", help="quality: images per decoder (default 128)")
+    add("--batch", type=int, default=16, metavar="N", help="quality: images drawn at once (default 16)")
     add("--against", metavar="DECODER", help="quality: print paired differences to this one, too")
-    add("--data", type=Path, metavar="DIR", help="quality: reference pictures, which also give the prompts")
+    add("--data", type=Path, metavar="DIR", help="quality: reference images, which also give the prompts")
     add("--out", type=Path, default=Path("outputs/bench"), metavar="DIR", help="default: outputs/bench")
     args = parser.parse_args(arguments)
     if args.accelerator:

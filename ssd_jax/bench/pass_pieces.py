@@ -1,9 +1,9 @@
-"""What a pass is made of: the seconds of its pieces, each run alone in a loop at the window size a decoder uses.
+"""Times the pieces of a pass, each run alone in a loop with the window that a decoder uses.
 
-verify: embedding, blocks over the window against a whole cache, output head. draft: the heads, their output head and
-the draw. What is left of a decoder's own seconds per pass is called sampling + accept: guidance, filters, noise,
-acceptance, copied and random drafts, bookkeeping of the loop. As a difference of two measurements it can come out
-slightly below zero where it is close to nothing.
+verify: embedding, blocks over the window with a full cache, output head. draft: the draft heads, their output head and
+the sampling of drafts. The rest of a decoder's own seconds per pass is called sampling + accept: guidance, filters,
+noise, acceptance, copied and random drafts, bookkeeping of the loop. As a difference of two measurements it can be
+slightly negative where it is close to zero.
 """
 
 import time
@@ -33,7 +33,7 @@ from ssd_jax.sequence.dims import bucket
 from ssd_jax.sequence.layout import Grid
 
 LOOPS, BUDGET = 96, 0.5
-"""Times that a piece runs in one measurement, at most, and the seconds that they should take."""
+"""The most runs of a piece in one measurement, and the seconds that they should take."""
 
 
 class Verify(NamedTuple):
@@ -44,14 +44,14 @@ class Verify(NamedTuple):
 
 
 class Draft(NamedTuple):
-    """The heads at `offsets`, from `sources` consecutive positions each."""
+    """The draft heads at `offsets`, from `sources` consecutive positions each."""
 
     offsets: Offsets
     sources: int
 
 
 def composition(stretches: Stretches, prompt: int) -> Counter[Verify | Draft]:
-    """How often a picture runs each piece; `prompt` is the window by which the prefill is measured."""
+    """How often each piece runs per image; `prompt` is the window with which the prefill is measured."""
     count: Counter[Verify | Draft] = Counter()
     for s in stretches:
         count[Verify(s.window or prompt, s.outputs)] += s.passes
@@ -62,7 +62,7 @@ def composition(stretches: Stretches, prompt: int) -> Counter[Verify | Draft]:
 
 
 class Clock:
-    """Measures pieces of one model at batch 1 (of as many pictures as its mesh's data axis takes), each kind once."""
+    """Measures pieces of one model, each kind once, at batch 1 (on a mesh, as many images as fill the data axis)."""
 
     def __init__(self, pipe: Pipeline, repeats: int = 3):
         config = pipe.config
@@ -74,8 +74,8 @@ class Clock:
         self._known: dict[Verify | Draft, float] = {}
 
     def split(self, decoder: Decoder, passes: float | None = None) -> dict[str, float]:
-        """Mean seconds per pass that go into verifying (prefill included) and into drafting. None: of passes behind
-        the prefill, in the mixture of the fewest that make a picture."""
+        """Mean seconds per pass for verifying (prefill included) and for drafting. `passes` None: for passes after the
+        prefill, in the proportions of the fewest that make an image."""
         stretches = decoder.stretches(self.grid, self.horizontal, passes)
         if passes is None:
             stretches = tuple(stretch for stretch in stretches if stretch.window)
@@ -127,7 +127,7 @@ def _timed(run: Callable, prepare: Callable[[], tuple], repeats: int) -> float:
         jax.block_until_ready(run(jnp.int32(loops), *arguments))
         return (time.perf_counter() - start) / loops
 
-    once(1)  # the first one is not typical
+    once(1)  # warm-up
     loops = int(min(max(BUDGET / once(1), 1), LOOPS))
     return median(once(loops) for _ in range(repeats))
 
@@ -136,7 +136,7 @@ def _timed(run: Callable, prepare: Callable[[], tuple], repeats: int) -> float:
 def _verify(
     loops: jax.Array, model: LoadedModel, cache: Any, prompts: PromptBatch, draw: Draw, *, grid: Grid, piece: Verify
 ) -> tuple:
-    """So many passes at places spread over the grid; each hangs on every output of the one before."""
+    """Runs `loops` passes at positions spread over the grid; each depends on every output of the previous one."""
     verifier = BoundVerifier(model, prompts, draw, grid)
 
     def body(step: jax.Array, state: tuple) -> tuple:
@@ -155,7 +155,7 @@ def _verify(
 def _draft(
     loops: jax.Array, model: LoadedModel, prompts: PromptBatch, draw: Draw, *, grid: Grid, piece: Draft
 ) -> jax.Array:
-    """So many drafts, each from the tokens that the one before drew."""
+    """Runs `loops` drafts, each from the tokens that the previous one sampled."""
     verifier, B = BoundVerifier(model, prompts, draw, grid), draw.keys.size
     hidden = jax.random.normal(jax.random.key(1), (len(prompts.mask), piece.sources, model.config.width))
     columns = jnp.broadcast_to(jnp.arange(piece.sources, dtype=jnp.int32), (B, piece.sources))

@@ -1,34 +1,34 @@
-"""Names beside the points of a plot: none on top of another, of a point or of an error bar. Thin lines lead to those
-that had to go further away. The places depend on the numbers alone."""
+"""Labels the points of a plot without overlap between labels, points and error bars. Thin lines lead to labels further
+away. The places depend only on the numbers."""
 
 import itertools
 from math import hypot
 from typing import Any
 
 SIZE = 8
-"""Of the letters, in points; so are all distances here."""
+"""Font size in points, the unit of all distances here."""
 
 NEAR = 12
-"""A name that begins at most so far from its point needs no line to it."""
+"""Largest distance between a point and its label without a line."""
 
 MARK = 4
-"""Half the width of a point."""
+"""Radius of a point."""
 
 ASTRAY = 30
-"""So much further a name may be written to have no other point or error bar between it and its point."""
+"""Extra distance that a label may take to have no other point or error bar between it and its point."""
 
 STEPS = sorted(
     (step for step in itertools.product(range(-90, 91, 6), range(-180, 181, 6)) if abs(step[0]) > MARK),
     key=lambda step: (hypot(*step), -step[0], -step[1]),
 )
-"""From a point to the near end of its name, the shortest first."""
+"""Steps from a point to the near end of its label, the shortest first."""
 
 
 def label_points(axes: Any, points: dict[str, tuple[float, float, float, float]]) -> None:
-    """Writes every name at the nearest free place; a name that finds none is written close by, over what is there.
+    """Writes every label at the nearest free place; one without a free place is written close by, overlapping.
 
     Args:
-        axes: with their final place, limits and scales.
+        axes: the axes, with final position, limits and scales.
         points: name -> x, y and the ends of the error bar along y, in data coordinates.
     """
     from matplotlib.path import Path
@@ -48,7 +48,7 @@ def label_points(axes: Any, points: dict[str, tuple[float, float, float, float]]
     lines: list[Path] = []
 
     def place(start: tuple[float, float], width: float, height: float) -> tuple[tuple[int, int], Bbox, list[Path]]:
-        """The best step, the box of the name there, and the line to it, if it needs one."""
+        """The best step, the label's box there, and the line to it, if it needs one."""
         best, least = ((MARK + 2, 0), Bbox.null(), []), float("inf")
         others = [mark for mark in marks if not mark.padded(MARK).contains(*start)]
         for step in STEPS:
@@ -71,7 +71,7 @@ def label_points(axes: Any, points: dict[str, tuple[float, float, float, float]]
                 best, least = (step, box, drawn), cost
         return best
 
-    # From right to left, because a name goes to the right of its point where it can.
+    # From right to left, because a label is placed to the right of its point if possible.
     for name in sorted(points, key=lambda name: (-starts[name][0], starts[name][1], name)):
         text = axes.text(*points[name][:2], name, size=SIZE)
         extent = text.get_window_extent()

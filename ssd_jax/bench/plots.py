@@ -1,4 +1,4 @@
-"""The bench's two plots. They need matplotlib (extra [eval] or [train])."""
+"""Draws the bench's two plots. Needs matplotlib (extra [eval] or [train])."""
 
 import math
 from pathlib import Path
@@ -10,8 +10,8 @@ from ssd_jax.files import replacing
 
 MEASURES = (("nll difference", "NLL per token, difference to ar (nats)", 1.0), ("kid", "KID x 1000 to ar", 1e3))
 
-COLOURS = {"ar's pictures": "tab:blue", "others, of ar's law": "tab:green", "others": "tab:orange"}
-"""What a decoder draws, and how its points look."""
+COLOURS = {"ar's images": "tab:blue", "others, lossless": "tab:green", "others": "tab:orange"}
+"""Kind of a decoder's images -> colour of its points."""
 
 DPI = 100
 
@@ -19,7 +19,7 @@ TICKS = tuple(float(f"{digit}e{power}") for power in range(-3, 5) for digit in (
 
 
 def quality_against_passes(rows: dict[str, dict[str, Any]], path: Path) -> None:
-    """One panel per measure that is there; a point per decoder with its 95 % interval; the band is the row of `ar`."""
+    """One panel per available measure; a point per decoder with its 95 % interval; the band is that of `ar`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -28,7 +28,7 @@ def quality_against_passes(rows: dict[str, dict[str, Any]], path: Path) -> None:
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(measures), squeeze=False)[0]
     drawn = [_panel(axes, rows, *measure) for axes, measure in zip(panels, measures, strict=True)]
-    figure.draw_without_rendering()  # gives the panels their place
+    figure.draw_without_rendering()  # lays out the panels
     for axes, points in zip(panels, drawn, strict=True):
         label_points(axes, points)
     panels[0].legend(title="draws", loc="upper right")
@@ -40,26 +40,26 @@ def _panel(axes: Any, rows: dict[str, dict[str, Any]], key: str, label: str, fac
     points = {}
     for kind, colour in COLOURS.items():
         axes.plot([], [], "o", color=colour, label=kind)
-    for name, row in ((name, row) for name, row in rows.items() if key in row):  # not all that was timed draws here
+    for name, row in ((name, row) for name, row in rows.items() if key in row):  # not all timed decoders have quality
         if key != "nll difference" and row["equal pictures"] == 1 and name != "ar":
-            continue  # by definition where `ar` is, among many others
+            continue  # at `ar`'s point by definition, with many others
         estimate: Estimate = row[key]
         y, low, high = (factor * value for value in (estimate.value, estimate.low, estimate.high))
-        # An interval of NaN draws no bar.
-        kind = "ar's pictures" if row["equal pictures"] == 1 else "others, of ar's law" if row["lossless"] else "others"
+        # An interval of NaN has no bar.
+        kind = "ar's images" if row["equal pictures"] == 1 else "others, lossless" if row["lossless"] else "others"
         axes.errorbar([row["passes"]], [y], yerr=[[y - low], [high - y]], fmt="o", capsize=3, color=COLOURS[kind])
         points[name] = (row["passes"], y, *((y, y) if math.isnan(low) else (low, high)))
         if name == "ar" and key != "nll difference":
             axes.axhspan(low, high, color="0.9", zorder=0)
     axes.axhline(0.0, color="0.6", linewidth=0.8)
-    axes.set(xscale="log", xlabel="verifier passes per picture", ylabel=label)
+    axes.set(xscale="log", xlabel="verifier passes per image", ylabel=label)
     _label_numbers(axes.xaxis)
     axes.grid(alpha=0.3)
     return points
 
 
 def pass_against_window(curve: dict[int, float], path: Path) -> None:
-    """Milliseconds per pass, and what they would be if a window were free, or cost in proportion."""
+    """Milliseconds per pass by window, and what they would be if wider windows were free, or cost in proportion."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,9 +1,9 @@
-"""What decoders' pictures are worth: likelihood under the verifier, distance to ancestral samples, retrieval.
+"""Measures the quality of decoders' images: likelihood under the verifier, distance to ancestral samples, retrieval.
 
-Every decoder draws the same N (prompt, seed) pairs. Differences are paired with the pictures that another decoder drew
-of the same pairs. Distances go from a decoder's pictures to `ar` pictures of the same prompts and *other* seeds; so the
-row of `ar` itself is 0 but for noise, and a decoder that gives `ar`'s pictures has exactly its numbers. Intervals are
-over prompts: they say what other prompts might have given.
+Every decoder decodes the same N (prompt, seed) pairs. Differences are paired with the images of another decoder for the
+same pairs. Distances are from a decoder's images to `ar` images of the same prompts and *other* seeds; so those of `ar`
+itself are 0 up to noise, and a decoder that gives `ar`'s images has exactly its numbers. Intervals are over prompts:
+they cover what other prompts might have given.
 """
 
 import dataclasses
@@ -16,29 +16,31 @@ from tqdm import tqdm
 from ssd_jax.bench.speed import agreement
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.base import Decoder
+from ssd_jax.decode.cost import widest
 from ssd_jax.eval.distances import DIMS, ENOUGH, frechet_distance, kernel_distance, principal_axes
 from ssd_jax.eval.estimates import Estimate
 from ssd_jax.eval.features import features, load_network
 from ssd_jax.eval.gallery import Gallery
 from ssd_jax.eval.likelihood import token_nll
 from ssd_jax.pipeline.pipeline import Pipeline
+from ssd_jax.sequence.layout import Grid
 
 REFERENCE_SEED, AXES_SEED = 1_000_000, 2_000_000
-"""Seeds of the reference pictures, and of those that give the axes of the Fréchet distance, start here."""
+"""First seeds of the reference images, and of those that give the axes of the Fréchet distance."""
 
 Painter = tuple[Pipeline, Decoder]
-"""A model and a decoder that draw; models may differ in their numerics and draft heads."""
+"""A model and a decoder to compare; models may differ in their numerics and draft heads."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What every painter is asked for.
+    """The images that every painter (model and decoder) decodes.
 
     Attributes:
-        prompts: N texts, one for every picture.
-        batch: pictures at once.
-        fresh: bool [N], prompts on which no option of a decoder was ever chosen; None: not known.
-        gallery: reference pictures for retrieval, or None.
+        prompts: N texts, one for every image.
+        batch: images at once.
+        fresh: bool [N], prompts on which no option of a decoder was ever chosen; None: unknown.
+        gallery: reference images for retrieval, or None.
         distances: whether to compute features, which need the extra [eval].
     """
 
@@ -50,12 +52,12 @@ class Task:
 
     @property
     def numbers(self) -> np.ndarray:
-        """The prompt of every picture as a number, int64 [N]; equal texts have one."""
+        """The prompt of every image as a number, int64 [N]; equal texts have one."""
         return np.unique(list(self.prompts), return_inverse=True)[1]
 
 
 class Drawn(NamedTuple):
-    """What a painter drew: codes int32 [N, R, C], passes int32 [N], and the mean NLL of every picture, [N]."""
+    """A painter's images: codes int32 [N, R, C], passes int32 [N], and the mean NLL of every image, [N]."""
 
     tokens: np.ndarray
     passes: np.ndarray
@@ -65,19 +67,19 @@ class Drawn(NamedTuple):
 def measure_quality(
     pipe: Pipeline, painters: dict[str, Painter], baseline: str, task: Task, against: str | None = None
 ) -> tuple[dict[str, dict[str, Any]], list[str], np.ndarray]:
-    """One dict of numbers per painter, notes in words, and the codes that the baseline drew, [N, R, C].
+    """One dict of numbers per painter, notes, and the baseline's codes, [N, R, C].
 
     Args:
-        pipe: the model whose law counts; its own guidance, temperature 1.
+        pipe: the model whose distribution is the reference, with its own guidance, at temperature 1.
         painters: by name.
-        baseline: which of them the others are compared with.
-        task: what they draw.
-        against: another one to be compared with.
+        baseline: name of the painter with which the others are compared.
+        task: the images to decode.
+        against: name of another painter to compare with.
     """
     bar = tqdm(
         total=len(task.prompts) * (len(painters) + 2 * task.distances),
         desc="quality",
-        unit="picture",
+        unit="image",
         dynamic_ncols=True,
     )
     with bar:
@@ -90,7 +92,10 @@ def measure_quality(
     }
     rows = {name: _row(task, one, found[baseline]) for name, one in found.items()}
     for name, row in rows.items():
-        row["lossless"] = painters[name][1].lossless
+        painter, decoder = painters[name]
+        grid = Grid(*found[name].tokens.shape[1:])
+        row["lossless"] = decoder.lossless
+        row["inputs"] = widest(decoder.stretches(grid, painter.head_counts[0]))
         if against is not None:
             row["nll against"] = Estimate.mean(found[name].nll - found[against].nll, task.numbers)
             row["passes against"] = Estimate.mean(found[name].passes - found[against].passes, task.numbers)
@@ -98,17 +103,17 @@ def measure_quality(
     if against is not None:
         notes.append(f"The columns against are paired differences to {against}.")
     if task.fresh is not None:
-        notes.append(f"Fresh: the {task.fresh.sum()} pictures of prompts on which no option of a decoder was chosen.")
+        notes.append(f"Fresh: the {task.fresh.sum()} images of prompts on which no option of a decoder was chosen.")
     if task.distances:
         notes += _distances(pipe, task, rows, found, *others)
     return rows, notes, found[baseline].tokens
 
 
 def draw(pipe: Pipeline, decoder: Decoder, task: Task, first_seed: int, bar: Any = None) -> tuple[np.ndarray, ...]:
-    """Codes int32 [N, R, C] and passes [N]; picture i has seed first_seed + i."""
+    """Codes int32 [N, R, C] and passes [N]; image i has seed first_seed + i."""
     outs, count = [], len(task.prompts)
     for start in range(0, count, task.batch):
-        # A short last batch is filled up, so that it compiles nothing.
+        # A short last batch is padded, so that it does not recompile.
         rows = np.resize(np.arange(start, min(start + task.batch, count)), task.batch)
         seeds = [first_seed + int(row) for row in rows]
         outs.append(pipe.generate([task.prompts[row] for row in rows], decoder=decoder, seed=seeds, pixels=False))
@@ -139,7 +144,7 @@ def _distances(
     reference: np.ndarray,
     others: np.ndarray,
 ) -> list[str]:
-    """Adds KID, FD and retrieval to the rows; returns what there is to say about them."""
+    """Adds KID, FD and retrieval to the rows of the table; returns notes on them."""
     network, count = load_network(), len(reference)
 
     def look(tokens: np.ndarray) -> np.ndarray:
@@ -151,8 +156,8 @@ def _distances(
         rows[name]["kid"] = kernel_distance(found, to, task.numbers)
         if count >= ENOUGH:
             rows[name]["fd"] = frechet_distance(found, to, task.numbers, axes)
-    which = f"KID and FD ({DIMS} principal axes)" if count >= ENOUGH else f"KID (FD needs {ENOUGH} pictures)"
-    notes = [f"{which} to {count} `ar` pictures of the same prompts, other seeds."]
+    which = f"KID and FD ({DIMS} principal axes)" if count >= ENOUGH else f"KID (FD needs {ENOUGH} images)"
+    notes = [f"{which} to {count} `ar` images of the same prompts, other seeds."]
     if task.gallery is not None:
         shares, note = task.gallery.find(pipe, network, task.prompts, seen)
         notes.append(note)

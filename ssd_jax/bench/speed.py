@@ -1,4 +1,4 @@
-"""How many passes and seconds decoders take: all of them interleaved, so that a drifting machine touches them alike."""
+"""Measures passes and seconds of decoders, interleaved, so that drift of the machine affects all alike."""
 
 import dataclasses
 import math
@@ -14,20 +14,20 @@ from ssd_jax.pipeline.pipeline import Pipeline
 from ssd_jax.sequence.layout import Grid
 
 PASSES = 32
-"""How many passes are timed of decoders whose number of passes would mean nothing."""
+"""Number of timed passes for decoders whose own number of passes would be meaningless."""
 
 PILOT = 4
-"""Passes by which it is judged how long everything will take."""
+"""Passes of the pilot runs, from which the total time is estimated."""
 
 
 class Part(NamedTuple):
-    """The passes of a decoder that are timed where whole pictures are not.
+    """The timed passes of a decoder, where complete images are not timed.
 
     Attributes:
-        before: passes made first: the prefill, and a row loop's first row, which has other windows than the rest; the
-            most that it can take where that depends on the picture.
-        timed: passes behind those, fewer if the picture is finished first; whole rounds of a schedule that repeats.
-        whole: passes of a picture; None where it depends on the picture.
+        before: passes made first: the prefill, and a row loop's first grid row, whose windows differ from the rest; the
+            most possible where that depends on the image.
+        timed: the next passes, which are timed; fewer if the image is finished first; full periods of a schedule.
+        whole: passes of an image; None where it depends on the image.
     """
 
     before: int
@@ -37,14 +37,14 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """What one decoder did on J pictures, each drawn `repeats` times at batch 1.
+    """Measurements of one decoder on J images, each decoded `repeats` times at batch 1.
 
     Attributes:
-        tokens: int32 [J, R, C]; None where pictures were not drawn whole.
-        passes: int32 [J], prefill included; None where they depend on the picture and it was not drawn whole.
-        seconds: float64 [repeats, J], of whole pictures, compilation and VQ decoder excluded; None likewise.
-        seconds_per_pass: median over all runs; None where a picture had no pass to be timed.
-        extrapolated: from how many passes the seconds are extrapolated; 0 where pictures were drawn whole.
+        tokens: int32 [J, R, C]; None where images were not completed.
+        passes: int32 [J], prefill included; None where they depend on the image and it was not completed.
+        seconds: float64 [repeats, J], per complete image, compilation and VQ decoder excluded; None likewise.
+        seconds_per_pass: median over all runs; None where an image had no pass to time.
+        extrapolated: number of passes from which seconds are extrapolated; 0 where images were completed.
     """
 
     tokens: np.ndarray | None
@@ -55,13 +55,13 @@ class Runs:
 
 
 def part_of(decoder: Decoder, grid: Grid, horizontal: int, passes: int) -> Part:
-    """Which passes to time: at least `passes` of the widest window, if there are so many."""
+    """The passes to time: at least `passes` with the widest window, if there are so many."""
     stretches = [stretch for stretch in decoder.stretches(grid, horizontal) if stretch.passes]
     width = widest(stretches)
     main = [stretch.passes for stretch in stretches if stretch.window == width]
     before, count = total(stretches) - sum(main), sum(main)
     if decoder.adaptive:
-        # A block of row 0 that is corrected until nothing changes settles a token a pass, and has one pass more.
+        # A block of grid row 0 with "auto" rounds commits at least a token per pass, and takes one pass more.
         most = before + grid.cols - 1 if before > 1 else before
         return Part(most, passes, None)
     cycle = count // math.gcd(*main)
@@ -77,14 +77,14 @@ def measure_speed(
     passes: int | None = None,
     counts: bool = True,
 ) -> dict[str, Runs]:
-    """Draws every (prompt, seed) with every decoder, `repeats` times, in turn.
+    """Decodes every (prompt, seed) with every decoder, `repeats` times, in turn.
 
     Args:
         pipe: the model.
         decoders: by name.
-        prompts, seeds, repeats: what is drawn, and how often.
-        passes: of every decoder only so many are timed (see `part_of`) and extrapolated; None: whole pictures.
-        counts: False: passes that depend on the picture would mean nothing, so that of such decoders a few are timed.
+        prompts, seeds, repeats: the images, and runs of each.
+        passes: time only this many passes of every decoder (see `part_of`) and extrapolate; None: complete images.
+        counts: False: passes that depend on the image would be meaningless, so only a few of such decoders are timed.
     """
     jobs = [(text, seed) for text in prompts for seed in range(seeds)]
     grid, horizontal = Grid(pipe.config.rows, pipe.config.cols), pipe.head_counts[0]
@@ -97,7 +97,7 @@ def measure_speed(
         return part_of(decoders[name], grid, horizontal, PILOT)
 
     def draw(name: str, text: str, seed: int, part: Part | None) -> tuple:
-        """One whole picture, or the passes before the timed ones, and with them."""
+        """One complete image, or the passes before the timed ones, and with them."""
         # One program is enough where passes are counted.
         whole = (None if counts and not passes else max(grid.size, pilot_of(name).whole or 0) + 1,)
         limits = whole if part is None else (part.before, part.before + part.timed)
@@ -107,9 +107,9 @@ def measure_speed(
     expected = {}
     for name in tqdm(decoders, desc="compiling", unit="decoder", dynamic_ncols=True):
         part = parts[name]
-        # Small models are warmed up with whole pictures; random weights may be of large ones.
+        # Small models are warmed up with complete images; random weights may be of large ones.
         pilot = part if counts and not passes else pilot_of(name)
-        for _ in range(2):  # the first run after compiling is not typical
+        for _ in range(2):  # the first run after compiling is a warm-up
             seconds = [out.seconds for out in draw(name, prompts[0], 0, pilot)]
         expected[name] = sum(seconds)
         if pilot is not None:
@@ -128,7 +128,7 @@ def measure_speed(
 
 
 def agreement(tokens: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
-    """Share of equal tokens and share of equal pictures, of int32 [N, R, C] twice."""
+    """Share of equal tokens and share of equal images, of int32 [N, R, C] twice."""
     equal = (tokens == reference).reshape(len(tokens), -1)
     return float(equal.mean()), float(equal.all(axis=1).mean())
 
@@ -140,12 +140,12 @@ def _collect(outs: list[tuple], jobs: int, part: Part | None) -> Runs:
         seconds = seconds.reshape(-1, jobs)
         tokens = np.concatenate([out.tokens for (out,) in outs[:jobs]])
         return Runs(tokens, passes, seconds, float(np.median(seconds / passes)))
-    # Of passes that were made: a picture may have been finished before.
+    # Of passes actually made: an image may have been finished before.
     made = np.array([int(after.passes[0] - before.passes[0]) for before, after in outs])
     each = (seconds[:, 1] - seconds[:, 0])[made > 0] / made[made > 0]
     if part.whole is None or not each.size:
         per_pass = float(np.median(each)) if each.size else None
         return Runs(None, None, None, per_pass, int(made.max()))
-    # The first passes as they were, the others as the timed ones.
+    # The first passes as measured, the others extrapolated from the timed ones.
     whole = (seconds[:, 0] + each * (part.whole - part.before)).reshape(-1, jobs)
     return Runs(None, np.full(jobs, part.whole), whole, float(np.median(whole)) / part.whole, int(made.max()))

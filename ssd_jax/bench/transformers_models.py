@@ -1,4 +1,4 @@
-"""The published models as transformers' classes with random weights, of which only what draws pictures has its size."""
+"""Builds the published models as transformers' classes with random weights; only image generation is full size."""
 
 import math
 from typing import Any
@@ -8,11 +8,11 @@ import transformers
 
 
 def build(sizes: dict[str, Any], device: torch.device, dtype: torch.dtype) -> transformers.PreTrainedModel:
-    """The family's class with random weights, in no more memory than weights of type `dtype` take."""
+    """The family's class with random weights, in no more memory than weights of dtype `dtype` need."""
     with torch.device("meta"):
         model = FAMILIES[sizes["architecture"]](sizes).to(dtype)
     model.to_empty(device=device)
-    noise = torch.empty(1_000_003, device=device).uniform_(-1, 1)  # repeated: to draw billions takes minutes
+    noise = torch.empty(1_000_003, device=device).uniform_(-1, 1)  # repeated: to sample billions takes minutes
     with torch.no_grad():
         for name, tensor in model.named_parameters():
             if tensor.ndim == 1 or "norm" in name:
@@ -34,7 +34,7 @@ def _emu3(sizes: dict[str, Any]) -> transformers.PreTrainedModel:
 
 
 def _chameleon(sizes: dict[str, Any]) -> transformers.PreTrainedModel:
-    # Its forward gives the ids whose names begin with IMGIMG no probability; without names it draws pictures.
+    # Its forward gives ids with names starting with IMGIMG no probability; without names it generates images.
     vq = SMALL_VQ | dict(num_embeddings=8, embed_dim=8, latent_channels=32, attn_resolutions=[], resolution=32)
     config = transformers.ChameleonConfig(**_text(sizes), vq_config=vq, vocabulary_map={"<image>": 0})
     return transformers.ChameleonForConditionalGeneration(config)

@@ -1,9 +1,11 @@
-"""How long transformers takes for one picture of a family, with random weights: a JSON job on stdin, a JSON object on
-the last line of stdout (python -m ssd_jax.bench.transformers_process < job.json). `ssd_jax.bench.baseline` starts it.
+"""Times transformers on one image of a family, with random weights.
 
-Parts that draw no picture (vision tower, VQ model) are as small as their classes allow; the vocabulary is whole. Both
-attention implementations are tried with both caches, and the fastest pair is timed. torch.compile is not tried: on a
-CPU it needs a C++ compiler, took 12 to 22 s for 6 layers, and was no faster; on a GPU it may be.
+Reads a JSON job from stdin, and prints a JSON object as the last line of stdout (python -m
+ssd_jax.bench.transformers_process < job.json). `ssd_jax.bench.baseline` starts it.
+
+Modules that image generation does not use (vision tower, VQ model) are as small as their classes allow; the vocabulary
+is complete. Both attention implementations are tried with both caches, and the fastest pair is timed. torch.compile is
+not tried: on a CPU it needs a C++ compiler, took 12 to 22 s for 6 layers, and was no faster; on a GPU it may be.
 """
 
 import inspect
@@ -22,10 +24,10 @@ from tqdm import tqdm
 from ssd_jax.bench.transformers_models import build
 
 SETTINGS = tuple((attention, cache) for attention in ("sdpa", "eager") for cache in ("dynamic", "static"))
-"""Attention implementations and key-value caches: all that the three classes run everywhere."""
+"""Attention implementations and key-value caches that all three classes support everywhere."""
 
 TRIAL = 3
-"""Passes that each setting is tried for, twice; the better time counts."""
+"""Passes with which each setting is tried, twice; the better time counts."""
 
 
 def main() -> None:
@@ -40,8 +42,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     Args:
         job: "model": the fields of `ModelConfig`; "dtype": "bfloat16", "float32", or null for the fastest, which on a
             CPU is "cpu_dtype"; "prompt": its tokens; "cfg_scale", where 1 is no guidance; "top_k",
-            where 0 keeps all; "repeats": timed runs; "passes": null to time whole pictures, or that many passes in the
-            middle of one, where the cache has its mean length.
+            where 0 keeps all; "repeats": timed runs; "passes": null to time complete images, or that many passes in
+            the middle of one, where the cache has its mean length.
 
     Returns:
         What `ssd_jax.bench.baseline.measure_baseline` describes.
@@ -61,13 +63,13 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     tried = min(TRIAL, whole - 1)
     total = 1 + len(SETTINGS * 2) * (tried + 1) + (repeats + 1) * (passes + 2 if passes else whole)
     with torch.inference_mode(), tqdm(total=total, desc="transformers", unit="pass") as bar:
-        drawing.trunk.register_forward_hook(lambda *_: bar.update() and None)  # what it returned would be the output
+        drawing.trunk.register_forward_hook(lambda *_: bar.update() and None)  # a result would replace the output
         if not drawing.logits(drawing.prompt, drawing.empty_cache("dynamic")).isfinite().all():
             raise ArithmeticError("The random weights gave logits that are not finite.")
         found = [(drawing.middle(setting, tried), setting) for setting in SETTINGS * 2]
         best = min(found)[1]
         if passes:
-            firsts = [drawing.timed(best, drawing.prefill) for _ in range(repeats + 1)][1:]  # [0] is not typical
+            firsts = [drawing.timed(best, drawing.prefill) for _ in range(repeats + 1)][1:]  # [0] is a warm-up
             steps = [drawing.middle(best, passes) for _ in range(repeats + 1)][1:]
             runs = [first + (whole - 1) * step for first, step in zip(firsts, steps, strict=True)]
         else:
@@ -87,14 +89,14 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 
 class Drawing:
-    """The passes of one picture. Token 0 comes from the prefill, token t from a pass with token t - 1.
+    """The passes of one image. Token 0 comes from the prefill, token t from a pass with token t - 1.
 
-    Both guidance rows share a batch and have prompts of one length, so no pass needs a mask for padding.
+    The CFG batch has prompts of one length, so no pass needs a mask for padding.
 
     Attributes:
-        tokens: of a whole picture, T: R*C codes and, where the family has them, R row ends.
+        tokens: T, of a complete image: R*C codes and, if the family has them, R row ends.
         prompt: random ids, int64 [B, S]; B is 2 with guidance and 1 without.
-        generates: whether transformers itself draws pictures with both rows in one batch; without guidance Janus fails.
+        generates: whether transformers itself generates images with a CFG batch; without guidance Janus fails.
     """
 
     def __init__(self, model: transformers.PreTrainedModel, job: dict[str, Any]):
@@ -114,7 +116,7 @@ class Drawing:
         return transformers.StaticCache(config, most) if static else transformers.DynamicCache(config=config)
 
     def logits(self, ids: torch.Tensor, cache: transformers.Cache, codes: bool = False) -> torch.Tensor:
-        """One pass over ids (Janus: or over codes), int64 [B, n]: the logits of the code that follows, [B, V]."""
+        """One pass over ids (for Janus also codes), int64 [B, n]: the logits of the next code, [B, V]."""
         options = {self.cache_name: cache, "use_cache": True}
         if not self.janus:
             first, size = self.sizes["visual_offset"], self.sizes["visual_size"]
@@ -126,20 +128,20 @@ class Drawing:
     def draw(self, logits: torch.Tensor) -> torch.Tensor:
         """Guidance, top-k and a random code: [B, V] -> int64 [1, 1]."""
         logits = logits.float()
-        logits = logits[-1:] + self.scale * (logits[:1] - logits[-1:])  # of one row: itself
+        logits = logits[-1:] + self.scale * (logits[:1] - logits[-1:])  # of one batch row: itself
         if not 0 < self.top_k < logits.shape[-1]:
             return torch.multinomial(logits.softmax(-1), 1)
         logits, places = logits.topk(self.top_k)
         return places.gather(1, torch.multinomial(logits.softmax(-1), 1))
 
     def loop(self, code: torch.Tensor, cache: transformers.Cache, first: int, count: int) -> torch.Tensor:
-        """`count` passes, which give the tokens from `first` on; returns their last code, int64 [1, 1]."""
+        """Runs `count` passes for the tokens from `first` on; returns their last code, int64 [1, 1]."""
         offset, row = (0 if self.janus else self.sizes["visual_offset"]), self.sizes["cols"] + 1
         end = torch.full_like(code, max(self.sizes["row_end_id"], 0))
         for index in range(first, first + count):
             token = end if self.row_ends and index % row == 0 else code + offset
             logits = self.logits(token.expand(self.batch, 1), cache, codes=True)
-            if not (self.row_ends and (index + 1) % row == 0):  # else a row end follows, whatever they say
+            if not (self.row_ends and (index + 1) % row == 0):  # else a forced row end follows
                 code = self.draw(logits)
         return code
 
@@ -148,15 +150,15 @@ class Drawing:
         return self.draw(self.logits(self.prompt, cache))
 
     def picture(self, cache: transformers.Cache) -> torch.Tensor:
-        """All passes of a picture, by the class itself where it can."""
+        """All passes of an image, by the class itself where it can."""
         if not self.generates:
             return self.loop(self.prefill(cache), cache, 1, self.tokens - 1)
         ids, rules = self.prompt[:1], dict(generation_mode="image", guidance_scale=self.scale, do_sample=True)
         rules |= {"attention_mask": torch.ones_like(ids), "top_k": self.top_k, self.cache_name: cache}
-        return self.model.generate(ids, **rules)  # makes the second row itself
+        return self.model.generate(ids, **rules)  # adds the second batch row itself
 
     def middle(self, setting: tuple[str, str], count: int) -> float:
-        """Seconds per pass of `count` in the middle of a picture, behind random keys and values and an untimed pass."""
+        """Seconds per pass of `count` in the middle of an image, after random keys and values and an untimed pass."""
         first = 1 + (self.tokens - 1 - count) // 2
         shape = self.batch, self.sizes["kv_heads"], self.prompt.shape[1] + first - 2, self.sizes["head_dim"]
         cache, random = self.empty_cache(setting[1]), torch.randn(shape, device=self.model.device).to(self.model.dtype)
@@ -167,7 +169,7 @@ class Drawing:
         return self.timed(setting, lambda cache: self.loop(code, cache, first, count), cache) / count
 
     def describe(self, passes: int | None) -> str:
-        """One sentence: what was timed. `passes`: how many in the middle, or nothing for whole pictures."""
+        """One sentence on what was timed. `passes`: number in the middle, or None for complete images."""
         name, rows, cols = type(self.model).__name__, self.sizes["rows"], self.sizes["cols"]
         head = "the generation head" if self.janus else f"a head of all {self.sizes['vocab_size']} ids"
         loop = f"A plain loop around {name}'s forward with its cache, {head}, top-k and multinomial"

@@ -1,1 +1,1 @@
-"""What is run from a command line."""
+"""The command lines: sample, train and bench."""

@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Does what the command line asks for."""
+    """Runs the measurements of the command line."""
     if args.accelerator:
         specs = [args.config] if args.config else accelerator.MODELS
         print(accelerator.run(entry.read_config, specs, args.passes, args.minutes, args.out))
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     notes: list[str] = []
     entry.use_devices(args.mesh)
     require_options(args.attention, args.quantize)
-    if args.baseline:  # first, and alone: there may be room for one model only
+    if args.baseline:  # first, and alone: memory may hold only one model
         rows["transformers"], said = baseline(config, args)
         notes.append(said)
 
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     if "quality" in args.metrics:
         _, found, said = quality(load, pipe, painters, config.sample_prompts, args)
         for name, row in found.items():
-            # The passes of the speed part, if there was one: they are what the seconds were spent on.
+            # The passes of the speed measurement, if any, as its seconds are of those.
             rows[name] = {"passes": row["passes"], **rows[name], **{k: v for k, v in row.items() if k != "passes"}}
         notes += said
     setup = {
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def chosen(load: Callable[..., Pipeline], pipe: Pipeline, args: argparse.Namespace) -> dict[str, Painter]:
-    """Who draws: the decoders of the command line, or all that the checkpoint can run, each with its draft heads."""
+    """The decoders of the command line, or all that the checkpoint can run, each with its draft heads."""
     same = dict(dtype=pipe.dtype, quantize=args.quantize)
     pipes = {None: pipe} | {label: load(heads=folder, **same) for label, folder in args.other_heads.items()}
     given = args.painters or {name: (PRESETS[name], None) for name in pipe.decoders()}
@@ -130,7 +130,7 @@ def chosen(load: Callable[..., Pipeline], pipe: Pipeline, args: argparse.Namespa
 
 
 def baseline(config: Mapping[str, Any], args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """The row of transformers for the sizes of our model, and what was timed; what would stop us is said before."""
+    """The table row of transformers for our model's sizes, and a note; raises `UserError` before any timing."""
     weights = config["weights"] if args.weights in (None, RANDOM) else args.weights
     if weights and find_folder_here(weights) is None:
         raise UserError(f"--baseline needs --weights=random or a folder that is here, not {weights!r}.")
@@ -143,7 +143,7 @@ def baseline(config: Mapping[str, Any], args: argparse.Namespace) -> tuple[dict[
 
 
 def beside(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The rows with their seconds as shares of transformers', if that was timed."""
+    """The table rows with their seconds as shares of transformers', if that was timed."""
     if "transformers" not in rows:
         return rows
     theirs, ours = rows["transformers"]["seconds"], rows["ar"]["seconds"]
@@ -156,7 +156,7 @@ def beside(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def speed(
     pipe: Pipeline, decoders: dict[str, Decoder], prompts: list[str], args: argparse.Namespace
 ) -> tuple[dict[str, dict[str, Any]], dict[int, float], list[str]]:
-    """The speed columns, seconds of a pass by window, and what there is to say."""
+    """The speed columns, seconds of a pass by window, and notes."""
     random = is_random(pipe)
     runs = measure_speed(pipe, decoders, prompts, args.seeds, args.repeats, args.passes, counts=not random)
     clock = Clock(pipe, max(3, args.repeats))
@@ -165,13 +165,11 @@ def speed(
     parts = {name: found.extrapolated for name, found in runs.items() if found.extrapolated}
     if parts:
         listed = ", ".join(f"{name} {timed}" for name, timed in parts.items())
-        notes.append(
-            f"Of these not pictures but passes were timed, and from them whole pictures reckoned (~): {listed}."
-        )
+        notes.append(f"Of these only some passes were timed, and images extrapolated from them (~): {listed}.")
     unknown = [name for name, found in runs.items() if found.passes is None]
     if unknown:
         why = "of noise the number would mean nothing" if random else "none was drawn whole"
-        notes.append(f"How many passes a picture takes depends on the picture, and {why}: {', '.join(unknown)}.")
+        notes.append(f"How many passes an image takes depends on the image, and {why}: {', '.join(unknown)}.")
     return rows, clock.curve(), notes
 
 
@@ -205,12 +203,12 @@ def quality(
     usual: Sequence[str],
     args: argparse.Namespace,
 ) -> tuple[Pipeline, dict, list[str]]:
-    """The quality columns of painters, or, without a model, of numerics; without the extra packages or the reference
-    pictures a note says what is left out. `usual` are prompts where neither the command line nor the data has any."""
+    """The quality columns of painters, or, without a model, of numerics; notes say what is left out without the extra
+    packages or reference images. `usual` are the prompts if neither the command line nor the data has any."""
     notes = []
     gallery = fresh = None
     if args.data is None:
-        notes.append("No retrieval, because --data names no reference pictures.")
+        notes.append("No retrieval, because --data names no reference images.")
     else:
         gallery = Gallery.read(args.data)
     if args.prompt or gallery is None:
@@ -230,8 +228,8 @@ def quality(
         baseline = next(name for name, (_, decoder) in painters.items() if decoder == AR())
         found, more, _ = measure_quality(pipe, painters, baseline, task, args.against)
     notes.append(
-        f"Quality: {args.images} pictures per row, {different} prompts; in brackets 95 % intervals, over prompts (R@k: "
-        "over pictures)."
+        f"Quality: {args.images} images per row, {different} prompts; in brackets 95 % intervals, over prompts (R@k: "
+        "over images)."
     )
     return pipe, found, notes + more
 

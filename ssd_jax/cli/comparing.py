@@ -1,4 +1,4 @@
-"""What `--compare` does."""
+"""Implements `sample.py --compare`."""
 
 import argparse
 import re
@@ -16,7 +16,7 @@ from ssd_jax.viz import comparison
 
 
 def compare(args: argparse.Namespace, decoders: dict, options: dict, pipe: Pipeline, prompts: list[str]) -> None:
-    """Draws every picture with every decoder, one at a time, and writes them side by side."""
+    """Decodes every image with every decoder, one at a time, and writes them side by side."""
     require_whole("max_batch", 1 if options["max_batch"] is None else options["max_batch"], 1, None)
     options |= dict(max_batch=1)
     outs = {name: [] for name in decoders}
@@ -50,4 +50,4 @@ def compare(args: argparse.Namespace, decoders: dict, options: dict, pipe: Pipel
                 lines += add_traces(results, args.out, prefix, out, index)
         results.record = {"options": options, **made_with(pipe), "images": records}
     tell(args.out, results, lines)
-    print(f"{args.out / 'compare.png'} has a line per picture and a column per decoder.")
+    print(f"{args.out / 'compare.png'} has a line per image and a column per decoder.")

@@ -1,4 +1,4 @@
-"""What the entry points share: the compilation cache, and how a user's mistake is reported."""
+"""Shared code of the entry points: config files, devices, the compilation cache, reporting of user errors."""
 
 import contextlib
 import errno
@@ -23,17 +23,17 @@ from ssd_jax.parallel.processes import join
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-"""The config files. Those of the checkout's own folder configs/ refer to them."""
+"""Folder of the config files, which those in the checkout's configs/ re-export."""
 
 DISK = FULL | {errno.EROFS}
-"""What the system answers to whoever writes, where it is nobody's mistake in here."""
+"""Errors of writing files that are not ours, such as a full disk."""
 
 
 def compilation_cache() -> None:
     """Keeps compiled programs on disk, so that a second start is fast.
 
-    They lie in ~/.cache/ssd_jax (under $XDG_CACHE_HOME if that is set). JAX_COMPILATION_CACHE_DIR names another folder;
-    set to the empty string it turns the cache off.
+    They are in ~/.cache/ssd_jax (under $XDG_CACHE_HOME if that is set). JAX_COMPILATION_CACHE_DIR selects another
+    folder; the empty string turns the cache off.
     """
     folder = os.environ.get(CACHE_VARIABLE)
     if folder is None:
@@ -47,13 +47,13 @@ def compilation_cache() -> None:
 
 
 MOST_SIMULATED = 512
-"""Devices that a CPU simulates at most; jax ends the process if there are some ten thousand."""
+"""The most devices that a CPU simulates; jax aborts with some ten thousand."""
 
 
 def use_devices(mesh: str, coordinator: str = "", processes: int | None = None, process: int | None = None) -> None:
-    """Prepares the devices that --mesh names; must come before jax touches one.
+    """Prepares the devices of --mesh; must be called before jax touches one.
 
-    Where jax runs on CPU, so many devices are simulated. Their number says nothing of speed.
+    On CPU that many devices are simulated, which does not make it faster.
 
     Args:
         mesh: the flag's text, or "" for one device.
@@ -72,7 +72,7 @@ def use_devices(mesh: str, coordinator: str = "", processes: int | None = None, 
 
 
 def use_simulated_devices(mesh: str) -> None:
-    """Lets jax see no accelerator, but as many CPU devices as --mesh names; must come before jax touches one."""
+    """Hides accelerators and simulates the CPU devices of --mesh; must be called before jax touches one."""
     jax.config.update("jax_platforms", "cpu")
     use_devices(mesh)
 
@@ -87,10 +87,10 @@ def read_config(spec: str) -> Any:
 
 
 def find_config(spec: str) -> Path:
-    """The file that a config's name, without regard to its variant, means: a path, or one that the package has. Raises
-    `UserError`, which lists those, if there is none."""
+    """The file of a config's name, variant ignored: a path, or one of the package's files. Raises `UserError`, which
+    lists those, if there is none."""
     name = spec.partition(":")[0]
-    with contextlib.suppress(OSError, ValueError):  # no name that a file can have
+    with contextlib.suppress(OSError, ValueError):  # not a valid file name
         for path in (Path(name), CONFIGS / Path(name).name, CONFIGS / f"{name}.py"):
             if path.is_file() and path.suffix == ".py":
                 return path
@@ -99,9 +99,9 @@ def find_config(spec: str) -> Path:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs an entry point; a `UserError`, or a disk that is full, becomes one sentence on standard error and exit code
-    2. If whoever reads standard output has gone, the run ends as other programs do, without a word."""
-    # orbax and absl tell of every file they touch; warnings are enough for people.
+    """Runs an entry point; a `UserError`, or a full disk, becomes one sentence on standard error and exit code 2. If
+    the reader of standard output is gone, the run ends silently, as other programs do."""
+    # orbax and absl log every file they touch; warnings are enough.
     logging.getLogger("absl").setLevel(logging.WARNING)
     compilation_cache()
     try:
@@ -125,7 +125,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def drawing_command() -> str:
-    """How this user draws: with the script of a checkout, or with the command of an installed package."""
+    """The command with which this user samples: the script of a checkout, or that of an installed package."""
     return "python sample.py" if Path(sys.argv[0]).suffix == ".py" else "ssd-sample"
 
 
@@ -136,14 +136,14 @@ def _end(sentence: str) -> None:
 
 
 def _reader_gone() -> bool:
-    """Whether nobody reads standard output any more."""
+    """Whether the reader of standard output is gone."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _forget_output() -> None:
-    """If standard output cannot be written, what it still holds goes nowhere, lest Python tell of it when it ends."""
+    """If standard output cannot be written, discards its buffer, so that Python does not report it at exit."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

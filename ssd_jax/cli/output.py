@@ -1,4 +1,4 @@
-"""The files that a run of sample.py leaves behind."""
+"""Writes the files of a run of sample.py."""
 
 import argparse
 import sys
@@ -18,8 +18,8 @@ from ssd_jax.viz import columns_for, frames, grid, heat_map, write_gif
 
 
 def add_traces(results: Results, folder: Path, prefix: str, out: Output, prompt: int = 0) -> list[str]:
-    """Adds, per picture, a map of the pass that fixed each token, and an animation of how they appeared; returns what
-    there is to say of them."""
+    """Adds, per image, a map of the pass in which each token became final, and an animation of it; returns lines that
+    describe them."""
     lines = []
     for index, image in enumerate(out.images, start=prompt * len(out.images)):
         trace = out.trace[index - prompt * len(out.images)]
@@ -31,7 +31,7 @@ def add_traces(results: Results, folder: Path, prefix: str, out: Output, prompt:
 
 
 def made_with(pipe: Pipeline) -> dict:
-    """What pictures depend on besides their options."""
+    """Everything that images depend on besides their options."""
     return {
         "model": {"weights": pipe.origin.name, "fingerprint": pipe.fingerprint()},
         "numerics": pipe.numerics(),
@@ -40,7 +40,7 @@ def made_with(pipe: Pipeline) -> dict:
 
 
 def save(args: argparse.Namespace, options: dict, decoder, pipe: Pipeline, out: Output) -> None:
-    """Writes the pictures, the grid and what is needed to make them again; prints a line for each."""
+    """Writes the images, the grid and a record to reproduce them; prints a line for each."""
     records, lines = [], []
     with replacing_results(args.out, "images.json") as results:
         for index, image in enumerate(out.images):
@@ -76,7 +76,7 @@ def save(args: argparse.Namespace, options: dict, decoder, pipe: Pipeline, out: 
 
 
 def tell(folder: Path, results: Results, lines: list[str]) -> None:
-    """Says what became of an earlier run's files, then the lines about the new ones."""
+    """Prints what happened to an earlier run's files, then the lines about the new ones."""
     for path in results.unread:
         print(f"warning: {path} was no list of an earlier run's files; none was removed for it", file=sys.stderr)
     if results.removed:

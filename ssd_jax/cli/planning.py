@@ -1,4 +1,4 @@
-"""What `--plan` prints."""
+"""Implements `sample.py --plan`."""
 
 import argparse
 import dataclasses
@@ -20,14 +20,14 @@ from ssd_jax.plan.this_machine import measure
 
 
 def plan(args: argparse.Namespace, config, prompts: list[str], decoders: dict) -> str:
-    """What the first of the decoders takes and how fast all of them can be, from shapes alone."""
+    """The plan as text: memory of the first decoder and least seconds of all, from shapes alone."""
     weights = config.weights if args.weights in (None, RANDOM) else args.weights
     models = find_models(config, args.config, weights, args.heads)
     if args.plan == "here" and args.mesh:
         raise UserError("--plan=here is for the one device that is measured; leave --mesh out.")
     images = require_whole("max_batch", 1 if args.max_batch is None else args.max_batch, 1, None)
     scale = guidance_of(models.backbone, args.cfg_scale)
-    images_of_call(prompts, args.num_images, args.seed)  # a plan refuses what drawing would
+    images_of_call(prompts, args.num_images, args.seed)  # a plan refuses what decoding would
     job, chips = job_for(models, args.mesh, args.size, images, scale, args.quantize, args.attention), CHIPS
     if args.plan == "chips":
         entry.use_simulated_devices(args.mesh)

@@ -1,6 +1,6 @@
-"""Draws pictures for prompts: python sample.py --prompt="green heart, noto" --prompt="santa claus, noto" --out=outputs
+"""Generates images: python sample.py --prompt="green heart, noto" --prompt="santa claus, noto" --out=outputs
 
-Without arguments it draws a few prompts with the model that comes with the package.
+Without arguments it generates images of a few prompts with the bundled model.
 """
 
 import argparse
@@ -11,49 +11,28 @@ from pathlib import Path
 from ssd_jax.backbones.prompting import doubts
 from ssd_jax.cli import entry
 from ssd_jax.cli.comparing import compare
+from ssd_jax.cli.drawing import add_model, add_sampling, open_pipeline, sampling_of, use_devices
 from ssd_jax.cli.output import save
 from ssd_jax.cli.planning import plan
 from ssd_jax.decode.names import parse_decoder, parse_decoders
-from ssd_jax.decode.presets import PRESETS
 from ssd_jax.lock import locked
-from ssd_jax.models.attention import ATTENTIONS
 from ssd_jax.parallel.processes import is_first, together
-from ssd_jax.pipeline.opening import RANDOM_NOTE, is_random, open_model
+from ssd_jax.pipeline.opening import RANDOM_NOTE, is_random
 from ssd_jax.pipeline.request import require_prompt
 from ssd_jax.prompts.lines import read_lines
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Reads the command line; argparse itself ends with exit code 2 on a malformed one."""
+    """Reads the command line; argparse itself exits with code 2 on a malformed one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
     parser.add_argument("--prompts_file", type=Path, metavar="FILE", help="one prompt per line")
-    parser.add_argument("--num_images", type=int, default=1, metavar="N", help="pictures per prompt (default 1)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same pictures (default 0)")
+    parser.add_argument("--num_images", type=int, default=1, metavar="N", help="images per prompt (default 1)")
     parser.add_argument("--out", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
-    names = ", ".join(PRESETS)
-    parser.add_argument("--decoder", metavar="NAME", help=f"{names} (default ar; with --plan ssd)")
     parser.add_argument("--compare", metavar="NAMES", help="decoders, such as ar,ssd,ssd-wave, side by side")
-    parser.add_argument("--trace", action="store_true", help="show, per picture, which pass fixed which token")
-    parser.add_argument("--cfg_scale", type=float, metavar="S", help="guidance; default: the model's own; 1 is none")
-    parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help="default 1; 0 is greedy")
-    parser.add_argument("--top_k", type=int, metavar="K", help="default: the model's own; 0 keeps all codes")
-    parser.add_argument("--top_p", type=float, metavar="P", help="default: off")
-    parser.add_argument("--negative_prompt", metavar="TEXT", help="what guidance leads away from")
-    parser.add_argument("--size", metavar="HxW", help="pixels, such as 512x768, or, for Emu3, a ratio such as 16:9")
-    parser.add_argument("--max_batch", type=int, metavar="N", help="pictures drawn at once; default: the config's")
-    parser.add_argument("--config", default="configs/emoji.py", metavar="FILE", help="which model (default: emoji)")
-    parser.add_argument("--weights", metavar="DIR", help="checkpoint folder, or random; default: the config's own")
-    parser.add_argument("--vq_weights", metavar="DIR", help="image tokenizer, where the checkpoint folder lacks it")
-    parser.add_argument("--heads", metavar="DIR", help="draft heads; default: the checkpoint's own")
-    parser.add_argument(
-        "--attention", choices=tuple(ATTENTIONS), default="plain", help="how it is done (default plain)"
-    )
-    parser.add_argument("--quantize", metavar="HOW", help="int8: about half the memory, other pictures")
-    parser.add_argument("--mesh", default="", metavar="M", help="spread the model over devices: data:1,model:8")
-    parser.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of several processes; or auto")
-    parser.add_argument("--num_processes", type=int, metavar="N", help="how many there are")
-    parser.add_argument("--process_id", type=int, metavar="N", help="which this is, from 0")
+    parser.add_argument("--trace", action="store_true", help="show, per image, which pass fixed which token")
+    add_sampling(parser, "default ar; with --plan ssd")
+    add_model(parser)
     parser.add_argument(
         "--plan",
         nargs="?",
@@ -75,34 +54,22 @@ def main() -> None:
     if args.plan:
         print(plan(args, config, prompts, decoders))
         return
-    entry.use_devices(args.mesh, args.coordinator, args.num_processes, args.process_id)
+    use_devices(args)
     with contextlib.ExitStack() as held:
-        together("folder of pictures", lambda: held.enter_context(locked(args.out)))  # held by one of the processes
+        together("folder of images", lambda: held.enter_context(locked(args.out)))  # held by one of the processes
         draw(args, config, prompts, decoders)
 
 
 def draw(args: argparse.Namespace, config, prompts: list[str], decoders: dict) -> None:
-    """Loads the model and draws the prompts."""
-    options = dict(mesh=args.mesh or None, heads=args.heads, vq_weights=args.vq_weights)
-    options |= dict(attention=args.attention, quantize=args.quantize)
-    pipe = open_model(config, args.config, args.weights, **options)
+    """Loads the model and generates the images."""
+    pipe = open_pipeline(args, config)
     if is_random(pipe) and is_first():
         print(RANDOM_NOTE)
     for decoder in decoders.values():
         pipe.require(decoder, args.size)
     for sentence in doubts(pipe.prompts, [*prompts, args.negative_prompt or ""]) if is_first() else ():
         print(f"warning: {sentence}", file=sys.stderr)
-    options = dict(
-        num_images=args.num_images,
-        seed=args.seed,
-        cfg_scale=pipe.config.cfg_scale if args.cfg_scale is None else args.cfg_scale,
-        temperature=args.temperature,
-        top_k=pipe.config.top_k if args.top_k is None else args.top_k,
-        top_p=args.top_p,
-        negative_prompt=args.negative_prompt,
-        size=args.size,
-        max_batch=config.max_batch if args.max_batch is None else args.max_batch,
-    )
+    options = {"num_images": args.num_images, "seed": args.seed, **sampling_of(args, config, pipe)}
     if args.compare is None:
         out = pipe.generate(prompts, decoder=decoders[args.decoder], **options)
         if is_first():

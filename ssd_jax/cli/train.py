@@ -1,9 +1,9 @@
 """Trains a model: python train.py --config=configs/emoji.py [--config.stage=backbone] [--config.seed=1]
 
-Stages are "tokenizer", "backbone" and "heads"; "all" runs one after the other. With the config of a published backbone
-draft heads for it are trained: python train.py --config=configs/emu3.py --config.weights=DIR
---config.prompts_file=FILE. Checkpoints, logs and pictures go to config.workdir, what is finished to its folder export/.
-Started again, a run goes on where it was.
+Stages are "tokenizer", "backbone" and "heads"; "all" runs them in turn. With the config of a published backbone draft
+heads for it are trained: python train.py --config=configs/emu3.py --config.weights=DIR --config.prompts_file=FILE.
+Checkpoints, logs and images go to config.workdir, final models to its folder export/. A run that is started again
+resumes.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "which this is, from 0")
 
 
 def found_config(arguments: list[str]) -> list[str]:
-    """The command line with the path of the file that --config means; raises `UserError` if it means none."""
+    """The command line with the path of --config's file; raises `UserError` if there is none."""
     found = []
     for argument in arguments:
         name, _, spec = argument.partition("=")
@@ -53,7 +53,7 @@ def main() -> None:
     if "stage" in config:
         if COORDINATOR.value or NUM_PROCESSES.value is not None or PROCESS_ID.value is not None:
             raise UserError("Several processes train draft heads of published backbones alone, not this config.")
-        from ssd_jax.recipes import emoji, emoji_spec  # after the flags, so that --help is quick
+        from ssd_jax.recipes import emoji, emoji_spec  # after the flags, so that --help is fast
 
         spec = emoji_spec.EmojiSpec.parse(config)
         with locked(spec.workdir):
@@ -65,7 +65,7 @@ def main() -> None:
     spec = published_spec.PublishedSpec.parse(config)
     entry.use_devices(spec.mesh or "", COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     with contextlib.ExitStack() as held:
-        together("workdir", lambda: held.enter_context(locked(spec.workdir)))  # one run, of however many processes
+        together("workdir", lambda: held.enter_context(locked(spec.workdir)))  # one run, of any number of processes
         export = published_heads.run(spec)
     if is_first():
         print(spec.report.read_text(encoding="utf-8"))

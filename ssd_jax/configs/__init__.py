@@ -1,1 +1,1 @@
-"""What `--config` names: sizes come from `backbones`, settings of trainings stand here."""
+"""The configs that `--config` selects: sizes come from `backbones`, training settings are defined here."""

@@ -1,9 +1,9 @@
-"""The bundled text-to-image model: captioned emoji pictures, 128 x 128 pixels, 16 x 16 codes.
+"""The bundled text-to-image model: captioned emoji images, 128 x 128 pixels, 16 x 16 codes.
 
     python train.py --config=configs/emoji.py
 
-trains the tokenizer, the backbone and the draft heads one after the other. `:tiny` is the same road in a minute or two,
-for the tests.
+trains the tokenizer, the backbone and the draft heads in turn. `:tiny` runs the same stages in a minute or two, for the
+tests.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     config.stage = "all"  # or "tokenizer", "backbone", "heads"
     config.seed = 0
-    config.workdir = "runs/emoji"  # checkpoints, logs, pictures; the finished model in <workdir>/export
+    config.workdir = "runs/emoji"  # checkpoints, logs, images; the final model is in <workdir>/export
     config.data = "data/emoji"  # built from installed packages if absent
-    config.styles = ("twemoji", "noto")  # all that there are: ssd_jax/data/emoji_sources.py
+    config.styles = ("twemoji", "noto")  # all styles: ssd_jax/data/emoji_sources.py
     config.weights = "emoji"  # what sample.py loads with this config: the bundled checkpoint, or a folder
-    config.max_batch = 16  # pictures that sample.py draws at once
-    config.limit = 0  # draw only so many emoji; 0 = all
+    config.max_batch = 16  # images that sample.py decodes at once
+    config.limit = 0  # number of emoji to build; 0 = all
 
     config.vq = ConfigDict(dataclasses.asdict(emoji.VQ))
     config.model = ConfigDict(dict(emoji.MODEL))
@@ -40,20 +40,20 @@ def get_config(variant: str = "") -> ConfigDict:
         dict(optimizer, **captions, steps=2900, batch=24, lr=3e-3, weight_decay=0.05, save_every=300)
     )
     config.backbone.update(
-        code_noise=0.4,  # from this step on, up to this share of the codes that a training picture shows is wrong
-        code_blind=0.0,  # a share of pictures that show still fewer true codes, down to none
+        code_noise=0.4,  # largest share of wrong codes in a training image, from that step on
+        code_blind=0.0,  # share of images with even fewer true codes, down to none
         code_noise_from=200,
         decay=0.45,
-        accumulation=1,  # 6 is half as fast again on a CPU: parts of four pictures stay in its caches
-        matmul="bfloat16",  # products of the training steps; weights, optimizer and all between are float32
+        accumulation=1,  # 6 is half as fast again on a CPU: micro-batches of four images stay in its caches
+        matmul="bfloat16",  # products of the training steps; weights, optimizer and activations are float32
     )
     # The draft heads: first on Smooth L1 as published, then on the overlap of their drafts with the verifier.
     config.heads = ConfigDict(dict(optimizer, **captions, steps=400, batch=16, lr=2e-3, save_every=100))
     config.overlap = ConfigDict(dict(optimizer, **captions, steps=500, batch=16, lr=2e-3, save_every=100))
     config.heads.matmul = config.overlap.matmul = config.backbone.matmul
     config.report_images = 400  # per split, in <workdir>/report.md
-    config.report_drawn = 64  # pictures of trained captions, and of held-out combinations, that must be recognised
-    # What is drawn while the backbone trains, and by sample.py without a prompt: of kinds that the model can draw.
+    config.report_drawn = 64  # images of trained captions, and of held-out combinations, for the recognition report
+    # Samples while the backbone trains, and default prompts of sample.py: kinds that the model can draw.
     config.sample_prompts = (
         "crying face, noto",
         "sleeping face, twemoji",
@@ -78,7 +78,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def _shrink(config: ConfigDict) -> None:
-    """All three stages in under a minute on two CPU cores: the same road, no useful pictures."""
+    """Shrinks all three stages to under a minute on two CPU cores: the same steps, no useful images."""
     config.workdir = "runs/emoji-tiny"
     config.data = "data/emoji-tiny"
     config.limit = 60

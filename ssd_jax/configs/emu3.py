@@ -1,17 +1,17 @@
-"""Emu3-Gen by BAAI: 8.5 billion parameters, 90 x 90 codes, pictures of 720 x 720 pixels or another ratio.
+"""Emu3-Gen by BAAI: 8.5 billion parameters, 90 x 90 codes, images of 720 x 720 pixels or another ratio.
 
     python sample.py --config=configs/emu3.py --weights=DIR --prompt="a lighthouse at dusk" [--size=16:9] [--heads=DIR]
     python sample.py --config=configs/emu3.py --plan --mesh=model:8
     python train.py --config=configs/emu3.py --config.weights=DIR --config.prompts_file=FILE
 
-DIR is a download of the converted repository (its name ends in -hf), or of the first one, to which --vq_weights=DIR2
-names that of Emu3-VisionTokenizer. No weights come with this project. By arithmetic they take 16 GB in bfloat16 and a
-picture's keys and values 2.2 GB; with all else that `--plan` counts it is at most 22 GB for `ar` and 25 GB for `ssd`.
-A GPU of 24 GB needs XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 for `ar`: JAX takes three quarters by itself. Nothing was
-measured on the real weights: what to expect is the counts, 8100 passes for `ar` and, with draft heads, 304 for `ssd`.
-No draft heads are published; without --heads the decoders that need none run (`ar`, `jacobi-above`, `scd`, ...).
+DIR is a download of the converted repository (its name ends in -hf), or of the original one, with --vq_weights=DIR2 for
+Emu3-VisionTokenizer. No weights come with this project. By arithmetic they take 16 GB in bfloat16 and an image's keys
+and values 2.2 GB; with all else that `--plan` counts it is at most 22 GB for `ar` and 25 GB for `ssd`.
+A GPU of 24 GB needs XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 for `ar`: JAX takes three quarters by default. Nothing was
+measured on the real weights; expect 8100 passes for `ar` and, with draft heads, 304 for `ssd`. No draft heads are
+published; without --heads the decoders that need none run (`ar`, `jacobi-above`, `scd`, ...).
 
-`:tiny` has the same parts in sizes for tests.
+`:tiny` has the same modules in sizes for tests.
 """
 
 import dataclasses
@@ -29,11 +29,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     config.weights = ""  # none come with the project: --weights=DIR
     config.max_batch = 1
-    # What the checkpoint's own config.json says; sample.py checks the architecture.
+    # As in the checkpoint's own config.json; sample.py checks the architecture.
     config.model = ConfigDict(dataclasses.asdict(emu3.MODEL))
     config.sample_prompts = ("a lighthouse on a rocky coast at dusk", "a portrait of an old fisherman, oil painting")
 
-    # Draft heads (train.py): by the program that is compiled for a CPU a step takes 38 GB, 16 of them the backbone.
+    # Draft heads (train.py): a step, compiled for a CPU, needs 38 GB, 16 of them the backbone.
     config.update(head_training("emu3", window=1024, accumulation=16))
     if variant == "tiny":
         config.model.update(layers=1, width=32, mlp_width=48, heads=4, kv_heads=2, head_dim=8)

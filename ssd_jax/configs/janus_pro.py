@@ -1,18 +1,18 @@
-"""Janus-Pro by DeepSeek: 7 or, as `:1b`, 1 billion parameters, 24 x 24 codes, pictures of 384 x 384 pixels.
+"""Janus-Pro by DeepSeek: 7 or, as `:1b`, 1 billion parameters, 24 x 24 codes, images of 384 x 384 pixels.
 
     python sample.py --config=configs/janus_pro.py --weights=DIR --prompt="a lighthouse at dusk" [--heads=DIR]
     python sample.py --config=configs/janus_pro.py:1b --weights=DIR
     python sample.py --config=configs/janus_pro.py --plan
     python train.py --config=configs/janus_pro.py --config.weights=DIR --config.prompts_file=FILE
 
-DIR is a download of the converted repository (safetensors and a tokenizer.json; the first repository's .bin files are
-pickles and are refused). No weights come with this project. By arithmetic the backbone takes 13 GB in bfloat16 (`:1b`
-3 GB) and a picture's keys and values 0.7 GB (0.3 GB); with all else that `--plan` counts it is at most 17 GB (4 GB) for
-`ar` and 20 GB (5 GB) for `ssd`, so one accelerator of 24 GB (8 GB) should do. Nothing was measured on the real weights:
-what to expect is the counts, 576 passes for `ar` and, with draft heads, 80 for `ssd`. No draft heads are published;
-without --heads the decoders that need none run (`ar`, `jacobi-above`, `scd`, ...).
+DIR is a download of the converted repository (safetensors and a tokenizer.json; the original repository's .bin files
+are pickles and are refused). No weights come with this project. By arithmetic the backbone takes 13 GB in bfloat16
+(`:1b` 3 GB) and an image's keys and values 0.7 GB (0.3 GB); with all else that `--plan` counts it is at most 17 GB
+(4 GB) for `ar` and 20 GB (5 GB) for `ssd`, so one accelerator of 24 GB (8 GB) should do. Nothing was measured on the
+real weights; expect 576 passes for `ar` and, with draft heads, 80 for `ssd`. No draft heads are published; without
+--heads the decoders that need none run (`ar`, `jacobi-above`, `scd`, ...).
 
-`:tiny` has the same parts in sizes for tests.
+`:tiny` has the same modules in sizes for tests.
 """
 
 import dataclasses
@@ -30,11 +30,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     config.weights = ""  # none come with the project: --weights=DIR
     config.max_batch = 4
-    # What the checkpoint's own config.json says; sample.py checks the architecture.
+    # As in the checkpoint's own config.json; sample.py checks the architecture.
     config.model = ConfigDict(dataclasses.asdict(janus.MODEL))
     config.sample_prompts = ("a lighthouse on a rocky coast at dusk", "a portrait of an old fisherman, oil painting")
 
-    # Draft heads (train.py): by the program that is compiled for a CPU a step takes 32 GB, 13 of them the backbone.
+    # Draft heads (train.py): a step, compiled for a CPU, needs 32 GB, 13 of them the backbone.
     config.update(head_training("janus-pro", window=0, accumulation=4))
     if variant == "1b":
         config.model.update(dataclasses.asdict(janus.MODEL_1B))

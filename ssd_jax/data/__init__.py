@@ -1,1 +1,1 @@
-"""Images with captions, as pixels or as codes: what models are trained on and compared with."""
+"""Data sets of images with captions, as pixels or as codes, for training and evaluation."""

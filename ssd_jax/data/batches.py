@@ -1,20 +1,20 @@
-"""Batches of images as codes with prompts as ids, whatever data they come from."""
+"""Defines batches of images as codes with prompts as ids, independent of the data set."""
 
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Prompt ids int32 and prompt mask bool [G, S], codes int32 [B, R*C]; G is B, or 2B with unconditional rows behind."""
+"""Prompt ids int32 and prompt mask bool [G, S], codes int32 [B, R*C]; G is B, or 2B, unconditional rows last."""
 
 
 class Dropped(NamedTuple):
-    """Shares of what training does not tell.
+    """Shares of the prompts' content that training drops.
 
     Attributes:
-        prompt: images whose whole prompt is dropped, so that the unconditional rows of guidance are learned, too.
+        prompt: images without any prompt, so that the unconditional distribution of guidance is learned.
         style: captions without their style, so that a plain "red apple" is a prompt.
-        word: words that are replaced by the unknown one.
+        word: words replaced by the unknown word.
     """
 
     prompt: float
@@ -26,19 +26,19 @@ class PromptedSource(Protocol):
     """Images as codes with their prompts as ids."""
 
     def batch(self, size: int, dropped: Dropped, seed: int, step: int) -> Rows:
-        """A training batch of so many images, a pure function of its arguments."""
+        """A training batch of `size` images, a pure function of its arguments."""
 
     def heldout(self, limit: int) -> np.ndarray:
-        """At most so many images that are not trained on, as numbers of images."""
+        """Indices of at most `limit` held-out images."""
 
     def given(self, indices: np.ndarray) -> Rows:
         """Images with their prompts."""
 
     def guided(self, indices: np.ndarray) -> Rows:
-        """Images with their prompts and, behind these, as many unconditional rows; codes of the images once."""
+        """Images with a CFG batch of prompts: their own, then as many unconditional ones; codes are not repeated."""
 
 
 def whole_batches(indices: np.ndarray, batch: int) -> list[np.ndarray]:
-    """Batches of one size; a rest is left out, fewer images than a batch are repeated."""
+    """Splits indices into batches of one size; drops a remainder, and repeats images if there are too few."""
     parts = [indices[start : start + batch] for start in range(0, len(indices) - batch + 1, batch)]
     return parts or [np.resize(indices, batch)]

@@ -1,4 +1,4 @@
-"""Emoji as codes with their captions as ids: what the bundled model's backbone and draft heads are trained on."""
+"""Serves emoji as codes with captions as ids, to train the bundled model's backbone and draft heads."""
 
 import numpy as np
 
@@ -11,11 +11,11 @@ from ssd_jax.sequence.dims import bucket
 
 
 class CaptionedCodes:
-    """Hands out batches as a pure function of (seed, step); a `batches.PromptedSource`.
+    """Serves batches as a pure function of (seed, step); a `batches.PromptedSource`.
 
     Args:
-        data: the pictures' captions, splits and weights.
-        codes: int32 [N, R*C], the pictures as the tokenizer sees them.
+        data: the images' captions, splits and weights.
+        codes: int32 [N, R*C], the images encoded by the tokenizer.
         prompts: caption -> ids.
         pad_id, unk_id: special ids.
     """
@@ -44,21 +44,21 @@ class CaptionedCodes:
         return *pad_left(frames, self.pad_id, self.length), self.codes[picked]
 
     def split(self, split: str, limit: int) -> np.ndarray:
-        """At most `limit` pictures of a split, evenly spread."""
+        """At most `limit` images of a split, evenly spread."""
         indices = self.data.indices(split)
         return indices[np.linspace(0, len(indices) - 1, min(limit, len(indices))).astype(int)]
 
     def heldout(self, limit: int) -> np.ndarray:
-        """Held-out combinations, or what there is instead: a small set of one style may have none."""
+        """Held-out combinations, or another split if there are none, as in a small set of one style."""
         return next(picked for name in HELD_OUT if len(picked := self.split(name, limit)))
 
     def given(self, indices: np.ndarray, captions_of: np.ndarray | None = None) -> Rows:
-        """Full captions and codes of the pictures; `captions_of` tells other pictures' captions instead."""
+        """Full captions and codes of the images; `captions_of` gives images whose captions are used instead."""
         frames = [self.captions[i] for i in (indices if captions_of is None else captions_of)]
         return *pad_left(frames, self.pad_id, self.length), self.codes[indices]
 
     def guided(self, indices: np.ndarray) -> Rows:
-        """As `given`, with as many unconditional rows behind the captions; codes of the pictures once."""
+        """As `given`, with a CFG batch: captions, then as many unconditional prompts; codes are not repeated."""
         frames = [self.captions[i] for i in indices]
         batch = PromptBatch.stack(frames, [self.empty] * len(indices), self.pad_id, self.length)
         return batch.ids, batch.mask, self.codes[indices]

@@ -1,4 +1,4 @@
-"""Captioned emoji images, built once by `data.emoji_build`.
+"""Loads the captioned emoji images that `data.emoji_build` builds.
 
 >>> data = load(Path("data/emoji"))
 >>> data.captions[int(data.indices("train")[0])]
@@ -15,24 +15,24 @@ import numpy as np
 
 SIZE = 128  # pixels, height and width
 SPLITS = ("train", "identity", "combination")
-HELD_OUT = ("combination", "identity", "train")  # where to measure: the first of these that has pictures
-TONED_WEIGHT = 0.5  # what all skin-tone variants of one emoji in one style weigh together; an untoned picture weighs 1
+HELD_OUT = ("combination", "identity", "train")  # evaluation splits: the first that has images
+TONED_WEIGHT = 0.5  # total weight of the skin-tone variants of an emoji in a style; an untoned image has 1
 
 
 @dataclasses.dataclass(frozen=True)
 class EmojiData:
-    """N captioned pictures; every list has length N and picture order.
+    """N captioned images; every list has one entry per image, in order.
 
     Attributes:
         images: uint8 [N, 128, 128, 3], RGB on white, 0 to 255, a read-only view of the file.
-        captions: what the model is told, "red apple, noto" ("red apple" if the data has a single style).
+        captions: the prompts, "red apple, noto" ("red apple" if the data has a single style).
         styles: one of `emoji_sources.STYLES`.
         names: the caption without the style.
         codes: hexadecimal code points without FE0F, "1f44d-1f3fd".
         identities: the code without skin tones; the same for all styles and tones of an emoji.
         tones: "", "light", "medium-light", "medium", "medium-dark", "dark" or "mixed".
         splits: str [N], one of `SPLITS`.
-        weights: float64 [N], how often to draw a picture, relative to 1 for one without skin tone.
+        weights: float64 [N], how often to sample an image, relative to 1 for one without skin tone.
     """
 
     images: np.ndarray
@@ -49,16 +49,16 @@ class EmojiData:
         return len(self.captions)
 
     def indices(self, split: str) -> np.ndarray:
-        """int64 [M], ascending: where the pictures of a split are. Raises ValueError for an unknown split."""
+        """Indices of a split's images, int64 [M], ascending. Raises ValueError for an unknown split."""
         if split not in SPLITS:
             raise ValueError(f"split must be one of {SPLITS}, not {split!r}")
         return np.flatnonzero(self.splits == split)
 
 
 def sampling_weights(records: Sequence[Mapping[str, str]]) -> np.ndarray:
-    """float64 [N]: 1 for a picture without skin tone; the toned ones of an emoji in a style share `TONED_WEIGHT`.
+    """float64 [N]: 1 for an image without skin tone; the toned ones of an emoji in a style share `TONED_WEIGHT`.
 
-    Half of all pictures are skin-tone variants of people and hands, up to 25 of each; drawn evenly they would
+    Half of all images are skin-tone variants of people and hands, up to 25 of each; sampled uniformly they would
     fill half of every batch.
     """
     toned = Counter((r["style"], r["identity"]) for r in records if r["tone"])
@@ -67,11 +67,11 @@ def sampling_weights(records: Sequence[Mapping[str, str]]) -> np.ndarray:
 
 
 def load(folder: Path) -> EmojiData:
-    """Opens what `build` wrote; the images stay on disk until they are used.
+    """Opens the output of `build`; the images stay on disk until they are used.
 
     Raises:
         FileNotFoundError: the folder has not been built.
-        ValueError: index and images do not belong together.
+        ValueError: index and images do not match.
     """
     folder = Path(folder)
     if not (folder / "index.json").is_file():

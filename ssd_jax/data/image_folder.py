@@ -1,7 +1,7 @@
-"""A folder of captioned pictures as training data.
+"""Reads a folder of captioned images as training data.
 
-Captions are in captions.jsonl, a line {"file": "a/b.png", "caption": "..."} for every picture to be used; without that
-file every picture in the folder, or in folders inside, has its caption in a text file of the same name (b.png, b.txt).
+Captions are in captions.jsonl, a line {"file": "a/b.png", "caption": "..."} for every image to be used; without that
+file every image in the folder or its subfolders has its caption in a text file of the same name (b.png, b.txt).
 """
 
 import dataclasses
@@ -20,19 +20,19 @@ from ssd_jax.parallel.processes import together
 CAPTIONS = "captions.jsonl"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-"""What a file may be, whatever its name; Pillow would hand some others to programs of the system."""
+"""Allowed file formats, whatever the file's name; Pillow passes some others to external programs."""
 
 MOST_PIXELS = 80_000_000
-"""A larger picture is refused from its header, before it is decompressed."""
+"""Largest image; larger ones are refused from their header, before decompression."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A file and what is on it.
+    """An image file and its caption.
 
     Attributes:
         name: path relative to the folder, with slashes.
-        caption: not empty; white space is single spaces.
+        caption: not empty; white space is collapsed to single spaces.
         bytes: size of the file.
     """
 
@@ -42,19 +42,19 @@ class Picture:
 
 
 def read_folder(folder: Path) -> list[Picture]:
-    """The captioned pictures of a folder, by name.
+    """The captioned images of a folder, sorted by name.
 
     Raises:
-        UserError: no such folder, no pictures, a caption that is missing, a line that is no caption, or a picture that
-            is not there or outside the folder.
+        UserError: no such folder, no images, a missing caption, a malformed line, or an image that does not exist or
+            is outside the folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"There is no folder {str(folder)!r} with pictures.")
+        raise UserError(f"There is no folder {str(folder)!r} with images.")
     listed = folder / CAPTIONS
     captions = _listed(listed) if listed.exists() else _beside(folder)
     if not captions:
-        raise UserError(f"{folder} has no pictures ({', '.join(SUFFIXES)}).")
+        raise UserError(f"{folder} has no images ({', '.join(SUFFIXES)}).")
     without = sorted(name for name, caption in captions.items() if not caption)
     if without:
         more = f" (and {len(without) - 1} more)" if len(without) > 1 else ""
@@ -67,7 +67,7 @@ def read_folder(folder: Path) -> list[Picture]:
         try:
             found.append(Picture(name, caption, (folder / name).stat().st_size))
         except OSError as error:
-            raise UserError(f"The picture {folder / name} cannot be read: {error.strerror}.") from None
+            raise UserError(f"The image {folder / name} cannot be read: {error.strerror}.") from None
     return found
 
 
@@ -85,7 +85,7 @@ def _listed(path: Path) -> dict[str, str]:
             raise UserError(f'{path}:{number} is not a line {{"file": "name.png", "caption": "text"}}.')
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts or pure.suffix.lower() not in SUFFIXES:
-            raise UserError(f"{path}:{number}: {name!r} is not a picture ({', '.join(SUFFIXES)}) in this folder.")
+            raise UserError(f"{path}:{number}: {name!r} is not an image ({', '.join(SUFFIXES)}) in this folder.")
         if captions.setdefault(str(pure), _plain(caption)) != _plain(caption):
             raise UserError(f"{path}:{number}: {name!r} has another caption before.")
     return captions
@@ -105,8 +105,8 @@ def _plain(caption: str) -> str:
 
 
 def read_picture(path: Path, height: int, width: int) -> np.ndarray:
-    """A picture cut to the shape in its middle and resized to it, uint8 [height, width, 3]; what is transparent becomes
-    white. Raises `UserError` if it cannot be read or is too large."""
+    """An image centre-cropped to the aspect ratio and resized, uint8 [height, width, 3]; transparency becomes white.
+    Raises `UserError` if it cannot be read or is too large."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
@@ -121,7 +121,7 @@ def read_picture(path: Path, height: int, width: int) -> np.ndarray:
     except UserError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is damaged or not a picture: {error}.") from None
+        raise UserError(f"{path} is damaged or not an image: {error}.") from None
 
 
 def encode_missing(
@@ -132,15 +132,13 @@ def encode_missing(
     batch: int,
     encode: Callable[[np.ndarray], np.ndarray],
 ) -> None:
-    """Makes the files that are missing: pictures of `size` (height, width) in batches through
-    `encode` uint8 [batch, height, width, 3] -> int32 [batch, R, C]."""
+    """Writes the missing shards: encodes images of `size` (height, width) in batches by `encode`, uint8 [batch, height,
+    width, 3] -> int32 [batch, R, C]."""
     missing = shards.missing()
 
     def work() -> None:
         there = len(pictures) - sum(len(shards.pictures(shard)) for shard in missing)
-        with tqdm(
-            total=len(pictures), initial=there, desc="pictures to codes", unit="picture", dynamic_ncols=True
-        ) as bar:
+        with tqdm(total=len(pictures), initial=there, desc="images to codes", unit="image", dynamic_ncols=True) as bar:
             for shard in missing:
                 part, codes = shards.pictures(shard), []
                 for start in range(part.start, part.stop, batch):

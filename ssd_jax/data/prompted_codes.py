@@ -1,4 +1,4 @@
-"""Pictures as codes with prompts of a published backbone: what draft heads are trained on."""
+"""Serves images as codes with prompts of a published backbone, to train draft heads."""
 
 from collections.abc import Sequence
 
@@ -11,34 +11,34 @@ from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.sequence.dims import bucket
 
 Frames = Sequence[tuple[Sequence[int], Sequence[int]]]
-"""For every prompt the ids of its frame, and of the frame that guidance leads away from."""
+"""For every prompt the ids of its frame, and of its unconditional frame."""
 
 
 def split(prompts: np.ndarray, heldout: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures that are never trained on, at least `heldout`, and the others, as numbers of pictures.
+    """Indices of held-out images, at least `heldout`, and of the others.
 
-    A prompt's pictures, int32 [N] says which have which, are all held out, or none. Raises `UserError` if no others are
-    left.
+    `prompts`, int32 [N], is the prompt of every image; a prompt's images are all held out, or none. Raises `UserError`
+    if no others are left.
     """
     count = int(prompts.max()) + 1
-    place = np.argsort(np.random.default_rng(0).permutation(count))[prompts]  # of every picture's prompt in some order
+    place = np.argsort(np.random.default_rng(0).permutation(count))[prompts]  # random rank of every image's prompt
     last = int(np.searchsorted(np.cumsum(np.bincount(place, minlength=count)), heldout))
     if not (place > last).any():
         raise UserError(
-            f"There are {len(prompts)} pictures; to hold out {heldout} leaves none to train on: lower "
+            f"There are {len(prompts)} images; to hold out {heldout} leaves none to train on: lower "
             "config.heldout or give more."
         )
     return np.flatnonzero(place <= last), np.flatnonzero(place > last)
 
 
 class PromptedCodes:
-    """Hands out batches as a pure function of (seed, step); a `batches.PromptedSource`.
+    """Serves batches as a pure function of (seed, step); a `batches.PromptedSource`.
 
     Args:
         codes: int32 [N, R*C].
-        prompts: int32 [N], the prompt of every picture.
-        frames: of every prompt.
-        pad_id: what frames are padded with.
+        prompts: int32 [N], the prompt of every image.
+        frames: frames of every prompt.
+        pad_id: id of the padding.
         heldout: see `split`.
     """
 
@@ -58,7 +58,7 @@ class PromptedCodes:
     def batch(self, size: int, dropped: Dropped, seed: int, step: int) -> Rows:
         """A training batch; a dropped prompt is the unconditional frame.
 
-        All pictures have their turn before one comes again.
+        Every image is used once before any is repeated.
         """
         turns, places = np.divmod(np.arange(size) + step * size, len(self.train))
         orders = {turn: np.random.default_rng([seed, turn, 1]).permutation(self.train) for turn in set(turns.tolist())}
@@ -68,16 +68,16 @@ class PromptedCodes:
         return *self._padded(frames), self.codes[picked]
 
     def heldout(self, limit: int) -> np.ndarray:
-        """At most `limit` held-out pictures, evenly spread."""
+        """At most `limit` held-out images, evenly spread."""
         count = min(limit, len(self.kept_out))
         return self.kept_out[np.linspace(0, len(self.kept_out) - 1, count).astype(int)]
 
     def given(self, indices: np.ndarray) -> Rows:
-        """Pictures with their prompts."""
+        """Images with their prompts."""
         return *self._padded([self._frame(index, False) for index in indices]), self.codes[indices]
 
     def guided(self, indices: np.ndarray) -> Rows:
-        """Pictures with their prompts and, behind these, as many unconditional rows; codes of the pictures once."""
+        """Images with a CFG batch of prompts: their own, then as many unconditional ones; codes are not repeated."""
         frames, negatives = ([self._frame(index, dropped) for index in indices] for dropped in (False, True))
         batch = PromptBatch.stack(frames, negatives, self.pad_id, self.length)
         return batch.ids, batch.mask, self.codes[indices]

@@ -1,4 +1,4 @@
-"""Self-distillation (arXiv 2606.20543): the pictures that heads are trained on are drawn by the backbone itself."""
+"""Self-distillation (arXiv 2606.20543): generates the draft heads' training images with the backbone itself."""
 
 import hashlib
 import json
@@ -15,25 +15,25 @@ Draw = Callable[[list[int], list[int]], np.ndarray]
 
 
 def jobs(prompts: int, per_prompt: int) -> np.ndarray:
-    """Prompt and number of every picture, int32 [prompts * per_prompt, 2], prompt by prompt."""
+    """Prompt and number of every image to generate, int32 [prompts * per_prompt, 2], prompt by prompt."""
     return np.stack(np.divmod(np.arange(prompts * per_prompt, dtype=np.int32), np.int32(per_prompt)), axis=1)
 
 
 def picture_seed(seed: int, prompt: int, number: int) -> int:
-    """The seed of a picture, below 2**32; what else is drawn, or was drawn before, does not matter."""
+    """The seed of an image, below 2**32, independent of all other images."""
     return int(np.random.SeedSequence([seed, prompt, number]).generate_state(1)[0])
 
 
 def draw_missing(shards: TokenShards, jobs: np.ndarray, seed: int, batch: int, draw: Draw) -> None:
-    """Makes the files that are missing; `jobs` are as many as the shards have pictures.
+    """Writes the missing shards; `jobs` has one entry per image of all shards.
 
-    A file's pictures are drawn in the same batches whatever was there before, so its bytes do not depend on it either.
+    A shard's images are decoded in the same batches whatever shards exist already, so its bytes do not depend on them.
     """
     missing = shards.missing()
     first = is_first()
     left = sum(len(shards.pictures(shard)) for shard in missing)
     with tqdm(
-        total=len(jobs), initial=len(jobs) - left, desc="drawing", unit="picture", dynamic_ncols=True, disable=not first
+        total=len(jobs), initial=len(jobs) - left, desc="drawing", unit="image", dynamic_ncols=True, disable=not first
     ) as bar:
         for shard in missing:
             pictures, codes = shards.pictures(shard), []
@@ -46,5 +46,5 @@ def draw_missing(shards: TokenShards, jobs: np.ndarray, seed: int, batch: int, d
 
 
 def digest_of(texts: Sequence[object]) -> str:
-    """Identifies a list of prompts, or of whatever JSON can hold."""
+    """Digest of a list of prompts, or of anything that JSON can hold."""
     return hashlib.sha256(json.dumps(list(texts), ensure_ascii=False).encode()).hexdigest()

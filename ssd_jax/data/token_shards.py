@@ -1,4 +1,4 @@
-"""Codes of many pictures on disk, a file for every few of them: work that was stopped goes on behind the last file.
+"""Stores the codes of many images on disk in shards, so that interrupted work continues after the last shard.
 
 <folder>/manifest.json               what the codes were made of and with
 <folder>/tokens-00000.safetensors    codes int32 [n, R, C], prompts int32 [n]
@@ -20,18 +20,17 @@ FORMAT = "ssd_jax-tokens-1"
 
 
 class TokenShards:
-    """Picture number i is the i-th of `prompts`; file s has pictures s*size up to (s+1)*size. A file is there whole or
-    not at all.
+    """Image i has prompt `prompts[i]`; shard s has images s*size up to (s+1)*size. Shards are written atomically.
 
     Args:
-        folder: made if absent.
-        prompts: int32 [N], the prompt of every picture, as an index into what the manifest's digest identifies.
+        folder: created if absent.
+        prompts: int32 [N], the prompt of every image, as an index into the list that the manifest's digest identifies.
         grid: R and C.
-        codes: how many there are, V.
-        size: pictures per file.
-        made_with: JSON that identifies model, prompts or pictures, and options.
+        codes: V, the number of codes.
+        size: images per shard.
+        made_with: JSON that identifies model, prompts or images, and options.
     Raises:
-        UserError: the folder holds codes that were made otherwise, or cannot be written to.
+        UserError: the folder has codes that were made differently, or cannot be written to.
     """
 
     def __init__(self, folder: Path, prompts: np.ndarray, grid: Grid, codes: int, size: int, made_with: dict[str, Any]):
@@ -54,29 +53,29 @@ class TokenShards:
         together("tokens: manifest", claim)
 
     def path(self, shard: int) -> Path:
-        """Where a file lies."""
+        """Path of a shard."""
         return self.folder / f"tokens-{shard:05d}.safetensors"
 
     def pictures(self, shard: int) -> range:
-        """Numbers of a file's pictures."""
+        """Indices of a shard's images."""
         return range(shard * self.size, min((shard + 1) * self.size, len(self.prompts)))
 
     def missing(self) -> list[int]:
-        """Files that are still to be made, in order, as the first process sees them; all must ask for it together. A
-        shared folder may look older to the others, and then they would not draw the same pictures."""
+        """Missing shards, in order, as the first process sees them; all processes must call it together. Others may see
+        an older state of a shared folder, and would then generate other images."""
         count = -(-len(self.prompts) // self.size)
         absent = np.array([not self.path(shard).exists() for shard in range(count)])
         return np.flatnonzero(of_first(absent)).tolist()
 
     def write(self, shard: int, codes: np.ndarray) -> None:
-        """Writes the pictures of a file, int32 [n, R, C]."""
+        """Writes the codes of a shard, int32 [n, R, C]."""
         write_tensors(self.path(shard), {"codes": codes, "prompts": self._prompts(shard)}, np.int32)
 
     def read(self) -> np.ndarray:
-        """The codes of all pictures, int32 [N, R*C].
+        """The codes of all images, int32 [N, R*C].
 
         Raises:
-            UserError: a file is missing, damaged, or has other pictures than it should.
+            UserError: a shard is missing, damaged, or has other images than expected.
         """
         codes = np.empty((len(self.prompts), self.grid.size), np.int32)
         for shard in range(-(-len(self.prompts) // self.size)):
@@ -92,7 +91,7 @@ class TokenShards:
             inside = codes.dtype == np.int32 and codes.min() >= 0 and codes.max() < self.codes
             if inside and np.array_equal(prompts, self._prompts(shard)):
                 return codes
-        raise UserError(f"{path} does not hold the pictures it should; remove it, and they are made again.")
+        raise UserError(f"{path} does not hold the images it should; remove it, and they are made again.")
 
     def _prompts(self, shard: int) -> np.ndarray:
         pictures = self.pictures(shard)

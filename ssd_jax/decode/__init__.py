@@ -1,1 +1,1 @@
-"""Decoders: loops that fill a picture's token grid by asking the verifier. They receive a verifier, never a model."""
+"""Decoders: loops that fill an image's token grid with the help of a verifier; none depends on a model."""

@@ -1,6 +1,6 @@
-"""What to keep of a window's drafts, and what to put in the place of the others.
+"""Acceptance rules: decide which drafts of a window are accepted, and correct the others.
 
-The rules see one window: log p of its positions, their drafts and the log q they were drawn from.
+The rules see one window: log p of its positions, their drafts and the log q from which they were drawn.
 """
 
 import dataclasses
@@ -23,17 +23,17 @@ Embed = Callable[[Int32[Array, "*codes"]], Float[Array, "*codes D"]]
 """Codes to their input embeddings."""
 
 Chance = Callable[[Int32[Array, "B X"], Float32[Array, "B X V"], Float32[Array, "B X V"]], Float32[Array, "B X"]]
-"""(drafts, log p, log q) -> how likely each draft is to be kept."""
+"""(drafts, log p, log q) -> probability that each draft is accepted."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The grouped acceptance rule (GSD, arXiv 2508.07747): a draft may answer for ids of about the same probability.
+    """The grouped acceptance rule (GSD, arXiv 2508.07747): a draft stands for codes of about the same probability.
 
     Attributes:
-        size: G, number of ids in a group; 1 is the token rule.
-        delta: ids whose p differs from the draft's by more than this leave the group; None keeps them.
-        radius: ids whose input embedding is further from the draft's than this (squared Euclidean distance) leave
+        size: G, number of codes in a group; 1 is the token rule.
+        delta: codes whose p differs from the draft's by more than this leave the group; None keeps them.
+        radius: codes whose input embedding is further from the draft's than this (squared Euclidean distance) leave
             the group; None keeps them. The released 0.5 is in Lumina-mGPT's units.
     """
 
@@ -82,19 +82,19 @@ def grouped_chance(
 def group_members(
     p: Float32[Array, "B X V"], drafts: Int32[Array, "B X"], size: int
 ) -> tuple[Int32[Array, "B X others"], Bool[Array, "B X others"]]:
-    """The ids around the draft's rank r: ranks [r - G//2, r + (G+1)//2) from the least likely up, ties by id.
+    """The codes around the draft's rank r: ranks [r - G//2, r + (G+1)//2) from the least likely up, ties by code.
 
-    Two small top-k's instead of a sort of the vocabulary: the nearest ids below the draft and above it.
+    Two small top-k's replace a sort of the codes: the nearest codes below the draft and above it.
 
     Returns:
-        at most G-1 ids other than the draft, and which of them exist (ranks outside the vocabulary do not).
+        at most G-1 codes other than the draft, and which of them exist (ranks out of range do not).
     """
     V = p.shape[-1]
     ids = jax.lax.broadcasted_iota(jnp.int32, p.shape, p.ndim - 1)
     x, p_x = drafts[..., None], _at(p, drafts)[..., None]
     lower = (p < p_x) | ((p == p_x) & (ids < x))
     higher = (p > p_x) | ((p == p_x) & (ids > x))
-    # top_k prefers the lowest index among equals; below the draft the nearest is the highest id, hence the flip.
+    # top_k prefers the lowest index among equals; below the draft the nearest is the highest code, hence the flip.
     below, below_ids = jax.lax.top_k(jnp.flip(jnp.where(lower, p, -1.0), axis=-1), min(size // 2, V))
     above, above_ids = jax.lax.top_k(jnp.where(higher, -p, -2.0), min((size + 1) // 2 - 1, V))
     members = jnp.concatenate([V - 1 - below_ids, above_ids], axis=-1)
@@ -102,10 +102,10 @@ def group_members(
 
 
 def accept(
-    verifier: Verifier, chance: Float32[Array, "B X"], positions: Int32[Array, "B X"], clock: Int32[Array, " B"]
+    verifier: Verifier, chance: Float32[Array, "B X"], positions: Int32[Array, "B X"], pass_index: Int32[Array, " B"]
 ) -> Bool[Array, "B X"]:
-    """Which drafts are kept: u < chance, u fresh for (image, position, pass)."""
-    return uniform(fresh_keys(verifier.keys(positions), Tag.ACCEPT, clock)) < chance
+    """Which drafts are accepted: u < chance, with fresh u for each (image, position, pass)."""
+    return uniform(fresh_keys(verifier.keys(positions), Tag.ACCEPT, pass_index)) < chance
 
 
 def auto_correct(
@@ -114,15 +114,15 @@ def auto_correct(
     log_p: Float32[Array, "B X V"],
     log_q: Float32[Array, "B X V"],
     positions: Int32[Array, "B X"],
-    clock: Int32[Array, " B"],
+    pass_index: Int32[Array, " B"],
 ) -> Int32[Array, "B X"]:
-    """Every position by itself keeps its draft or takes a residual draw (SSD, arXiv 2606.20543)."""
-    right = accept(verifier, token_chance(drafts, log_p, log_q), positions, clock)
-    keys = fresh_keys(verifier.keys(positions), Tag.RESIDUAL, clock)
+    """Every position independently accepts its draft or takes a residual draw (SSD, arXiv 2606.20543)."""
+    right = accept(verifier, token_chance(drafts, log_p, log_q), positions, pass_index)
+    keys = fresh_keys(verifier.keys(positions), Tag.RESIDUAL, pass_index)
     return jnp.where(right, drafts, choose(residual(log_p, log_q), gumbel(keys, log_p.shape[-1])))
 
 
-def settle(
+def accept_window(
     verifier: Verifier,
     coupling: str,
     chance: Chance,
@@ -130,20 +130,20 @@ def settle(
     log_p: Float32[Array, "B X+1 V"],
     log_q: Float32[Array, "B X V"] | None,
     positions: Int32[Array, "B X+1"],
-    clock: Int32[Array, " B"],
+    pass_index: Int32[Array, " B"],
 ) -> tuple[Int32[Array, "B X+1"], Int32[Array, " B"]]:
-    """The new tokens of a raster window of W = X + 1, and how many of its drafts stand from the left.
+    """The new tokens of a raster window of W = X + 1, and how many of its drafts are accepted from the left.
 
-    The first rejected position gets its corrected token; what happens behind it is the coupling. At most one noise
-    array [B, W, V] is made, each position's from the key its draw calls for.
+    The first rejected position gets its corrected token; the coupling decides what happens after it. At most one noise
+    array [B, W, V] is made, with the key that each position's draw needs.
 
     Args:
         coupling: one of `COUPLINGS`.
         chance: the acceptance rule; not used by `match`.
-        drafts: of all positions but the window's last.
-        log_p, positions: of the whole window.
-        log_q: what the drafts were drawn from; None for `match`.
-        clock: the number of this pass for each image.
+        drafts: drafts of all positions but the window's last.
+        log_p, positions: of the full window.
+        log_q: log q from which the drafts were drawn; None for `match`.
+        pass_index: index of this pass for each image.
     Returns:
         the tokens, and m, 0..W-1: tokens 0..m of the window are final.
     Source: SJD arXiv 2410.01699 (resample); SCD arXiv 2510.24211 (maximal, gumbel); match is ours.
@@ -154,28 +154,28 @@ def settle(
         return tokens, _leading(drafts == tokens[:, :-1])
 
     assert log_q is not None
-    right = accept(verifier, chance(drafts, log_p[:, :-1], log_q), positions[:, :-1], clock)
+    right = accept(verifier, chance(drafts, log_p[:, :-1], log_q), positions[:, :-1], pass_index)
     m = _leading(right)
     first = jnp.arange(drafts.shape[1], dtype=jnp.int32) == m[:, None]
-    # Where a draft was refused and the draw corrects for it; the others are draws from p.
+    # Positions where a draft is rejected and the draw is from the residual; the others are draws from p.
     corrected = ~right if coupling == "maximal" else first & ~right
     kept = right if coupling == "maximal" else jnp.arange(drafts.shape[1], dtype=jnp.int32) < m[:, None]
-    law = jnp.where(corrected[..., None], residual(log_p[:, :-1], log_q), log_p[:, :-1])
-    law = jnp.concatenate([law, log_p[:, -1:]], axis=1)
+    distribution = jnp.where(corrected[..., None], residual(log_p[:, :-1], log_q), log_p[:, :-1])
+    distribution = jnp.concatenate([distribution, log_p[:, -1:]], axis=1)
     keys = verifier.keys(positions)
-    plain = keys if coupling == "gumbel" else fresh_keys(keys, Tag.RESAMPLE, clock)
+    plain = keys if coupling == "gumbel" else fresh_keys(keys, Tag.RESAMPLE, pass_index)
     no_draft = jnp.zeros_like(kept, shape=(kept.shape[0], 1))
-    keys = jnp.where(jnp.concatenate([corrected, no_draft], axis=1), fresh_keys(keys, Tag.RESIDUAL, clock), plain)
-    drawn = choose(law, gumbel(keys, V))
+    keys = jnp.where(jnp.concatenate([corrected, no_draft], axis=1), fresh_keys(keys, Tag.RESIDUAL, pass_index), plain)
+    drawn = choose(distribution, gumbel(keys, V))
     padded = jnp.concatenate([drafts, drawn[:, -1:]], axis=1)
     return jnp.where(jnp.concatenate([kept, no_draft], axis=1), padded, drawn), m
 
 
 def _at(values: Float32[Array, "*places V"], ids: Int32[Array, "*places"]) -> Float32[Array, "*places"]:
-    """The value of one id at every place."""
+    """The value of one code at every position."""
     return jnp.take_along_axis(values, ids[..., None], axis=-1)[..., 0]
 
 
 def _leading(right: Bool[Array, "B X"]) -> Int32[Array, " B"]:
-    """Number of leading True of every row."""
+    """Number of leading True values of every image."""
     return jnp.sum(jnp.cumprod(right.astype(jnp.int32), axis=1), axis=1, dtype=jnp.int32)

@@ -1,11 +1,11 @@
-"""Alternatives to the drafts, fed beside them: a pass is also asked what would follow another token.
+"""Feeds alternatives to the drafts beside the window, so that a pass also predicts what follows a corrected token.
 
-A pass that corrects the token at c leaves the next one with a draft at c + 1 that was made under the wrong token, and
-is wrong more often than not. So the runners-up of log p + g, the likely corrections, are inputs of their own in the
-places of the drafts. If the correction is among them, the verifier has already said what comes next under it. Drafts
-alone are touched, so the images stay those of `ar`, bit for bit.
+A pass that corrects the token at c leaves the next one with a draft at c + 1 that was computed under the wrong token,
+and is usually wrong. So the runners-up of log p + g, the likely corrections, are extra inputs at the drafts' positions.
+If the correction is among them, the verifier has already predicted the next token under it. Only drafts change, so the
+images are those of `ar`, bit for bit.
 
-Ours; the thought of feeding a tree beside the window is that of SJD-PAC (arXiv 2603.18599).
+Ours; the idea of feeding a tree beside the window is from SJD-PAC (arXiv 2603.18599).
 """
 
 import functools
@@ -22,15 +22,15 @@ from ssd_jax.sampling.choice import choose
 from ssd_jax.sequence.layout import Grid
 
 NONE = -1
-"""In the place of an alternative: there is none."""
+"""Marks an alternative that does not exist."""
 
 
 class Alternatives(NamedTuple):
-    """To the drafts of a window, E = `count(reach)` of them.
+    """E = `count(reach)` alternatives to the drafts of a window.
 
     Attributes:
-        codes: the other tokens, or `NONE`.
-        positions: of the drafts that they are alternatives to.
+        codes: the alternative codes, or `NONE`.
+        positions: positions of the drafts that they replace.
     """
 
     codes: Int32[Array, "B E"]
@@ -39,7 +39,7 @@ class Alternatives(NamedTuple):
 
 @functools.cache
 def pairs(reach: int) -> tuple[Int32[np.ndarray, " E"], Int32[np.ndarray, " E"]]:
-    """Which alternatives there are: (j, k), from 0, is the k-th runner-up of the j-th draft, (j + 1)(k + 1) <= `reach`.
+    """The alternatives (j, k), from 0: the k-th runner-up of the j-th draft, for (j + 1)(k + 1) <= `reach`.
 
     Measured on the bundled model, the j-th draft is the first wrong one about 1/j as often as the first, and its
     correction is the k-th runner-up about 1/k as often as the best; so the likeliest are those with a small product.
@@ -49,12 +49,12 @@ def pairs(reach: int) -> tuple[Int32[np.ndarray, " E"], Int32[np.ndarray, " E"]]
 
 
 def count(reach: int) -> int:
-    """E, inputs of a pass beside its window."""
+    """E, the number of inputs of a pass beside its window."""
     return len(pairs(reach)[0])
 
 
 def no_alternatives(images: int, reach: int) -> Alternatives:
-    """Before the first pass."""
+    """The alternatives before the first pass: none."""
     nothing = jnp.full((images, count(reach)), NONE, jnp.int32)
     return Alternatives(nothing, jnp.zeros_like(nothing))
 
@@ -67,14 +67,14 @@ def runners_up(
     right: Int32[Array, " B"],
     tokens: Int32[Array, "B tokens"],
 ) -> Alternatives:
-    """The alternatives for the next pass: by log p + g of this one the best that are not the draft.
+    """The alternatives for the next pass: the best codes by log p + g of this pass, other than the draft.
 
     Args:
         reach: see `pairs`.
         verifier: for the noise g.
         log_p, positions: of this pass's window.
-        right: how many of the window's first tokens are right and need no alternatives.
-        tokens: with the drafts that the next pass is fed.
+        right: how many of the window's first tokens are known to be right and need no alternatives.
+        tokens: the grid, with the drafts of the next pass.
     """
     W, V = log_p.shape[1:]
     places, ranks = pairs(reach)
@@ -89,7 +89,7 @@ def runners_up(
 
 
 def beside(alternatives: Alternatives) -> Beside:
-    """As inputs of a pass; where there is no alternative, code 0 is fed for nothing."""
+    """The alternatives as inputs of a pass; where there is none, code 0 is fed and ignored."""
     return Beside(jnp.maximum(alternatives.codes, 0), alternatives.positions)
 
 
@@ -101,13 +101,13 @@ def answer(
     corrected: Int32[Array, " B"],
     grid: Grid,
 ) -> tuple[Int32[Array, " B"], Bool[Array, " B"]]:
-    """What follows the correction.
+    """The token after the correction, if the correction was among the alternatives.
 
     Args:
         verifier: for p and g.
-        alternatives, hidden: and their states.
-        tokens: with this pass's.
-        corrected: the last position of them that is final.
+        alternatives, hidden: the alternatives and their states.
+        tokens: the grid, with this pass's tokens.
+        corrected: the last final position.
         grid: R and C.
     Returns:
         the token at `corrected` + 1, and whether it is known: the correction was among the alternatives.
@@ -115,10 +115,10 @@ def answer(
     correction = gather(tokens, corrected[:, None])
     same = (alternatives.positions == corrected[:, None]) & (alternatives.codes == correction)
     which = jnp.argmax(same, axis=1).astype(jnp.int32)
-    which = jnp.tile(which, hidden.shape[0] // which.size)  # guidance has two states of an alternative
+    which = jnp.tile(which, hidden.shape[0] // which.size)  # guidance has two states per alternative
     state = jnp.take_along_axis(hidden, which[:, None, None], axis=1)
     following = corrected[:, None] + 1
     known = jnp.any(same, axis=1)
     if verifier.row_ends:
-        known &= following[:, 0] % grid.cols != 0  # a row end was not fed behind the alternative
+        known &= following[:, 0] % grid.cols != 0  # no row end was fed after the alternative
     return choose(verifier.log_p_at(state, following), verifier.noise(following))[:, 0], known

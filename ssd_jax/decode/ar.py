@@ -21,13 +21,13 @@ from ssd_jax.sequence.layout import Grid
 class AR(Decoder):
     """Ancestral sampling by Gumbel-max, token i = argmax(log p_i + g_i); R*C passes, the prefill included.
 
-    Where the backbone has row ends every pass has a slot for one, whether a row ends there or not. A branch would save
-    what `--plan` counts for the slot, at most 1.4 % of a pass (Emu3); on a CPU two rows are padded to four anyway.
+    If the backbone has row ends every pass has a slot for one, whether a grid row ends there or not. A branch would
+    save the slot's cost, at most 1.4 % of a pass by `--plan` (Emu3); on a CPU products of two rows are padded anyway.
 
     Attributes:
-        window: W, positions per pass: one token, padding behind it. With the window of another decoder it runs the
-            same kernels as that one, which is what to compare with where the bits of a row depend on how many stand
-            beside it (GPUs, TPUs, float32). The loop cuts one that is larger than the grid; `Pipeline` refuses it.
+        window: W, positions per pass: one token, then padding. With the window of another decoder it runs the same
+            kernels as that one, for comparisons where the bits of a token depend on the size of the window (GPUs, TPUs,
+            float32). The loop clips a window larger than the grid; `Pipeline` refuses it.
     """
 
     window: int = 1
@@ -54,7 +54,7 @@ class AR(Decoder):
         return PREFILL, Stretch(grid.size - 1, window=self.width(grid), outputs=self.width(grid))
 
     def run(self, verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid: Grid) -> Decoded:
-        """Draws the whole grid."""
+        """Decodes a batch."""
         padding = ((0, 0), (0, self.width(grid) - 1))
 
         def draw(hidden: Float[Array, "G W D"], position: Int32[Array, ""]) -> Int32[Array, "B 1"]:

@@ -1,4 +1,4 @@
-"""What a decoder is: options in a frozen dataclass, and what the engine, the plan and the bench ask of it."""
+"""Defines `Decoder`, the interface of all decoders, and their registry."""
 
 from typing import TypeVar
 
@@ -11,76 +11,76 @@ from ssd_jax.errors import UserError
 from ssd_jax.sequence.layout import Grid
 
 KINDS: dict[str, type["Decoder"]] = {}
-"""Decoders by the name that they have on a command line, "SSD(rounds=0)"; see `register`."""
+"""Decoder classes by their name on command lines, as in "SSD(rounds=0)"; see `register`."""
 
 
 class Decoder:
-    """A way to draw a grid of tokens. Subclasses are frozen dataclasses, so that one is a static argument of the jitted
-    program.
+    """A way to decode a grid of tokens. Subclasses are frozen dataclasses with the options as fields, so that one is a
+    static argument of the jitted program.
     """
 
-    # Of a subclass's options alone, not of its methods: `__post_init__` looks at them and says what is wrong in words.
+    # Applies to a subclass's options, not to its methods: `__post_init__` checks them with readable messages.
     __no_type_check__ = True
 
     @property
     def adaptive(self) -> bool:
-        """Whether the number of passes depends on the picture."""
+        """Whether the number of passes depends on the image."""
         return False
 
     @property
     def heads(self) -> tuple[int, int]:
-        """How many horizontal and vertical draft heads it needs at least."""
+        """The least numbers of horizontal and vertical draft heads that it needs."""
         return 0, 0
 
     @property
     def lossless(self) -> bool:
-        """Whether its pictures are known to follow the backbone's distribution exactly, on every grid."""
+        """Whether its images follow the backbone's distribution exactly, on every grid."""
         return False
 
     def run(self, verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid: Grid) -> Decoded:
         """Decodes a batch.
 
         Args:
-            verifier: the model.
-            cache: after the prefill.
+            verifier: the model, bound to prompts.
+            cache: the cache after the prefill.
             hidden: the prefill's last hidden state, which predicts token 0.
             grid: R and C.
         """
         raise NotImplementedError
 
     def stretches(self, grid: Grid, horizontal: int, passes: Count | None = None) -> Stretches:
-        """Its passes on a grid, by kind, with so many horizontal heads: for the plan, the bench, and `generate`, which
-        asks whether they fit in memory.
+        """Its pass cost on a grid, by kind of pass, with `horizontal` horizontal draft heads: for the plan, the bench,
+        and `generate`'s check of memory.
 
-        `passes` is the total of an adaptive one, or a mean; None stands for the fewest that it can take.
+        `passes` is the total of an adaptive decoder, or a mean; None stands for the fewest possible.
         """
         raise NotImplementedError
 
     def check(self, grid: Grid) -> None:
-        """Raises `UserError` if it asks for more at once than a grid has. Presets are not asked: loops cut them."""
+        """Raises `UserError` if an option exceeds the grid. Not called for presets, which the loops clip."""
 
     def on_accelerator(self) -> "Decoder":
-        """The decoder as it is where decoding does not run on a CPU, whatever this machine is."""
+        """The decoder with the options that it has on accelerators, whatever this machine is."""
         return self
 
     def runs_with(self, horizontal: int, vertical: int) -> bool:
-        """Whether so many draft heads are enough; 0 and 0 stands for no heads."""
+        """Whether this many draft heads are enough; 0 and 0 stands for no heads."""
         return horizontal >= self.heads[0] and vertical >= self.heads[1]
 
 
 def require_window(window: int, grid: Grid) -> None:
     """Raises `UserError` if a window is larger than a grid."""
     if window > grid.size:
-        raise UserError(f"A window of {window} is larger than the picture, which has {grid.size} tokens.")
+        raise UserError(f"A window of {window} is larger than the image, which has {grid.size} tokens.")
 
 
 Kind = TypeVar("Kind", bound=type[Decoder])
 
 
 def register(kind: Kind) -> Kind:
-    """Makes a kind of decoder known by its name: on command lines and in the bench. For use as a class decorator."""
+    """Class decorator that registers a decoder class by its name, for command lines and the bench."""
     known = KINDS.get(kind.__name__, kind)
     if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
         raise ValueError(f"there is another decoder of the name {kind.__name__}")
-    KINDS[kind.__name__] = kind  # also where a notebook defines its class once more
+    KINDS[kind.__name__] = kind  # also if a notebook defines its class again
     return kind

@@ -1,7 +1,7 @@
-"""Blocks of positions, settled one after the other: what the row loop is made of.
+"""Decodes blocks of positions one after the other, for the row loop.
 
-A block is drafted, corrected in rounds and committed, as a `Phase` says; row 0 goes in blocks of k_h positions, which
-`first_row` draws. Images go at their own speed.
+A block is drafted, corrected in rounds and committed, as described by a `Phase`; `first_row` decodes grid row 0 in
+blocks of k_h positions. Images proceed at their own speed.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ AUTO: Final = "auto"
 Rounds = int | Literal["auto"]
 
 MASKS = ("raster", "row")
-"""What an input may see of its own block while that is corrected: all before it, or only its own row."""
+"""What an input may see of its own block during correction: all earlier positions, or only its own grid row."""
 
 
 class Phase(NamedTuple):
@@ -37,9 +37,9 @@ class Phase(NamedTuple):
         length: X, positions of a block, and the window of its passes.
         end: the first position after the last block.
         rounds: verification rounds before the commit pass, or "auto".
-        joint: rounds in which all positions may change; later ones leave the first row of a full block alone.
-        row_mask: use the row mask in rounds.
-        remember: (row, hidden, positions) -> row, what later drafts need.
+        joint: rounds in which all positions may change; later ones do not change the first grid row of a full block.
+        row_mask: whether rounds use the row mask.
+        remember: (row, hidden, positions) -> row, the hidden states that later drafts need.
         draft: (row, tokens, base) -> log q of the block that starts at `base`.
     """
 
@@ -55,13 +55,13 @@ class Phase(NamedTuple):
 @flax.struct.dataclass
 class State:
     """Attributes:
-    tokens: final up to `base`, the block's drafts behind.
+    tokens: final up to `base`, then the block's drafts.
     base: first position of the block.
-    stage: rounds the block has had.
-    log_q: what the block's tokens were drawn from; of no position, X = 0, before the first.
-    row: hidden states of a row.
+    stage: number of rounds of the block so far.
+    log_q: log q from which the block's tokens were drawn; empty, X = 0, before the first block.
+    row: hidden states of a grid row.
     passes, trace: as in `Decoded`.
-    cache: right for every committed token but the newest.
+    cache: up to date for every committed token but the newest.
     """
 
     tokens: Int32[Array, "B tokens"]
@@ -75,8 +75,8 @@ class State:
 
 
 def first_row_stretches(grid: Grid, horizontal: int, rounds: Rounds = 1) -> Stretches:
-    """The prefill and the blocks of row 0, each with one verification round and a commit pass, or, with "auto", at
-    least one pass."""
+    """Pass cost of the prefill and the blocks of grid row 0, each with one verification round and a commit pass, or,
+    with "auto", at least one pass."""
     length = min(horizontal, grid.cols - 1)
     blocks = -(-(grid.cols - 1) // horizontal)
     verify = Stretch(blocks, length, length, drafts=blocks, horizontal=length, sources=1)
@@ -84,7 +84,7 @@ def first_row_stretches(grid: Grid, horizontal: int, rounds: Rounds = 1) -> Stre
 
 
 def first_row(verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid: Grid, rounds: Rounds) -> State:
-    """Token 0 from the prefill and the rest of row 0 in blocks of k_h; `row` then holds its hidden states."""
+    """Token 0 from the prefill and the rest of grid row 0 in blocks of k_h; `row` then has its hidden states."""
     tokens, trace, V = first_token(verifier, hidden, grid.size)
     one = trace[:, 0]
     row = jnp.pad(hidden, ((0, 0), (0, grid.cols - 1), (0, 0)))
@@ -94,13 +94,13 @@ def first_row(verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], g
         row: Float[Array, "G C D"], hidden: Float[Array, "G X D"], positions: Int32[Array, "B X"]
     ) -> Float[Array, "G C D"]:
         positions = jnp.tile(positions, (row.shape[0] // positions.shape[0], 1))
-        rows = jnp.arange(row.shape[0], dtype=jnp.int32)[:, None]
-        return row.at[rows, positions].set(hidden, mode="drop")  # positions of row 0 are its columns
+        batch = jnp.arange(row.shape[0], dtype=jnp.int32)[:, None]
+        return row.at[batch, positions].set(hidden, mode="drop")  # positions of grid row 0 are its columns
 
     def draft(
         row: Float[Array, "G C D"], tokens: Int32[Array, "B tokens"], base: Int32[Array, " B"]
     ) -> Float32[Array, "B X V"]:
-        source = jnp.minimum(base - 1, grid.cols - 1)[:, None]  # a position of row 0, hence a column
+        source = jnp.minimum(base - 1, grid.cols - 1)[:, None]  # a position of grid row 0, hence a column
         h = jnp.take_along_axis(row, jnp.tile(source, (row.shape[0] // source.size, 1))[..., None], axis=1)
         offsets = tuple((0, right) for right in range(1, length + 1))
         return verifier.draft(h, gather(tokens, source), source, offsets)[:, :, 0]
@@ -111,7 +111,7 @@ def first_row(verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], g
 
 
 def run(verifier: Verifier, grid: Grid, phase: Phase, state: State) -> State:
-    """Drafts and settles blocks until every image has reached the phase's end; images go at their own speed."""
+    """Drafts, corrects and commits blocks until every image has reached the phase's end, at its own speed."""
     B, _, V = state.log_q.shape
     nothing = jnp.zeros((B, phase.length, V), jnp.float32)
     state = dataclasses.replace(state, log_q=nothing, stage=jnp.zeros_like(state.stage))
@@ -121,7 +121,7 @@ def run(verifier: Verifier, grid: Grid, phase: Phase, state: State) -> State:
 
 
 def _pass(verifier: Verifier, grid: Grid, phase: Phase, s: State) -> State:
-    """One verifier pass: a round for some images, the commit pass for others; finished images see only padding."""
+    """One verifier pass: a round for some images, the commit pass for others, only padding for finished ones."""
     positions = s.base[:, None] + jnp.arange(phase.length, dtype=jnp.int32)
     live, inside = s.base < phase.end, positions < phase.end
     verifying = live if phase.rounds == AUTO else live & (s.stage < phase.rounds)
@@ -164,7 +164,7 @@ def _pass(verifier: Verifier, grid: Grid, phase: Phase, s: State) -> State:
 
 
 def _draft_next(verifier: Verifier, grid: Grid, phase: Phase, s: State, which: Bool[Array, " B"]) -> State:
-    """Drafts the block at `base` of those images among `which` that have one."""
+    """Drafts the block at `base` of the images in `which` that have one."""
     which &= s.base < phase.end
     positions = s.base[:, None] + jnp.arange(phase.length, dtype=jnp.int32)
     target = jnp.where(which[:, None] & (positions < phase.end), positions, grid.size)

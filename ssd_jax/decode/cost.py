@@ -1,22 +1,22 @@
-"""How many passes a decoder makes and how wide they are: what a picture costs, before one is drawn."""
+"""Describes the pass cost of a decoder: how many passes an image takes, and how wide they are."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 Count = int | float
-"""Passes: a whole number for a picture, maybe none for the mean of several."""
+"""Number of passes: an integer for an image, possibly fractional for a mean."""
 
 
 class Stretch(NamedTuple):
-    """Passes of one kind, and the drafts made between them.
+    """Pass cost of one kind of pass, and of the drafts between them.
 
     Attributes:
-        passes: how many.
+        passes: number of passes.
         window: W, visual tokens that a pass is fed; 0 stands for the prompt.
-        outputs: positions of a pass whose logits are needed; a pass that only fixes the cache has none.
-        drafts: how often the heads are called.
-        horizontal, vertical: heads that draft in one call.
-        sources: positions that one call drafts from, without those that are only context.
+        outputs: positions of a pass whose logits are needed; 0 for a pass that only updates the cache.
+        drafts: number of calls of the draft heads.
+        horizontal, vertical: draft heads used in one call.
+        sources: source positions of one call, without those that are only context.
     """
 
     passes: Count
@@ -31,14 +31,14 @@ class Stretch(NamedTuple):
 Stretches = tuple[Stretch, ...]
 
 PREFILL = Stretch(passes=1, window=0, outputs=1)
-"""The pass over the prompt; it gives the first token."""
+"""The pass over the prompt, which gives the first token."""
 
 
 def total(stretches: Iterable[Stretch]) -> Count:
-    """Passes of a picture, the prefill included."""
+    """Passes of an image, the prefill included."""
     return sum(stretch.passes for stretch in stretches)
 
 
 def widest(stretches: Iterable[Stretch]) -> int:
-    """Visual tokens in the widest pass."""
+    """Visual tokens of the widest pass."""
     return max(stretch.window for stretch in stretches)

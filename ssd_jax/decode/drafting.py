@@ -1,7 +1,7 @@
-"""Where the guesses of the raster loop and of the wave come from.
+"""Drafters of the raster loop and of the wave.
 
-A drafter fills the positions right of the last one with a hidden state, `last`, of every image.
-Copies and random codes are certain of themselves (q is one-hot); heads give a q to draw from.
+A drafter fills, for every image, the positions after `last`, the last one with a hidden state. Copies and random codes
+have a one-hot q; draft heads give a q to draw from.
 """
 
 from collections.abc import Callable
@@ -18,21 +18,21 @@ from ssd_jax.sampling.noise import Tag, fresh_keys, uniform_codes
 from ssd_jax.sequence.layout import Grid
 
 DRAFTERS = ["random", "left", "above", "horizontal", "spatial"]
-"""Names of all; `drafter` adds to them."""
+"""Names of all drafters; `drafter` adds to them."""
 
 HEADS = {"horizontal": (1, 0), "spatial": (1, 1)}
-"""How many horizontal and vertical heads a drafter needs at least; the others need none. It uses all that are there to
-the right, and the first one down."""
+"""The least numbers of horizontal and vertical draft heads that a drafter needs; the others need none. It uses all
+horizontal heads and the first vertical one."""
 
 
 class Seen(NamedTuple):
-    """What a drafter may look at.
+    """The inputs of a drafter.
 
     Attributes:
-        tokens: current tokens of the whole grid; those up to `last` are the verifier's.
+        tokens: current tokens of the entire grid; those up to `last` are the verifier's.
         last: the last position with a hidden state.
-        row: h of the positions last - C + 1 .. last; None for drafters without heads.
-        clock: passes so far.
+        row: h of the positions last - C + 1 .. last; None for drafters without draft heads.
+        clock: the pass index, passes so far.
     """
 
     tokens: Int32[Array, "B tokens"]
@@ -42,17 +42,17 @@ class Seen(NamedTuple):
 
 
 Guess = Callable[[Grid, Seen, int], Int32[Array, "B count"]]
-"""(grid, what has been seen, count) -> codes of the positions last + 1 .. last + count."""
+"""(grid, inputs, count) -> codes of the positions last + 1 .. last + count."""
 
 GUESSES: dict[str, Guess] = {}
-"""Drafters from outside the package, by name."""
+"""Drafters registered from outside the package, by name."""
 
 
 def drafter(name: str) -> Callable[[Guess], Guess]:
     """Registers a function as a drafter of the raster loop: `Raster(drafter=name)`.
 
-    Its guesses, codes from 0 to V - 1, count as certain (q is one-hot), so lossless couplings stay so whatever they
-    are. Raises ValueError for a name that is taken.
+    Its guesses, codes from 0 to V - 1, have a one-hot q, so lossless couplings stay lossless whatever the guesses are.
+    Raises ValueError for a name that is taken.
     """
     if name in DRAFTERS:
         raise ValueError(f"there is a drafter {name!r} already")
@@ -100,7 +100,7 @@ def _horizontal(
     positions: Int32[Array, "B reach"],
     log_q: Float32[Array, "B count V"],
 ) -> Float32[Array, "B reach V"]:
-    """log q of the positions in reach of the heads of `last` and in its row; the others keep theirs."""
+    """log q of the positions within reach of the draft heads at `last` and in its grid row; others keep their log q."""
     assert seen.row is not None
     state, reach = seen.row[:, -1:], positions.shape[1]
     last = seen.last[:, None]
@@ -113,16 +113,16 @@ def _horizontal(
 
     if drafter == "horizontal":
         return heads()
-    # With vertical heads only row 0 needs these: a real branch, so that later passes do not pay for them.
+    # With vertical heads only grid row 0 needs these: a real branch, so that later passes do not compute them.
     return jax.lax.cond(jnp.any(last + 1 < grid.cols), heads, lambda: log_q[:, :reach])
 
 
 def _vertical(
     verifier: Verifier, grid: Grid, seen: Seen, positions: Int32[Array, "B below"], log_q: Float32[Array, "B count V"]
 ) -> Float32[Array, "B below V"]:
-    """log q of the positions below one with a hidden state: the next C after `last`, but for row 0.
+    """log q of the positions below one with a hidden state: the next C after `last`, except in grid row 0.
 
-    What stands beside a source is given too, where heads have a context; it may be a draft still.
+    If draft heads have a context, they also see the source's neighbours, which may still be drafts.
     """
     assert seen.row is not None
     count = positions.shape[1]
@@ -137,8 +137,8 @@ def _copied_from(
 ) -> Int32[Array, "B count"]:
     """The seen position whose token a position copies.
 
-    `left` (and `horizontal` beyond its heads) follows the row to the left, then column 0 upwards; the others follow the
-    column upwards and, in row 0, the row to the left. Following stops at the first position that has been seen.
+    `left` (and `horizontal` beyond its heads) follows the grid row to the left, then column 0 upwards; the others
+    follow the column upwards and, in grid row 0, the row to the left. They stop at the first seen position.
     """
     if drafter in ("left", "horizontal"):
         return jnp.where(positions // cols == last // cols, last, last // cols * cols)
@@ -147,6 +147,6 @@ def _copied_from(
 
 
 def _certain(codes: Int32[Array, "B count"], vocabulary: int) -> Float32[Array, "B count {vocabulary}"]:
-    """log q of drafts that were not drawn: one-hot."""
+    """log q of deterministic drafts: one-hot."""
     ids = jnp.arange(vocabulary, dtype=jnp.int32)
     return jnp.where(ids == codes[..., None], 0.0, -jnp.inf)

@@ -14,7 +14,7 @@ from ssd_jax.decode.model_verifier import BoundVerifier, Draw
 from ssd_jax.decode.presets import require_heads
 from ssd_jax.decode.state import Decoded
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.models.layers import whole
+from ssd_jax.models.layers import replicated
 from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.models.transformer import layout_of
 from ssd_jax.parallel.mesh import sharding_of
@@ -43,22 +43,22 @@ def prefill(model: LoadedModel, cache: KVCache, prompts: PromptBatch) -> tuple[F
 def cache_spec(
     config: ModelConfig, grid: Grid, rows: int, prompt: int, dtype: DTypeLike, attention: str = "plain"
 ) -> CacheSpec:
-    """The cache of `rows` batch rows (guidance included) and prompts of `prompt` slots, laid out for one of
+    """The cache of `rows` batch rows (the CFG batch) and prompts of `prompt` slots, in the axis order of one of
     `models.attention.ATTENTIONS`.
 
-    A window may reach past the end of the grid; what lies there is padding and is not written.
+    A window may reach past the end of the grid; positions there are padding and are not written.
     """
     length = prompt + layout_of(config, grid).length
     return CacheSpec(config.layers, rows, config.kv_heads, length, config.head_dim, dtype, attention)
 
 
 def make_cache(spec: CacheSpec, mesh: Mesh | None = None) -> KVCache:
-    """An empty cache, spread over a mesh."""
+    """An empty cache, sharded over a mesh."""
     return spec.zeros(cache_sharding(spec, mesh))
 
 
 def cache_sharding(spec: CacheSpec, mesh: Mesh | None) -> NamedSharding | None:
-    """Where a layer of the cache goes on a mesh; None without one."""
+    """The sharding of a layer of the cache on a mesh; None without one."""
     return None if mesh is None else sharding_of(spec.axes, spec.shape, mesh)
 
 
@@ -66,16 +66,18 @@ def cache_sharding(spec: CacheSpec, mesh: Mesh | None) -> NamedSharding | None:
 def decode(
     model: LoadedModel, cache: KVCache, prompts: PromptBatch, draw: Draw, *, decoder: Decoder, grid: Grid
 ) -> Decoded:
-    """Prefill and the decoder's loop, in one program; raises `UserError` if the decoder needs heads that are not there.
+    """Prefill and the decoder's loop, in one program; raises `UserError` if the decoder needs missing draft heads.
 
     Args:
         model: the backbone, and draft heads if there are any.
-        cache: from `make_cache`; donated, and handed back in the result.
-        prompts: with guidance or without.
-        draw: keys and knobs.
+        cache: from `make_cache`; donated, and returned in the result.
+        prompts: with or without guidance.
+        draw: keys and sampling parameters.
         decoder, grid: static.
     """
     require_heads(decoder, *model.head_counts)
     hidden, cache = prefill(model, cache, prompts)
     out = decoder.run(BoundVerifier(model, prompts, draw, grid), cache, hidden, grid)
-    return dataclasses.replace(out, tokens=whole(out.tokens), passes=whole(out.passes), trace=whole(out.trace))
+    return dataclasses.replace(
+        out, tokens=replicated(out.tokens), passes=replicated(out.passes), trace=replicated(out.trace)
+    )

@@ -1,4 +1,4 @@
-"""A backbone and its draft heads as the verifier of a decoder."""
+"""Implements a decoder's verifier with a backbone and its draft heads."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Float32, Int32, Key, Shaped
 
 from ssd_jax.decode.state import gather
 from ssd_jax.decode.verifier import Beside, Offsets, Verifier
-from ssd_jax.models.layers import whole
+from ssd_jax.models.layers import replicated
 from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.models.transformer import layout_of
 from ssd_jax.prompts.batch import PromptBatch
@@ -22,14 +22,14 @@ from ssd_jax.sequence.masks import before, causal, row
 
 @flax.struct.dataclass
 class Draw:
-    """What tokens are drawn with.
+    """Keys and sampling parameters of a batch.
 
     Attributes:
         keys: the images' keys, [B].
-        sampler: the knobs of p.
+        sampler: the sampling parameters.
         given: int32 [B, R*C], codes of tokens that are not drawn, -1 where they are. None: all are drawn.
         limit: int32, passes after which decoding stops, the prefill included; tokens that are not final by then are
-            drafts or 0. None: when the pictures are finished.
+            drafts or 0. None: stop when all images are finished.
     """
 
     keys: Any
@@ -39,12 +39,12 @@ class Draw:
 
 
 class BoundVerifier(Verifier):
-    """A model over windows of a grid, behind given prompts.
+    """A model bound to prompts and a grid.
 
     Args:
         model: the backbone and its draft heads.
-        prompts: what stands before the pictures.
-        draw: keys and knobs.
+        prompts: the CFG batch of prompts.
+        draw: keys and sampling parameters.
         grid: R and C.
     """
 
@@ -58,9 +58,9 @@ class BoundVerifier(Verifier):
             config = model.heads.config
             self.horizontal, self.vertical, self.context = config.horizontal, config.vertical, config.context
 
-    def both(self, x: Shaped[Array, " B *rest"]) -> Shaped[Array, " G *rest"]:
-        """For all rows: the guided rows of an image see the same window."""
-        x = whole(x)
+    def cfg_batch(self, x: Shaped[Array, " B *rest"]) -> Shaped[Array, " G *rest"]:
+        """Repeats x for the CFG batch: the conditional and unconditional rows of an image see the same window."""
+        x = replicated(x)
         return jnp.concatenate([x, x]) if self.guided else x
 
     def verify(
@@ -74,7 +74,7 @@ class BoundVerifier(Verifier):
     ) -> tuple[Float[Array, "G fed D"], KVCache]:
         """See `Verifier`."""
         layout, starts, S = self.layout, self.starts, self.prompt
-        x, positions = self.both(self.embed(codes)), self.both(positions)
+        x, positions = self.cfg_batch(self.embed(codes)), self.cfg_batch(positions)
         places, outputs = positions, None
         if layout.row_ends:
             places, outputs = layout.window(positions, ends)
@@ -85,11 +85,11 @@ class BoundVerifier(Verifier):
         if committed is None:
             mask = causal(slots, starts, cache.length)
         else:
-            mask = row(slots, starts, self.both(layout.places(committed)) + S, S, layout.pitch, cache.length)
+            mask = row(slots, starts, self.cfg_batch(layout.places(committed)) + S, S, layout.pitch, cache.length)
         rotary, fed = rotary_positions(slots, starts), slots.shape[1]
         if beside is not None:
-            instead = layout.places(self.both(beside.positions)) + S
-            x = jnp.concatenate([x, self.both(self.embed(beside.codes))], axis=1)
+            instead = layout.places(self.cfg_batch(beside.positions)) + S
+            x = jnp.concatenate([x, self.cfg_batch(self.embed(beside.codes))], axis=1)
             rotary = jnp.concatenate([rotary, rotary_positions(instead, starts)], axis=1)
             mask = jnp.concatenate([mask, before(instead, starts, cache.length)], axis=1)
         with jax.named_scope("verify"):
@@ -103,7 +103,9 @@ class BoundVerifier(Verifier):
         """See `Verifier`."""
         logits = self.model.apply(hidden, method="logits")
         with jax.named_scope("sampling"):
-            return log_probabilities(whole(guide(logits, self.draw.sampler.cfg_scale, self.guided)), self.draw.sampler)
+            return log_probabilities(
+                replicated(guide(logits, self.draw.sampler.cfg_scale, self.guided)), self.draw.sampler
+            )
 
     def constrain(self, log_p: Float32[Array, "B W V"], positions: Int32[Array, "B W"]) -> Float32[Array, "B W V"]:
         """See `Verifier`."""
@@ -148,7 +150,7 @@ class BoundVerifier(Verifier):
         assert heads is not None
         which = tuple(heads.config.offsets.index(offset) for offset in offsets)
         with jax.named_scope("heads"):
-            out = heads.predict(hidden, self.both(self.embed(codes)), self.both(columns), which)
+            out = heads.predict(hidden, self.cfg_batch(self.embed(codes)), self.cfg_batch(columns), which)
             out = jnp.moveaxis(out, 0, 1)[:, :, :count]
         log_q = self.log_p(out.reshape(out.shape[0], -1, out.shape[-1]))
         return log_q.reshape(log_q.shape[0], len(offsets), -1, log_q.shape[-1])

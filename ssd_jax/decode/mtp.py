@@ -1,14 +1,14 @@
-"""The loop of multi-token prediction: draft a run of tokens from the last committed one, verify it, commit, forget it.
+"""The loop of multi-token prediction: drafts tokens from the last committed one, verifies, commits, and redrafts.
 
     committed | n-1 : n  n+1 ... n+k-1 |          inputs: the last committed token and k drafts from its state
                       p_n ... p_{n+k}             outputs: between 1 and k + 1 of them become final
 
 Source: blockwise self-speculative decoding, arXiv 2404.19737; the 1D-MTP baseline of arXiv 2606.20543, with its heads.
 
-Lossless, and a draft may use its position's keyed noise g_i, again and again: whether the drafts before position i
-stand, and what is committed there, depends on their own noise, on fresh draws, and on a verifier that saw what stands
-before i, never on g_i. So given all that is committed before i, g_i is as good as new when the draft of position i is
-looked at for the first time. That is also the last: kept or corrected, the position is final.
+Lossless, although a draft may use its position's keyed noise g_i in several passes: whether the drafts before position
+i are accepted, and what is committed there, depends on their own noise, on fresh draws, and on a verifier that saw only
+tokens before i, never on g_i. So given all tokens committed before i, g_i is still independent when the draft of
+position i is first considered. That is also the last time: accepted or corrected, the position is then final.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-from ssd_jax.decode.acceptance import settle, token_chance
+from ssd_jax.decode.acceptance import accept_window, token_chance
 from ssd_jax.decode.base import Decoder, register, require_window
 from ssd_jax.decode.cost import PREFILL, Count, Stretch, Stretches
 from ssd_jax.decode.state import Decoded, first_token, gather, scatter
@@ -32,12 +32,12 @@ from ssd_jax.sequence.layout import Grid
 @register
 @dataclasses.dataclass(frozen=True)
 class MTP(Decoder):
-    """Speculative decoding along the raster order, drafted by the heads that look to the right.
+    """Speculative decoding in raster order, drafted by the horizontal draft heads.
 
-    The heads know nothing of rows: those of a row's last tokens draft the beginning of the next row.
+    The heads ignore grid rows: those at a row's last tokens draft the beginning of the next row.
 
     Attributes:
-        drafts: k, drafted tokens per pass; where there are fewer horizontal heads, as many as there are.
+        drafts: k, drafted tokens per pass, at most the number of horizontal heads.
     """
 
     drafts: int = 5
@@ -61,7 +61,7 @@ class MTP(Decoder):
         return True
 
     def length(self, grid: Grid, horizontal: int) -> int:
-        """k on a grid, with so many horizontal heads."""
+        """k on a grid, with `horizontal` horizontal heads."""
         return min(self.drafts, horizontal, grid.size - 1)
 
     def check(self, grid: Grid) -> None:
@@ -76,11 +76,11 @@ class MTP(Decoder):
         return PREFILL, Stretch(count, k + 1, k + 1, drafts=count, horizontal=k, sources=1)
 
     def run(self, verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid: Grid) -> Decoded:
-        """Decodes a batch; every image goes at its own speed."""
+        """Decodes a batch; images proceed at their own speed."""
         tokens, trace, _ = first_token(verifier, hidden, grid.size)
         one = trace[:, 0]
         k = self.length(grid, verifier.horizontal)
-        if k == 0:  # a picture of one token
+        if k == 0:  # an image of one token
             return Decoded(tokens, one, trace, cache)
         state = State(tokens, one, hidden, one, trace, cache)
         body = partial(_pass, verifier, grid, k)
@@ -91,11 +91,11 @@ class MTP(Decoder):
 @flax.struct.dataclass
 class State:
     """Attributes:
-    tokens: final up to `first`, 0 behind.
+    tokens: final up to `first`, then 0.
     first: n, the first position that is not final; R*C when the image is finished.
     hidden: h of the last committed token, the state that predicted it.
     passes, trace: as in `Decoded`.
-    cache: right for every final token but the newest.
+    cache: up to date for every final token but the newest.
     """
 
     tokens: Int32[Array, "B tokens"]
@@ -123,12 +123,12 @@ def _pass(verifier: Verifier, grid: Grid, k: int, s: State) -> State:
     passes = s.passes + unfinished.astype(jnp.int32)
     log_p = verifier.log_p_at(hidden, positions)
     with jax.named_scope("accept"):
-        settled, m = settle(verifier, "resample", token_chance, drafts, log_p, log_q, positions, passes)
-    # What the coupling draws behind the first rejection is not used.
+        new, m = accept_window(verifier, "resample", token_chance, drafts, log_p, log_q, positions, passes)
+    # Tokens that the coupling draws after the first rejection are not used.
     target = jnp.where(jnp.arange(k + 1, dtype=jnp.int32) <= m[:, None], positions, grid.size)
     newest = jnp.tile(m, hidden.shape[0] // m.shape[0])
     return State(
-        tokens=scatter(s.tokens, target, settled),
+        tokens=scatter(s.tokens, target, new),
         first=jnp.minimum(s.first + m + 1, grid.size),
         hidden=jnp.take_along_axis(hidden, newest[:, None, None], axis=1),
         passes=passes,

@@ -1,4 +1,4 @@
-"""Decoders as text: "ssd-exact", or a dataclass with options such as "SSD(rounds=0)"."""
+"""Parses decoders from text: "ssd-exact", or a dataclass with options such as "SSD(rounds=0)"."""
 
 import ast
 from typing import Any
@@ -10,7 +10,7 @@ from ssd_jax.errors import UserError, shown
 
 
 def parse_decoder(text: str) -> Decoder:
-    """The decoder that a text means: a preset's name, or a dataclass with keyword options, which must be literals.
+    """Parses one decoder: a preset's name, or a dataclass with keyword options, which must be literals.
 
     Raises:
         UserError: an unknown name, or options that the dataclass refuses.
@@ -31,12 +31,12 @@ def parse_decoder(text: str) -> Decoder:
 
 
 def parse_decoders(text: str) -> dict[str, Decoder]:
-    """Several decoders, separated by commas outside parentheses: name as written -> decoder, in order."""
+    """Parses decoders separated by commas outside parentheses: name as written -> decoder, in order."""
     return {name: parse_decoder(name) for name in split_names(text)}
 
 
 def split_names(text: str) -> list[str]:
-    """What stands between the commas outside parentheses; raises `UserError` if that is nothing."""
+    """Splits at commas outside parentheses; raises `UserError` if there are no names."""
     names, depth = [""], 0
     for letter in text:
         depth += (letter == "(") - (letter == ")")
@@ -51,7 +51,7 @@ def split_names(text: str) -> list[str]:
 
 
 def _build(node: ast.expr) -> object:
-    """A literal, or a kind of decoder, or `Group`, called with keywords; nothing else is evaluated."""
+    """Evaluates a literal, or a call of a decoder class or `Group` with keywords; nothing else."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
         kind = Group if node.func.id == Group.__name__ else KINDS[node.func.id]
         # A `**` in the text has no name, None, which the call refuses.

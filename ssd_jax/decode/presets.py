@@ -1,4 +1,4 @@
-"""Decoders by name: published methods, and ours, as points of one small table.
+"""The table of presets: published decoders and ours, by name.
 
 | name           | loop   | drafter    | coupling | source                                                          |
 |----------------|--------|------------|----------|-----------------------------------------------------------------|
@@ -7,11 +7,11 @@
 | `scd`          | raster | random     | maximal  | arXiv 2510.24211, W = 64 as in its main table                   |
 | `scd-gumbel`   | raster | random     | gumbel   | arXiv 2510.24211, W = 64                                        |
 | `gsd`          | raster | random     | resample | arXiv 2508.07747: SJD with groups of 14, delta 0.15, no radius  |
-| `mtp`          | mtp    | heads      |          | arXiv 2404.19737: k = 5 along the row, all of them drafted anew |
+| `mtp`          | mtp    | heads      |          | arXiv 2404.19737: k = 5 along the row, redrafted in every pass  |
 | `ssd`          | rows   | heads      |          | arXiv 2606.20543: k_v = 1, r = 2                                |
 | `ssd2`         | rows   | heads      |          | k_v = 2, staged: 2 rounds on both rows, 2 more on the second    |
-| `ssd-exact`    | raster | spatial    | match    | ours: the picture `ar` gives; W = 64, on a CPU 8; a history     |
-| `ssd-wave`     | wave   | spatial    |          | ours: tokens settle along a slanted front, not row by row       |
+| `ssd-exact`    | raster | spatial    | match    | ours: the image `ar` gives; W = 64, on a CPU 8; a history     |
+| `ssd-wave`     | wave   | spatial    |          | ours: commits tokens along a slanted front, not row by row      |
 | `ssd-tree`     | raster | spatial    | match    | ours: as `ssd-exact`, W = 64, and alternatives beside the drafts |
 | `jacobi-match` | raster | random     | match    | ours: as `ssd-exact`, no heads                                  |
 | `jacobi-above` | raster | above      | match    | ours: as `ssd-exact`, no heads                                  |
@@ -44,11 +44,11 @@ PRESETS: dict[str, Decoder] = {
     "jacobi-above": Raster(drafter="above", coupling="match", history=8),
     "jacobi-wave": Wave(drafter="above"),
 }
-"""Name to decoder. A decoder is a frozen dataclass, so it can be a static argument of the jitted program."""
+"""Name -> decoder. Decoders are frozen dataclasses, so they can be static arguments of the jitted program."""
 
 
 def find_decoder(decoder: object) -> Decoder:
-    """The decoder of a name, or the decoder itself; for anything else raises `UserError` that lists the names."""
+    """The decoder of a name, or the decoder itself; for anything else raises a `UserError` that lists the names."""
     if isinstance(decoder, Decoder):
         return decoder
     require_one_of("decoder", decoder, tuple(PRESETS))
@@ -70,9 +70,9 @@ def require_heads(decoder: Decoder, horizontal: int, vertical: int) -> None:
 
 
 def require_fits(decoder: Decoder, grid: Grid) -> None:
-    """Raises `UserError` if the decoder asks for more tokens or rows at once than a picture has, or for more passes.
+    """Raises `UserError` if the decoder's options exceed an image's tokens, grid rows or passes.
 
-    Presets are made for larger pictures; the loops cut them.
+    Presets are made for larger images; the loops clip them.
     """
     if decoder not in PRESETS.values():
         decoder.check(grid)

@@ -1,10 +1,10 @@
-"""The raster loop: verify a window of drafts, commit a prefix of it, slide on.
+"""The raster loop: verifies a window of drafts, commits a prefix of it, and moves the window on.
 
     committed | n-1 : n  n+1 ... n+W-2 |          inputs: the last committed token and W - 1 drafts
                       p_n ... p_{n+W-1}           outputs: between 1 and W of them become final
 
-Every rule but `grouped` is lossless: the pictures follow the backbone's law exactly; with `match` they are, token for
-token, those `ar` gives for the same seed, where a token has the same bits in every window: on a CPU with bfloat16
+Every rule but `grouped` is lossless: the images follow the backbone's distribution exactly. With `match` they equal,
+token for token, those of `ar` for the same seed, if a token has the same bits in every window: on a CPU with bfloat16
 products. Elsewhere two nearly equal values of log p + g may change places; `AR(window=W)` runs the same shapes.
 """
 
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
 from ssd_jax.decode import alternatives, drafting, history
-from ssd_jax.decode.acceptance import ACCEPTANCES, COUPLINGS, Group, grouped_chance, settle, token_chance
+from ssd_jax.decode.acceptance import ACCEPTANCES, COUPLINGS, Group, accept_window, grouped_chance, token_chance
 from ssd_jax.decode.alternatives import Alternatives
 from ssd_jax.decode.base import Decoder, register, require_window
 from ssd_jax.decode.cost import PREFILL, Count, Stretch, Stretches
@@ -31,7 +31,7 @@ WIDE = 64
 """The default window on accelerators, where positions of a pass are nearly free up to the ridge of the roofline."""
 
 NARROW = 8
-"""The default window on a CPU, where every position of a small model costs: measured on the bundled one."""
+"""The default window on a CPU, where every position costs time; measured on the bundled model."""
 
 
 @register
@@ -40,21 +40,21 @@ class Raster(Decoder):
     """Jacobi-style decoding in raster order.
 
     Attributes:
-        window: W, inputs per pass; the loop cuts it to the grid, `Pipeline` refuses a larger one. None is `WIDE`, or
-            `NARROW` where decoding runs on a CPU: with the match coupling that changes passes and seconds, with others
-            the pictures.
-        rows: the window in rows of the grid, W = rows * C, instead of `window`.
+        window: W, inputs per pass; the loop clips it to the grid, `Pipeline` refuses a larger one. None is `WIDE`, or
+            `NARROW` if decoding runs on a CPU: with the match coupling that changes passes and seconds, with others
+            the images.
+        rows: the window in grid rows, W = rows * C, instead of `window`.
         drafter: "random" | "left" | "above" | "horizontal" | "spatial"; the last two need draft heads. It drafts the
-            positions that enter the window; those that stay in it are what the coupling made of them. (`MTP` is the
-            decoder all of whose drafts come from the horizontal heads.)
-        coupling: what happens behind the first rejection: "resample" (SJD) | "maximal" (SCD-MC) | "gumbel" (SCD-GS)
-            | "match" (the same picture as `ar`).
+            positions that enter the window; the coupling updates those that stay in it. (In `MTP` all drafts come from
+            the horizontal heads.)
+        coupling: what happens after the first rejection: "resample" (SJD) | "maximal" (SCD-MC) | "gumbel" (SCD-GS)
+            | "match" (the same image as `ar`).
         acceptance: "token" | "grouped" (GSD; not lossless).
         group: the groups of "grouped".
-        history: H, how many passes (this one included) are remembered, for drafts from what the verifier said under
-            the present surroundings rather than last; only with "match". 0: drafts are what it said last.
+        history: H, number of remembered passes (this one included), for drafts from the verifier's outputs under the
+            current neighbouring tokens; only with "match". 0: drafts are its latest outputs.
         alternatives: a pass is also fed the k-th likeliest correction of its j-th draft for all j * k up to this number
-            (18: 58 inputs more), to know what follows it; only with "match". 0: none.
+            (18: 58 more inputs), to predict what follows it; only with "match". 0: none.
     """
 
     window: int | None = None
@@ -107,9 +107,9 @@ class Raster(Decoder):
         if self.rows is not None and self.rows > grid.rows:
             raise UserError(f"{self.rows} rows at once are more than the {grid.rows} that there are to draw.")
         if self.history > grid.size:
-            raise UserError(f"A history of {self.history} passes is longer than the picture's {grid.size} tokens.")
+            raise UserError(f"A history of {self.history} passes is longer than the image's {grid.size} tokens.")
         if self.alternatives > grid.size:
-            raise UserError(f"Alternatives up to {self.alternatives} are more than the picture's {grid.size} tokens.")
+            raise UserError(f"Alternatives up to {self.alternatives} are more than the image's {grid.size} tokens.")
 
     def on_accelerator(self) -> "Raster":
         """See `Decoder.on_accelerator`."""
@@ -117,7 +117,7 @@ class Raster(Decoder):
 
     def stretches(self, grid: Grid, horizontal: int, passes: Count | None = None) -> Stretches:
         """See `Decoder.stretches`. The fewest passes, 1 + ceil((R*C - 1) / W), need every draft to be accepted; drafts
-        that the horizontal heads make for `spatial` in row 0 are left out."""
+        by the horizontal heads for `spatial` in grid row 0 are not counted."""
         W = self.width(grid)
         fewest = -(-(grid.size - 1) // W)
         count = fewest if passes is None else max(passes - 1, fewest)
@@ -129,7 +129,7 @@ class Raster(Decoder):
         return PREFILL, each
 
     def run(self, verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid: Grid) -> Decoded:
-        """Decodes a batch; every image goes at its own speed."""
+        """Decodes a batch; images proceed at their own speed."""
         state = _start(verifier, cache, hidden, grid, self)
         body = partial(_pass, verifier, grid, self)
         state = jax.lax.while_loop(lambda s: verifier.goes_on(s.first < grid.size, s.passes), body, state)
@@ -139,15 +139,15 @@ class Raster(Decoder):
 @flax.struct.dataclass
 class State:
     """Attributes:
-    tokens: final up to `first`, drafts behind.
+    tokens: final up to `first`, then drafts.
     first: n, the first position that is not final; R*C when the image is finished.
-    last: the last position with a hidden state: that of the last window's last input predicted it.
+    last: the last position with a hidden state: the one that the previous window's last input predicted.
     log_q: of the drafts at n .. n+W-2, X = W - 1 of them; None for `match`.
-    row: h of the last C positions up to `last`; None without heads.
+    row: h of the last C positions up to `last`; None without draft heads.
     passes, trace: as in `Decoded`.
-    past: the last passes; None where none are remembered.
-    others: alternatives to the drafts; None where there are none.
-    cache: right for every final token but the newest.
+    past: the last passes; None without a history.
+    others: alternatives to the drafts; None without any.
+    cache: up to date for every final token but the newest.
     """
 
     tokens: Int32[Array, "B tokens"]
@@ -177,7 +177,7 @@ def _start(verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid
 
 
 def _pass(verifier: Verifier, grid: Grid, decoder: Raster, s: State) -> State:
-    """One verifier pass and everything that follows from it."""
+    """One verifier pass: accepts, commits and redrafts."""
     W = decoder.width(grid)
     inputs = s.first[:, None] - 1 + jnp.arange(W, dtype=jnp.int32)
     positions = inputs + 1
@@ -195,12 +195,12 @@ def _pass(verifier: Verifier, grid: Grid, decoder: Raster, s: State) -> State:
         chance = token_chance
         if decoder.acceptance == "grouped":
             chance = partial(grouped_chance, group=decoder.group, embed=verifier.embed)
-        settled, m = settle(verifier, decoder.coupling, chance, codes[:, 1:], log_p, s.log_q, positions, passes)
+        new, m = accept_window(verifier, decoder.coupling, chance, codes[:, 1:], log_p, s.log_q, positions, passes)
     first = jnp.minimum(s.first + m + 1, grid.size)
     index = jnp.arange(grid.size, dtype=jnp.int32)
     newly = (index >= s.first[:, None]) & (index < first[:, None])
     trace = jnp.where(newly, passes[:, None], s.trace)
-    tokens = scatter(s.tokens, positions, settled)
+    tokens = scatter(s.tokens, positions, new)
 
     with jax.named_scope("draft"):
         past, others, right = s.past, s.others, m + 1
@@ -211,8 +211,8 @@ def _pass(verifier: Verifier, grid: Grid, decoder: Raster, s: State) -> State:
             tokens = scatter(tokens, jnp.where(known, first, grid.size)[:, None], following)
             right += known
         if past is not None:
-            settled = history.recall(past, passes, tokens, positions, right, grid)
-            tokens = scatter(tokens, positions, settled)
+            recalled = history.recall(past, passes, tokens, positions, right, grid)
+            tokens = scatter(tokens, positions, recalled)
         if others is not None:
             others = alternatives.runners_up(decoder.alternatives, verifier, log_p, positions, right, tokens)
         last = positions[:, -1]
@@ -229,7 +229,7 @@ def _pass(verifier: Verifier, grid: Grid, decoder: Raster, s: State) -> State:
 def _refill(
     verifier: Verifier, grid: Grid, decoder: Raster, vocabulary: int, seen: Seen
 ) -> tuple[Int32[Array, "B tokens"], Float32[Array, "B X {vocabulary}"]]:
-    """Puts X = W - 1 drafts behind the last position seen; also gives the drafts' log q."""
+    """Writes X = W - 1 drafts after the last position seen; also returns their log q."""
     count = decoder.width(grid) - 1
     if count == 0:
         return seen.tokens, jnp.zeros((seen.tokens.shape[0], 0, vocabulary), jnp.float32)
@@ -241,7 +241,7 @@ def _refill(
 def _last_row(
     row: Float[Array, "G C D"], hidden: Float[Array, "G W D"], moved: Int32[Array, " B"]
 ) -> Float[Array, "G C D"]:
-    """h of the last C positions, from the old ones and a window that `moved` on."""
+    """h of the last C positions, from the old ones and those of a window that `moved` on."""
     C, W = row.shape[1], hidden.shape[1]
     if W >= C:
         return hidden[:, W - C :]

@@ -1,13 +1,14 @@
-"""The row loop (SSD, arXiv 2606.20543): draft a block of positions at once, correct it in rounds, commit it.
+"""The row loop (SSD, arXiv 2606.20543): drafts a block of positions at once, corrects it in rounds, commits it.
 
-Row 0 goes in blocks of k_h tokens, drafted by the horizontal heads of the last committed token; then whole rows are
-drafted by the vertical heads of the row above. A round verifies the block in one pass and lets every position by itself
-keep its token or take a residual draw; a commit pass then fixes the cache and gives the states for the next draft.
+Grid row 0 is decoded in blocks of k_h tokens, drafted by the horizontal draft heads at the last committed token; the
+vertical heads then draft entire grid rows from the row above. A round verifies the block in one pass: every position
+independently accepts its token or takes a residual draw. A commit pass then updates the cache and gives the states for
+the next draft.
 
 Not lossless for a fixed number of rounds: a position is corrected against neighbours that may still change. With
 rounds="auto" a block is verified until a pass changes nothing, and that is lossless: after t rounds position i follows
-p_i given the tokens the earlier positions had one round before, whatever those are, so the first t positions are
-settled, and a pass that changes nothing would change nothing ever after.
+p_i given the tokens that the earlier positions had one round before, whatever those are, so the first t positions are
+final, and once a pass changes nothing no later pass would.
 """
 
 import dataclasses
@@ -24,30 +25,30 @@ from ssd_jax.errors import UserError, is_whole, require_one_of, require_whole
 from ssd_jax.sequence.layout import Grid
 
 MOST_ROUNDS = 10_000
-"""Rounds of a block at most; with so many `ar` takes fewer passes."""
+"""The most rounds of a block; with more `ar` takes fewer passes."""
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class SSD(Decoder):
-    """Spatially speculative decoding by rows.
+    """Spatially speculative decoding by grid rows.
 
     Passes on an R x C grid with k_h horizontal heads, b = rounds and i = extra_rounds:
 
         1 + 2 ceil((C - 1) / k_h) + ceil((R - 1) / rows) (b + i + 1)
 
-    (prefill; row 0, verify and commit per block; the other blocks' rounds and commit). With rows = 2 and an even R the
-    last block has one row; it gets all b + i rounds. `ssd2` on 48 x 48: 1 + 2 * 10 + 24 * 5 = 141. With rounds="auto"
-    the count depends on the picture; the pass that changes nothing is the commit pass.
+    (prefill; grid row 0, verify and commit per block; the other blocks' rounds and commit). With rows = 2 and an even R
+    the last block has one row; it gets all b + i rounds. `ssd2` on 48 x 48: 1 + 2 * 10 + 24 * 5 = 141. With
+    rounds="auto" the count depends on the image; the pass that changes nothing is the commit pass.
 
     Attributes:
-        rounds: b, verification rounds per block of rows, or "auto". Row 0 has one per block, or "auto".
-        extra_rounds: i, with the staged schedule: rounds on the second row after the first is final. They compute the
-            first row's keys and values anew before they attend to them, so it needs no commit pass of its own.
-        rows: k_v, rows per block, 1 or 2; as many vertical heads are needed.
-        schedule: "joint" (all rounds on both rows) or "staged".
-        mask: "raster", or "row": while rounds are on, what is fed sees only its own row of the block (see
-            `sequence.masks.row`), in the extra rounds, too. Commit passes use the raster mask.
+        rounds: b, verification rounds per block of grid rows, or "auto". Grid row 0 has one per block, or "auto".
+        extra_rounds: i, with the staged schedule: rounds on the second grid row after the first is final. They
+            recompute the first row's keys and values before attending to them, so it needs no own commit pass.
+        rows: k_v, grid rows per block, 1 or 2; as many vertical draft heads are needed.
+        schedule: "joint" (all rounds on both grid rows) or "staged".
+        mask: "raster", or "row": in rounds, extra ones included, an input sees only its own grid row of the block (see
+            `sequence.masks.row`). Commit passes use the raster mask.
     """
 
     rounds: Rounds = 2
@@ -89,7 +90,7 @@ class SSD(Decoder):
         return self.rounds == AUTO
 
     def stretches(self, grid: Grid, horizontal: int, passes: Count | None = None) -> Stretches:
-        """See `Decoder.stretches`; passes of an adaptive one beyond the fewest count as rounds below row 0."""
+        """See `Decoder.stretches`; passes of an adaptive one beyond the fewest count as rounds below grid row 0."""
         start = first_row_stretches(grid, horizontal, AUTO if self.adaptive else 1)
         blocks, X = -(-(grid.rows - 1) // self.rows), self.rows * grid.cols
         drafts = dict(drafts=blocks, vertical=self.rows, sources=grid.cols)

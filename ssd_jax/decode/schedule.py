@@ -1,4 +1,4 @@
-"""When a wave drafts, corrects and settles the tokens of a grid: tables that are made before anything runs."""
+"""Computes the static schedule of a wave: when it drafts, corrects and commits each token of a grid."""
 
 import functools
 from typing import NamedTuple
@@ -10,18 +10,18 @@ from ssd_jax.sequence.layout import Grid
 
 
 class Schedule(NamedTuple):
-    """What every pass does; passes are numbered from 1, the prefill, and the tables have a line for each of 2 .. P.
+    """Tables of what every pass does. Passes are numbered from 1, the prefill; tables have a line for each of 2 .. P.
 
     Attributes:
-        final: the pass that settles each token.
-        drafted: the pass after which each row is drafted.
+        final: the pass in which each token becomes final.
+        drafted: the pass after which each grid row is drafted.
         fed: positions whose tokens are fed; padding is R*C.
-        ends: how many of a line's are the last of their row, at most.
+        ends: the most positions of a line that are the last of their grid row.
         live: positions that are corrected; padding is R*C.
-        outputs: which of the W outputs predicts each.
-        new: the row that is fed for the first time, -1 for none.
+        outputs: for each of them, which of the W outputs predicts it.
+        new: the grid row that is fed for the first time, -1 for none.
         states: which of the W outputs predict that row; token 0 has none, the prefill predicts it.
-        below: the row that is drafted after the pass, R for none; the one above it is the newest.
+        below: the grid row that is drafted after the pass, R for none; the row above it is the newest.
     """
 
     final: Int32[np.ndarray, " tokens"]
@@ -36,20 +36,20 @@ class Schedule(NamedTuple):
 
 
 def count_passes(grid: Grid, down: int | float, right: int | float) -> int:
-    """P of the schedule, the prefill included."""
+    """P, the number of passes of the schedule, the prefill included."""
     return int(_final(grid, down, right, np.array([grid.size - 1]))[0])
 
 
 @functools.lru_cache(maxsize=16)
 def slanted(grid: Grid, down: int | float, right: int | float, depth: int) -> Schedule:
-    """The schedule of `Wave`, which see; for down >= 1, right >= 0 and depth >= 1.
+    """The schedule of `Wave`, see there; for down >= 1, right >= 0 and depth >= 1.
 
-    A row is drafted as a whole, because the one below it needs its last token. In pass k it is fed
+    A grid row is drafted at once, because the row below it needs its last token. The inputs of pass k are
 
-    - what is corrected, and the token before each of these, which predicts it,
-    - what became final in pass k - 1: its keys and values are computed anew,
-    - a row that was drafted after pass k - 1, so that it can be seen; all of it is corrected then, so that there are
-      states for the draft heads.
+    - tokens that are corrected, and the token before each of these, which predicts it,
+    - tokens that became final in pass k - 1, whose keys and values are recomputed,
+    - a grid row that was drafted after pass k - 1, so that it can be seen; all of it is corrected then, so that there
+      are states for the draft heads.
     """
     R, C, N = grid.rows, grid.cols, grid.size
     final = _final(grid, down, right, np.arange(N))
@@ -91,14 +91,14 @@ def slanted(grid: Grid, down: int | float, right: int | float, depth: int) -> Sc
 def _final(
     grid: Grid, down: int | float, right: int | float, positions: Int[np.ndarray, " X"]
 ) -> Int32[np.ndarray, " X"]:
-    """The passes that settle tokens at `positions`."""
+    """The passes in which the tokens at `positions` become final."""
     row, col = np.divmod(positions, grid.cols)
-    # The little more than nothing is for products that come out just below a whole number.
+    # The small constant is for products that are rounded to just below an integer.
     return np.where(positions == 0, 1, 2 + np.floor(down * row + right * col + 1e-9)).astype(np.int32)
 
 
 def _padded(lines: list[Int[np.ndarray, " _"]], fill: int) -> Int32[np.ndarray, "lines longest"]:
-    """Lines of different length as one array."""
+    """Pads lines of different length to one array."""
     width = max((len(line) for line in lines), default=0)
     padded = [np.pad(line, (0, width - len(line)), constant_values=fill) for line in lines]
     return np.array(padded, np.int32).reshape(len(lines), width)

@@ -1,4 +1,4 @@
-"""What every decoder returns, and what loops share."""
+"""Defines the result of a decoder, and helpers that the loops share."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ from ssd_jax.sampling.choice import choose
 
 @flax.struct.dataclass
 class Decoded:
-    """What a decoder returns.
+    """The result of a decoder.
 
     Attributes:
-        tokens: int32 [B, R*C], the pictures.
+        tokens: int32 [B, R*C], the images.
         passes: int32 [B], verifier passes made for each image, prefill included.
         trace: int32 [B, R*C], the pass (from 1, the prefill) in which each token became final.
-        cache: the cache, so that its buffer can be used again.
+        cache: the cache, so that its buffer can be reused.
     """
 
     tokens: Any
@@ -31,10 +31,10 @@ class Decoded:
 def first_token(
     verifier: Verifier, hidden: Float[Array, "G 1 D"], size: int
 ) -> tuple[Int32[Array, "B {size}"], Int32[Array, "B {size}"], int]:
-    """Pictures of `size` tokens of which token 0 is drawn, from the prefill's last hidden state.
+    """Starts images of `size` tokens: draws token 0 from the prefill's last hidden state.
 
     Returns:
-        tokens and trace, 0 behind token 0; and V.
+        tokens and trace, 0 after token 0; and V.
     """
     log_p = verifier.log_p(hidden)
     B, _, V = log_p.shape
@@ -46,7 +46,7 @@ def first_token(
 
 
 def gather(tokens: Int32[Array, "B tokens"], positions: Int32[Array, "B W"]) -> Int32[Array, "B W"]:
-    """The tokens at `positions`; places outside the grid give the nearest token's."""
+    """The tokens at `positions`; positions outside the grid give the nearest token."""
     return jnp.take_along_axis(tokens, jnp.clip(positions, 0, tokens.shape[1] - 1), axis=1)
 
 
@@ -55,7 +55,7 @@ def scatter(
     positions: Int32[Array, "B W"],
     values: Int32[Array, "B W"] | Int32[Array, " B"],
 ) -> Int32[Array, "B tokens"]:
-    """Writes values, one for each position or each image, into an array; places past the end are dropped."""
+    """Writes values, one per position or per image, into an array; positions past the end are dropped."""
     rows = jnp.arange(array.shape[0], dtype=jnp.int32)[:, None]
     values = values if values.ndim == positions.ndim else values[:, None]
     return array.at[rows, positions].set(values, mode="drop")

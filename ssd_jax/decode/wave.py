@@ -1,4 +1,4 @@
-"""The wave: tokens settle along a slanted front, upper neighbours first, whatever is still open to the right."""
+"""The wave loop: commits tokens along a slanted front, upper neighbours first."""
 
 import dataclasses
 
@@ -18,10 +18,10 @@ from ssd_jax.sampling.choice import choose
 from ssd_jax.sequence.layout import Grid
 
 DRAFTERS = ("random", "above", "spatial")
-"""Those that need nothing of a row below row 0 to draft it; the others look to the left."""
+"""Drafters that need no token of a grid row to draft it, below grid row 0; the others look to the left."""
 
 STEEPEST = 10_000
-"""Passes between neighbours, at most."""
+"""The most passes between neighbours."""
 
 State = tuple[
     Int32[Array, ""],
@@ -31,38 +31,38 @@ State = tuple[
     Int32[Array, "B tokens"],
     Cache,
 ]
-"""Line of the schedule, tokens, h of the newest row, passes, trace, cache."""
+"""Line of the schedule, tokens, h of the newest grid row, passes, trace, cache."""
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class Wave(Decoder):
-    """Correction of many rows at once, against a deadline for every token (ours; not lossless).
+    """Corrects many grid rows at once, with a deadline for every token (ours; not lossless).
 
-    The token at row r and column c is final in pass
+    The token at grid row r and column c is final in pass
 
         2 + floor(down * r + right * c)
 
-    (token 0 in the prefill), which for the last one is the number of passes. A row is drafted as a whole `depth` passes
-    before its first token is final, but not before the row above it. Every pass draws anew the tokens that have no more
-    than `depth` passes left, with `ar`'s own noise: the match coupling of the raster loop, but a token is final at its
-    time, not when everything before it is. With down = C and right = 1 no two tokens settle in one pass, and the
-    picture is `ar`'s.
+    (token 0 in the prefill), which for the last one is the number of passes. A grid row is drafted at once, `depth`
+    passes before its first token is final, but not before the row above it. Every pass redraws the tokens that have at
+    most `depth` passes left, with `ar`'s own noise: the match coupling of the raster loop, but a token is final at its
+    deadline, not when everything before it is. With down = C and right = 1 no two tokens become final in one pass, and
+    the image is `ar`'s.
 
-    With right = 0 whole rows settle at once, as in SSD: a token's left neighbour may change in the very pass in which
-    the token becomes final. On a slanted front, right > 0, fewer tokens settle together; with right = 1/2 every other
-    one finds its left neighbour final, with right >= 1 each does. The one above always is.
+    With right = 0 entire grid rows are committed at once, as in SSD: a token's left neighbour may change in the same
+    pass in which the token becomes final. On a slanted front, right > 0, fewer tokens are committed together; with
+    right = 1/2 every other one has a final left neighbour, with right >= 1 each does. The one above always is final.
 
-    What is seen of a token that is not final may be old: a row is fed when it has been drafted, and its tokens, which
-    that pass corrects, are fed again when their last `depth` passes begin. The keys and values of a final token are
-    computed once more, in the next pass. Where tokens settle in raster order, down >= right * (C - 1), the cache is
-    then right up to the first token of the last pass. Elsewhere tokens of the row above may change after that.
+    The cache may be out of date for a token that is not final: a grid row is fed when it has been drafted, and its
+    tokens, which that pass corrects, are fed again when their last `depth` passes begin. The keys and values of a final
+    token are recomputed once, in the next pass. Where tokens become final in raster order, down >= right * (C - 1), the
+    cache is then up to date up to the first token of the last pass. Elsewhere tokens of the row above may still change.
 
     Attributes:
-        down: passes by which a row is behind the one above it, at least 1.
+        down: passes by which a grid row is behind the one above it, at least 1.
         right: passes by which a column is behind the one to its left.
-        depth: passes that correct a token, fewer where its row was drafted later than that; and all of a row is
-            corrected once when it has been drafted.
+        depth: passes that correct a token, fewer if its grid row was drafted later than that; in addition, all of a row
+            is corrected once when it has been drafted.
         drafter: "random" | "above" | "spatial", as for `Raster`; the last needs draft heads.
     """
 
@@ -85,20 +85,20 @@ class Wave(Decoder):
         return drafting.HEADS.get(self.drafter, (0, 0))
 
     def schedule(self, grid: Grid) -> Schedule:
-        """Which tokens every pass feeds and corrects."""
+        """The tokens that every pass feeds and corrects."""
         return slanted(grid, self.down, self.right, self.depth)
 
     def passes(self, grid: Grid) -> int:
-        """How many passes a picture takes, the prefill included."""
+        """Number of passes of an image, the prefill included."""
         return count_passes(grid, self.down, self.right)
 
     def check(self, grid: Grid) -> None:
         """See `Decoder.check`."""
         if self.passes(grid) > grid.size + 1:
-            raise UserError(f"A wave of {self.passes(grid)} passes is too slow for a picture of {grid.size} tokens.")
+            raise UserError(f"A wave of {self.passes(grid)} passes is too slow for an image of {grid.size} tokens.")
 
     def stretches(self, grid: Grid, horizontal: int, passes: Count | None = None) -> Stretches:
-        """See `Decoder.stretches`; every window is as wide as the widest. Drafts of row 0 are left out."""
+        """See `Decoder.stretches`; every window is as wide as the widest. Drafts of grid row 0 are not counted."""
         del horizontal, passes
         if grid.size == 1:
             return (PREFILL,)
@@ -107,7 +107,7 @@ class Wave(Decoder):
         return PREFILL, Stretch(self.passes(grid) - 1, plan.fed.shape[1], plan.live.shape[1], **drafts)
 
     def run(self, verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid: Grid) -> Decoded:
-        """Decodes a batch; all images go at the same speed."""
+        """Decodes a batch; all images proceed at the same speed."""
         plan, C = self.schedule(grid), grid.cols
         tokens, trace, V = first_token(verifier, hidden, grid.size)
         B, one = tokens.shape[0], trace[:, 0]
@@ -119,7 +119,7 @@ class Wave(Decoder):
             passes: Int32[Array, " B"],
             count: int,
         ) -> Int32[Array, "B tokens"]:
-            """Drafts `count` positions behind `last`; `row` has h of the C positions up to there."""
+            """Drafts `count` positions after `last`; `row` has h of the C positions up to there."""
             codes, _ = drafting.draft(self.drafter, verifier, grid, V, Seen(tokens, last, row, passes), count)
             return scatter(tokens, last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32), codes)
 
@@ -148,7 +148,7 @@ class Wave(Decoder):
                 states = jnp.where((new[k] == 0) & (jnp.arange(C) == 0)[:, None], start, states)
                 newest = jnp.where(new[k] >= 0, states, newest)
                 last = jnp.broadcast_to(below[k] * C - 1, (B,))
-                # A real branch: most passes draft nothing on grids that are wide.
+                # A real branch: on wide grids most passes draft nothing.
                 tokens = jax.lax.cond(
                     below[k] < grid.rows, lambda: draft(tokens, last, newest, passes, C), lambda: tokens
                 )

@@ -1,1 +1,1 @@
-"""How good pictures are: image features, distances between sets of pictures, retrieval, the verifier's own opinion."""
+"""Evaluation of images: features, distances between sets of images, retrieval, likelihood under the verifier."""

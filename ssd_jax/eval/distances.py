@@ -1,8 +1,8 @@
-"""Distances between two sets of pictures of the same prompts, as feature vectors; float64 NumPy.
+"""Computes distances between two sets of images of the same prompts, given as feature vectors; float64 NumPy.
 
-Two pictures of one prompt are more alike than two of different prompts, whoever drew them. So prompts, not pictures,
-are what was sampled, and intervals are over prompts. Both distances may be negative: where two sets follow one law they
-are 0 on average, KID exactly, FD but for terms of the second order in 1 / prompts.
+Two images of one prompt are more alike than two of different prompts, whatever decoder made them. So prompts, not
+images, are the samples, and intervals are over prompts. Both distances may be negative: for two sets of the same
+distribution they are 0 on average, KID exactly, FD up to terms of second order in 1 / prompts.
 """
 
 import numpy as np
@@ -11,16 +11,16 @@ from ssd_jax.errors import UserError
 from ssd_jax.eval.estimates import NORMAL_95, Estimate
 
 LEAST = 8
-"""Prompts that a distance needs: with fewer, its interval would hold the true value too seldom."""
+"""Fewest prompts of a distance: with fewer, its interval would contain the true value too rarely."""
 
 DIMS = 16
-"""Axes in which the Fréchet distance is measured, however many pictures there are: it grows with the axes."""
+"""Number of axes of the Fréchet distance, whatever the number of images: it grows with the axes."""
 
 ENOUGH = 8 * DIMS
-"""Pictures from which on the bias that is left in FD, in so many axes, is small beside its interval."""
+"""Number of images from which on the remaining bias of FD, in `DIMS` axes, is small beside its interval."""
 
 PARTS, SWAPS = 32, 32
-"""For the Fréchet distance: in so many parts, at most, prompts are left out, and so often sets exchange pictures."""
+"""For the Fréchet distance: the most groups of prompts in the jackknife, and the number of random exchanges."""
 
 
 def kernel_distance(x: np.ndarray, y: np.ndarray, prompts: np.ndarray | None = None) -> Estimate:
@@ -28,16 +28,16 @@ def kernel_distance(x: np.ndarray, y: np.ndarray, prompts: np.ndarray | None = N
 
     The mean of h = k(x, x') + k(y, y') - k(x, y') - k(x', y) over pairs of different prompts, a U-statistic (Gretton et
     al. 2012, JMLR 13, lemma 6), for which the x and y of one prompt may depend on each other. Unbiased. The interval
-    has all values that the mean found is not too far from, by the variance that it would have if they were true.
+    has all values from which the observed mean is not too far, by the variance that it would have if they were true.
 
     Args:
-        x, y: [N, d]; picture i of either was drawn for the same prompt, or no prompt of one is a prompt of the other.
+        x, y: [N, d]; image i of both has the same prompt, or no prompt of one set is a prompt of the other.
         prompts: [N], the prompt of each; None: all are different.
     """
     x, y, prompts = _pair(x, y, prompts)
     inner = [(a @ b.T / x.shape[1] + 1.0) ** 3 for a, b in ((x, x), (y, y), (x, y))]
     members = np.eye(prompts.max() + 1)[:, prompts]
-    share = members / members.sum(axis=1, keepdims=True)  # times values of pictures, the mean of every prompt's
+    share = members / members.sum(axis=1, keepdims=True)  # a product with values of images gives their mean per prompt
     return _score_interval(share @ (inner[0] + inner[1] - inner[2] - inner[2].T) @ share.T)
 
 
@@ -45,10 +45,10 @@ def _score_interval(h: np.ndarray) -> Estimate:
     """The mean m of a symmetric h [P, P] over pairs of different prompts, whose true value t is the squared length of a
     vector, the mean of one number vector per prompt.
 
-    Var m = 2 / P(P-1) (b + 2 (P-1) a), where a = E h12 h13 - t^2 and b = E h12^2 - t^2 - 2 a (Hoeffding 1948). Close to
-    t = 0 the distance and the error of an interval around m go together: a is t times the variance along the vector. So
-    the interval is made as Wilson's is for shares, of all t with (m - t)^2 <= 1.96^2 Var m(t). That variance along the
-    vector is a / t; where m cannot be told from 0, the largest along any direction.
+    Var m = 2 / P(P-1) (b + 2 (P-1) a), where a = E h12 h13 - t^2 and b = E h12^2 - t^2 - 2 a (Hoeffding 1948). Near
+    t = 0 the variance depends on the distance: a is t times the variance along the vector. So the interval has, as
+    Wilson's for shares, all t with (m - t)^2 <= 1.96^2 Var m(t). The variance along the vector is a / t or, where m is
+    not distinguishable from 0, the largest along any direction.
     """
     P = len(h)
     across = h - h.mean(axis=0) - h.mean(axis=1, keepdims=True) + h.mean()
@@ -69,9 +69,9 @@ def _score_interval(h: np.ndarray) -> Estimate:
 
 
 def principal_axes(features: np.ndarray, dims: int = DIMS) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [d] and the first principal axes [d, dims] of features [N, d]; fewer only where there are no more.
+    """Mean [d] and the first principal axes [d, dims] of features [N, d]; fewer if there are no more.
 
-    Of a set of its own: along the axes of a set that is compared, that set would vary most, and so seem different.
+    Use a separate set: along the axes of a compared set, that set would vary most, and so seem different.
     """
     features = np.asarray(features, np.float64)
     mean = features.mean(0)
@@ -87,13 +87,13 @@ def frechet_distance(
 ) -> Estimate:
     """FD between Gaussians fitted to two sets: |m - n|^2 + tr(A + B - 2 (A B)^(1/2)) (arXiv 1706.08500, eq. 6).
 
-    The fit alone is biased upwards by about dims^2 / N; the jackknife over prompts takes that off. Where both sets
-    follow one law, the jackknife's variance is twice the true one. The true one is found by exchanging the sets'
-    pictures of prompts at random; what the jackknife has beyond twice of it comes from the distance itself.
+    The fit alone is biased upwards by about dims^2 / N; the jackknife over prompts removes that. If both sets have the
+    same distribution, the jackknife's variance is twice the true one. The true one is estimated by exchanging the sets'
+    images of prompts at random; any excess of the jackknife over twice of it comes from the distance itself.
 
     Args:
         x, y, prompts: as for `kernel_distance`.
-        axes: from `principal_axes`, the subspace to measure in; None measures in all d dimensions.
+        axes: from `principal_axes`, the subspace of the distance; None uses all d dimensions.
     """
     x, y, prompts = _pair(x, y, prompts)
     if axes is not None:
@@ -114,8 +114,8 @@ def frechet_distance(
 
 
 def _frechet(z: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """FD of several pairs of sets among pictures z [2 N, d], [P]: `first` [P, 2 N] has 1 for those in a pair's first
-    set; the second has the same of the other N."""
+    """FD of several pairs of sets among images z [2 N, d], [P]: `first` [P, 2 N] is 1 for the images of a pair's first
+    set; the other N are its second set."""
     z = z - z.mean(0)
     products = (z[:, :, None] * z[:, None, :]).reshape(len(z), -1)
 
@@ -135,7 +135,7 @@ def _frechet(z: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def _pair(x: np.ndarray, y: np.ndarray, prompts: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Both sets, and the prompts as numbers from 0."""
+    """Both sets, and the prompts numbered from 0."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.ndim != 2 or x.shape != y.shape:
         raise UserError(
@@ -143,5 +143,5 @@ def _pair(x: np.ndarray, y: np.ndarray, prompts: np.ndarray | None) -> tuple[np.
         )
     labels, numbers = np.unique(np.arange(len(x)) if prompts is None else prompts, return_inverse=True)
     if len(numbers) != len(x) or len(labels) < LEAST:
-        raise UserError(f"A distance needs pictures of at least {LEAST} prompts, and the prompt of each.")
+        raise UserError(f"A distance needs images of at least {LEAST} prompts, and the prompt of each.")
     return x, y, numbers

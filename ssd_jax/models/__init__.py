@@ -1,1 +1,1 @@
-"""Pure-functional Flax (linen) modules: the transformer, the draft heads, the VQ tokenizer."""
+"""Flax (linen) modules without state: the transformer, the draft heads, the image tokenizers."""

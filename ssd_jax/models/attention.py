@@ -1,4 +1,4 @@
-"""Attention over the cache, and the one place where its implementation is chosen."""
+"""Attention over the key/value cache, and the table of its implementations."""
 
 from collections.abc import Callable
 
@@ -15,10 +15,10 @@ from ssd_jax.sampling.reductions import largest, softmax, total
 from ssd_jax.sequence import cache
 
 MASKED = -1e30
-"""A finite score for what may not be seen: a row of the softmax never becomes NaN."""
+"""A finite score for masked slots, so that a softmax never becomes NaN."""
 
 LayerCache = tuple[Float[Array, "B _ _ H"], Float[Array, "B _ _ H"]]
-"""Keys and values of a layer, their axes as `sequence.cache.AXES` has them."""
+"""Keys and values of a layer, with the axis order of `sequence.cache.AXES`."""
 
 
 def plain(
@@ -28,10 +28,10 @@ def plain(
     mask: Bool[Array, "B W T"],
     products: Products,
 ) -> Float32[Array, "B W N H"]:
-    """Masked softmax attention, its scores an array."""
+    """Masked softmax attention that materialises the scores."""
     B, W, N, H = q.shape
     K = keys.shape[1]
-    # Query heads of one key/value head and the window form the rows of one matrix product.
+    # The query heads of one key/value head and the window together are the rows of one matrix product.
     rows = q.reshape(B, W, K, N // K, H).transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
     scores = products.batched("bkrh,bkth->bkrt", rows, keys).reshape(B, K, N // K, W, -1)
     weights = softmax(jnp.where(mask[:, None, None], scores * H**-0.5, MASKED))
@@ -46,11 +46,11 @@ def fused(
     mask: Bool[Array, "B W T"],
     products: Products,
 ) -> Float32[Array, "B W N H"]:
-    """The same by `jax.nn.dot_product_attention`; on NVIDIA GPUs by cuDNN, which never writes the scores to memory and
-    takes only 16-bit keys and values. What it gives is rounded to their dtype."""
-    del products  # operands are as the cache is
+    """The same with `jax.nn.dot_product_attention`; on NVIDIA GPUs it runs cuDNN, which never writes the scores to
+    memory and accepts only 16-bit keys and values. The result is rounded to their dtype."""
+    del products  # operands have the dtype of the cache
     if jax.default_backend() == "cpu":
-        # Not for speed: so compiled (see `compiling`), XLA has no products with bfloat16 results for a CPU.
+        # Not for speed: with the options of `compiling`, XLA has no CPU products with bfloat16 results.
         keys, values = keys.astype(jnp.float32), values.astype(jnp.float32)
     implementation = "cudnn" if jax.default_backend() == "gpu" and keys.dtype.itemsize == 2 else "xla"
     out = jax.nn.dot_product_attention(
@@ -60,7 +60,7 @@ def fused(
 
 
 ATTENTIONS: dict[str, Callable[..., Float32[Array, "B W N H"]]] = {"plain": plain, "fused": fused}
-"""Name -> implementation; a cache is laid out for one of them (`sequence.cache.AXES`)."""
+"""Name -> implementation; the axis order of a cache belongs to one of them (`sequence.cache.AXES`)."""
 
 
 def beside(
@@ -72,25 +72,25 @@ def beside(
     attention: str,
     products: Products,
 ) -> Float32[Array, "B E N H"]:
-    """Attention of inputs that are not written to the cache: each over what the mask shows it there, and over itself.
+    """Attention of inputs that are not written to the cache: each over the slots that its mask allows, and itself.
 
     Args:
         q, k, v: of these inputs; q and k rotated.
-        layer: the cache, laid out for `attention`.
-        mask: what each sees of it.
+        layer: the cache, in the axis order of `attention`.
+        mask: the slots that each may attend to.
         attention: one of `ATTENTIONS`.
         products: how to multiply.
     """
     B, E, N, H = q.shape
     K, kept = k.shape[2], "bkth" if attention == "plain" else "btkh"
     keys, values = layer
-    k, v = (x.astype(keys.dtype).astype(jnp.float32) for x in (k, v))  # as the cache would have them
+    k, v = (x.astype(keys.dtype).astype(jnp.float32) for x in (k, v))  # as in a cache
     q = q.reshape(B, E, K, N // K, H)
     rows = q.transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
     scores = products.batched(f"bkrh,{kept}->bkrt", rows, keys).reshape(B, K, N // K, E, -1)
     scores = jnp.where(mask[:, None, None], scores * H**-0.5, MASKED)
     own = jnp.einsum("bekgh,bekh->bkge", q, k)[..., None] * H**-0.5
-    # One softmax over both, without an array of both.
+    # One softmax over both, without concatenating them.
     highest = jnp.maximum(largest(scores), own)
     weights, own = jnp.exp(scores - highest), jnp.exp(own - highest)
     out = products.batched(f"bkrt,{kept}->bkrh", weights.reshape(B, K, N // K * E, -1), values)
@@ -99,7 +99,7 @@ def beside(
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions, over a cache or over the window itself."""
+    """Grouped-query attention with rotary positions, over a cache or within the window."""
 
     config: ModelConfig
     products: Products = Products()
@@ -115,8 +115,8 @@ class Attention(nn.Module):
         attention: str = "plain",
         kept: DTypeLike = jnp.float32,
     ) -> tuple[Float32[Array, "B W D"], LayerCache | None]:
-        """What is added to x, and the layer's cache with the window written in; `kept` is the dtype that a cache would
-        have, where there is none. Inputs behind those that have slots are not written (see `beside`)."""
+        """The residual to add to x, and the layer's cache with the window written in; without a cache, `kept` is the
+        dtype that it would have. Inputs after those with slots are not written to the cache (see `beside`)."""
         c, linear = self.config, self.products.linear
         D, N, K, H = c.width, c.heads, c.kv_heads, c.head_dim
         scale = D**-0.5
@@ -129,7 +129,7 @@ class Attention(nn.Module):
         q, k = normalise(c, "heads", "q_norm")(q), normalise(c, "kv_heads", "k_norm")(k)
         q, k = rotate(q, angles), rotate(k, angles)
         if layer is None:
-            keys, values = (new.swapaxes(1, 2).astype(kept) for new in (k, v))  # as a cache would keep them
+            keys, values = (new.swapaxes(1, 2).astype(kept) for new in (k, v))  # as in a cache
         else:
             assert slots is not None, "a cache is written at slots"
             W = slots.shape[1]

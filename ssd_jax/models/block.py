@@ -1,4 +1,4 @@
-"""A block of the transformer: attention and mlp, each behind its norm, with residual connections."""
+"""The transformer block: pre-norm attention and mlp with residual connections."""
 
 import flax.linen as nn
 import jax
@@ -29,7 +29,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and mlp with residual connections; everything between two products is float32."""
+    """Pre-norm attention and mlp with residual connections; activations between products are float32."""
 
     config: ModelConfig
     products: Products = Products()

@@ -1,17 +1,17 @@
-"""Static descriptions of the models."""
+"""Defines the static configurations of the backbone, the draft heads and the bundled model's image tokenizer."""
 
 import dataclasses
 
 from ssd_jax.errors import UserError
 
 NONE, UNKNOWN = -1, -2
-"""What stands for a special id that the backbone does not have, and for one that it has but nothing tells."""
+"""Markers for a special id that the backbone does not have, and for one that it has but no file gives."""
 
 SPECIAL = ("pad", "unk", "bos", "boi", "row_end")
-"""Special tokens that `ModelConfig` has, each as `<name>_id`."""
+"""Names of the special tokens of `ModelConfig`, each the field `<name>_id`."""
 
 QK_NORMS = ("", "rms", "layer")
-"""What `ModelConfig.qk_norm` may say."""
+"""Valid values of `ModelConfig.qk_norm`."""
 
 
 class ConfigError(UserError):
@@ -63,25 +63,26 @@ class ModelConfig:
     """A Llama-style decoder over one sequence of text ids and visual codes.
 
     Attributes:
-        vocab_size: rows of the embedding table: text, special and, unless they have a table of their own, visual ids.
+        vocab_size: size of the embedding table: text ids, special ids and, unless the codes have their own table,
+            visual ids.
         visual_offset: id of visual code 0; code c is id `visual_offset + c`.
-        visual_size: number of visual codes, V; the output head has only these rows.
+        visual_size: number of visual codes, V; the only outputs of the output head.
         layers, width, mlp_width, heads, kv_heads, head_dim: L, D, F, N, K, H.
         rope_theta: base of the rotary position embedding (half-split pairs).
         norm_eps: epsilon of every RMSNorm.
         qk_norm: how queries and keys are normalised per head before the rotation: "rms", "layer" (LayerNorm with a
             scale and a bias for every head), or "" for not at all.
-        code_width: width of the visual codes' own table, from which an mlp leads to D; 0: codes are rows of the
-            embedding table.
-        head_width: width inside the output head when it is an mlp with biases; 0: it is one matrix.
+        code_width: width of the codes' own embedding table, followed by an mlp to D; 0: codes are in the embedding
+            table.
+        head_width: hidden width of the output head when it is an mlp with biases; 0: it is one matrix.
         rows, cols: the default image grid, R and C.
         pad_id, unk_id, bos_id, boi_id: special ids: padding, unknown word, begin of text, begin of image.
-        row_end_id: the token after every row of the grid, the last one included; `NONE` if rows follow each other.
+        row_end_id: the token after every grid row, the last one included; `NONE` if there is none.
         cfg_scale: default classifier-free-guidance scale.
         top_k: default top-k of the sampler; 0 keeps all codes.
-        architecture: whose prompts and tensor names these are, a name in the table of `ssd_jax.backbones`.
+        architecture: name in the table of `ssd_jax.backbones`, which gives prompts and tensor names.
 
-    A special id is `NONE` where the backbone has no such token, and `UNKNOWN` where no file names it.
+    A special id is `NONE` where the backbone has no such token, and `UNKNOWN` where no file gives it.
     """
 
     vocab_size: int
@@ -128,13 +129,14 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class HeadsConfig:
-    """Draft heads: one per offset, `horizontal` = 1..k_h to the right, `vertical` = 1..k_v rows down.
+    """Draft heads: one per offset, `horizontal` = 1..k_h columns to the right, `vertical` = 1..k_v grid rows down.
 
     Source: Spatially Speculative Decoding, arXiv 2606.20543 (k_h = 5, k_v = 1, no context as published).
 
     Attributes:
         horizontal, vertical: k_h and k_v.
-        context: columns on either side of its source that a vertical head sees, too; 0 is the published head.
+        context: number of columns on either side of its source that a vertical draft head also sees; 0 is the
+            published head.
     """
 
     horizontal: int = 5
@@ -143,7 +145,7 @@ class HeadsConfig:
 
     @property
     def offsets(self) -> tuple[tuple[int, int], ...]:
-        """(rows down, columns right) of every head, in the order of the stacked parameters."""
+        """(grid rows down, columns right) of every draft head, in the order of the stacked parameters."""
         right = tuple((0, d) for d in range(1, self.horizontal + 1))
         down = tuple((d, 0) for d in range(1, self.vertical + 1))
         return right + down

@@ -1,4 +1,4 @@
-"""Configs of the models from JSON, with a bound for every number."""
+"""Reads model configurations from JSON and checks every number against a bound."""
 
 import dataclasses
 import typing
@@ -12,7 +12,7 @@ from ssd_jax.files import parse_json, require_file
 from ssd_jax.models.config import SPECIAL, UNKNOWN, ConfigError, HeadsConfig, ModelConfig, VQConfig
 
 LEVELS = 12
-"""Resolution levels of an image tokenizer, at most."""
+"""The most resolution levels that an image tokenizer may have."""
 
 HIGHEST = {
     "vocab_size": 2**21,
@@ -42,7 +42,7 @@ HIGHEST = {
     "latent_dim": 2**12,
     "frames": 2**12,
 }
-"""The largest value of every number: ten times that of the models here and more."""
+"""The largest valid value of every field: at least ten times that of the supported models."""
 
 HIGHEST |= dict.fromkeys(("visual_offset", "visual_size", "codebook_size"), HIGHEST["vocab_size"])
 HIGHEST |= dict.fromkeys((f"{name}_id" for name in SPECIAL), HIGHEST["vocab_size"])
@@ -51,7 +51,7 @@ Config = typing.TypeVar("Config", VQConfig, ModelConfig, HeadsConfig)
 
 
 def from_dict(kind: type[Config], values: object, where: str) -> Config:
-    """Builds a config from parsed JSON; raises `ConfigError` that names the key at fault."""
+    """Builds a config from parsed JSON; raises a `ConfigError` that names the invalid key."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected an object with the fields of {kind.__name__}.")
     fields = {f.name: f for f in dataclasses.fields(kind)}
@@ -73,7 +73,7 @@ def from_dict(kind: type[Config], values: object, where: str) -> Config:
 
 def _checked(value: object, field: dataclasses.Field, where: str) -> object:
     if field.name == "qk_norm" and isinstance(value, bool):
-        return "rms" if value else ""  # as the bundled model's config.json has it
+        return "rms" if value else ""  # the bundled model's config.json has a boolean
     if field.type in (bool, str) and isinstance(value, field.type):
         return value
     if field.type is float and isinstance(value, int | float) and not isinstance(value, bool):

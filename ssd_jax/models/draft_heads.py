@@ -1,4 +1,4 @@
-"""Draft heads: predict the hidden state of a position further right or further down (arXiv 2606.20543)."""
+"""Draft heads, which predict the hidden state of a position further right or further down (arXiv 2606.20543)."""
 
 from typing import Any
 
@@ -17,21 +17,21 @@ from ssd_jax.sampling.reductions import inverse_rms
 
 
 class DraftHeads(nn.Module):
-    """One head per offset of `HeadsConfig.offsets`, stacked along axis 0 (letter O).
+    """One draft head per offset of `HeadsConfig.offsets`, stacked along axis 0 (letter O).
 
         z = [h_i ; e_i];  y = W0 z;  out = y + SwiGLU(RMSNorm(y))
 
-    W0 starts as [I 0] and the SwiGLU's output as 0, so an untrained head copies the hidden state of its source.
+    W0 is initialised to [I 0] and the SwiGLU's output to 0, so an untrained head copies its source's hidden state.
 
-    When a row is drafted, the whole row above it is known. With `config.context` = c a vertical head sees the columns
-    x-c .. x+c of its source's row (ours, not published; letter N for the 2c+1 of them):
+    When a grid row is drafted, all of the row above it is known. With `config.context` = c a vertical head sees the
+    columns x-c .. x+c of its source's row (ours, not published; letter N for the 2c+1 of them):
 
         out = y + SwiGLU(RMSNorm(y)) + B silu([A_{-c} a_{x-c} ; ... ; A_c a_{x+c}]),   a = [RMSNorm(h) ; RMSNorm(e)]
 
     A_n is 2D -> D/4; columns outside the row, or not among the given sources, count as 0. B starts as 0.
 
     Attributes:
-        config: the offsets and the context.
+        config: offsets and context.
         width: D of the backbone.
         eps: epsilon of the norms, the backbone's own.
         products: how matrices are multiplied (see `models.matmul`).
@@ -53,13 +53,13 @@ class DraftHeads(nn.Module):
         """Predicted hidden states before the final norm.
 
         Args:
-            hidden: h_i, the states that predicted tokens i, before the final norm; the X sources are consecutive in
+            hidden: h_i before the final norm, the states that predicted tokens i; the X sources are consecutive in
                 raster order.
             embeddings: e_i, the input embeddings of tokens i.
             columns: the sources' columns in the grid.
-            which: the heads to run, as indices into `config.offsets`; None runs all.
+            which: the draft heads to run, as indices into `config.offsets`; None runs all.
         Returns:
-            those of every head in `which`.
+            one predicted state per head in `which` and source.
         """
         offsets, D, linear = len(self.config.offsets), self.width, self.products.linear
         which = tuple(range(offsets)) if which is None else which
@@ -86,7 +86,7 @@ class DraftHeads(nn.Module):
         columns: Int32[Array | np.ndarray, "B X"],
         which: tuple[int, ...],
     ) -> dict[int, Float32[Array, "B X D"]]:
-        """What the vertical heads among `which` add for what stands beside their sources."""
+        """The context term of each vertical draft head in `which`."""
         D, c, vertical, first = self.width, self.config.context, self.config.vertical, self.config.horizontal
         if not (c and vertical):
             return {}
@@ -97,43 +97,43 @@ class DraftHeads(nn.Module):
         sources = jnp.concatenate([_rms(hidden, self.eps), _rms(embeddings, self.eps)], axis=-1)
         added = {}
         for head in (head for head in which if head >= first):
-            # Narrowed first and then moved: that moves an eighth of the numbers.
+            # Projected before it is shifted, so that an eighth of the numbers are moved.
             seen = self.products.linear(sources, see[head - first])
             beside = [neighbours(seen[:, :, n], columns, n - c) for n in range(2 * c + 1)]
             added[head] = self.products.linear(nn.silu(jnp.concatenate(beside, axis=-1)), use[head - first])
         return added
 
     def _stack(self, name: str, init: nn.initializers.Initializer, axes: tuple[str, ...], *shape: int) -> Array | Int8:
-        """A parameter with one array per head in axis 0; `axes` are the logical names of the others."""
+        """A parameter with one array per draft head in axis 0; `axes` are the logical names of the other axes."""
         return fetch(self, name, named(self, name, init, ("offset", *axes), shape))
 
 
 def init_boxed(heads: DraftHeads, key: PRNGKeyArray) -> Any:
-    """Parameters of untrained heads, in flax's boxes with the names of their axes."""
+    """Parameters of untrained draft heads, boxed by flax with their axis names."""
     x, columns = jnp.zeros((1, 1, heads.width)), jnp.zeros((1, 1), jnp.int32)
     return heads.init(key, x, x, columns)
 
 
 def init_heads(heads: DraftHeads, key: PRNGKeyArray) -> Any:
-    """Parameters of untrained heads, which copy the hidden state of their source."""
+    """Parameters of untrained draft heads, which copy the hidden state of their source."""
     return nn.unbox(jax.jit(init_boxed, static_argnums=0)(heads, key))  # one program, not one per operation
 
 
 def neighbours(
     values: Shaped[Array, "*more B X Z"], columns: Int32[Array | np.ndarray, "B X"], away: int
 ) -> Shaped[Array, "*more B X Z"]:
-    """The values `away` columns to the right (negative: to the left) in the same row; 0 where there are none.
+    """The values `away` columns to the right (negative: to the left) in the same grid row; 0 where there are none.
 
     Args:
-        values: of sources that are consecutive in raster order.
-        columns: their columns.
+        values: one per source; the sources are consecutive in raster order.
+        columns: the sources' columns.
         away: distance, at most X.
     """
     X = columns.shape[1]
     before, after = max(-away, 0), max(away, 0)
     there = jnp.pad(columns, ((0, 0), (before, after)), constant_values=-1)[:, after : after + X]
     moved = jnp.pad(values, (*((0, 0),) * (values.ndim - 2), (before, after), (0, 0)))[..., after : after + X, :]
-    # The next row starts again at column 0, so a step over its border does not add up.
+    # Columns restart at 0 in the next grid row, so a shift across the border gives a column that does not match.
     return jnp.where((there == columns + away)[..., None], moved, 0)
 
 
@@ -144,12 +144,12 @@ def _rms(x: Float[Array | np.ndarray, "*axes"], eps: float) -> Float32[Array, "*
 
 
 def boxed_heads(config: HeadsConfig, width: int) -> Any:
-    """Shapes of the parameters with the names of their axes, in flax's boxes, without making any."""
+    """Shapes of the parameters, boxed by flax with their axis names; allocates nothing."""
     return jax.eval_shape(lambda: init_boxed(DraftHeads(config, width), jax.random.key(0)))
 
 
 def abstract_heads(config: HeadsConfig, width: int) -> Any:
-    """Shapes of the parameters, without making any: a pytree of `jax.ShapeDtypeStruct`."""
+    """Shapes of the parameters, a pytree of `jax.ShapeDtypeStruct`; allocates nothing."""
     return nn.unbox(boxed_heads(config, width))
 
 

@@ -1,12 +1,12 @@
-"""Weights of eight bits: half the memory of bfloat16, and half of what a pass of few rows has to read.
+"""Int8 weights: half the memory of bfloat16, and half the memory traffic of a pass over few tokens.
 
-A weight is int8 with a scale for every output, w = scale * values. When it is multiplied, each row of the activations
-is rounded to int8 with a scale of its own; the integers are added up exactly, in whatever order, so that a row has the
-same bits beside any others and, as far as this product goes, on any mesh (LLM.int8(), arXiv 2208.07339, vector-wise
-quantisation, here without its outliers). In a tree of parameters the scale of `q` stands beside it as `q_scale`.
+A weight is int8 with one scale per output, w = scale * values. In a product, each row of the activations is rounded to
+int8 with its own scale, and the integers are summed exactly in any order: a row has the same bits whatever other rows
+stand beside it and, as far as this product goes, on any mesh (LLM.int8(), arXiv 2208.07339, vector-wise quantisation,
+here without outliers). In a tree of parameters the scale of `q` is stored beside it as `q_scale`.
 
-The matrices of the blocks and of the draft heads are quantised. Embeddings, the output head, norms and the image
-tokenizer are not.
+The matrices of the blocks and of the draft heads are quantised; embeddings, output head, norms and image tokenizer are
+not.
 """
 
 from collections.abc import Mapping
@@ -27,13 +27,13 @@ NAMES = {
     "mlp": ("gate", "up", "down"),
     "": ("w0", "gate", "up", "down", "see", "use"),
 }
-"""The matrices that are quantised, by the module they are in; "" are draft heads."""
+"""Names of the quantised matrices, by module; "" stands for the draft heads."""
 
 INNER = {"o": 2}
-"""How many of a matrix's last axes are inputs; 1 for all others."""
+"""How many trailing axes of a matrix are inputs; 1 for all others."""
 
 SUFFIX = "_scale"
-"""What is put behind a matrix's name for its scale."""
+"""Suffix of a matrix's name that gives the name of its scale."""
 
 LARGEST = 127
 
@@ -51,16 +51,16 @@ class Int8(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the weight."""
+        """Shape of the weight."""
         return self.values.shape
 
     def __getitem__(self, index: int) -> "Int8":  # type: ignore[override]  # of a tuple it would be a field
-        """Entry of a stack of weights along axis 0."""
+        """One weight of a stack along axis 0."""
         return Int8(self.values[index], self.scale[index])
 
 
 def fetch(module: nn.Module, name: str, weight: Array) -> Array | Int8:
-    """A module's parameter `name`, with its scale if it is quantised."""
+    """A module's parameter `name`, as `Int8` with its scale if it is quantised."""
     if module.has_variable("params", name + SUFFIX):
         return Int8(weight, module.get_variable("params", name + SUFFIX))
     return weight
@@ -68,7 +68,7 @@ def fetch(module: nn.Module, name: str, weight: Array) -> Array | Int8:
 
 @partial(jax.jit, static_argnames="inner")
 def quantised(weight: Float[Array, "..."], inner: int = 1) -> Int8:
-    """A weight [out..., in...], the last `inner` axes being inputs, rounded to the nearest of 255 steps."""
+    """Quantises a weight [out..., in...], whose last `inner` axes are inputs, to 255 steps."""
     axes = tuple(range(weight.ndim - inner, weight.ndim))
     weight = weight.astype(jnp.float32)
     scale = jnp.max(jnp.abs(weight), axis=axes) / LARGEST
@@ -76,7 +76,7 @@ def quantised(weight: Float[Array, "..."], inner: int = 1) -> Int8:
 
 
 def quantised_leaf(name: str, weight: Float[Array, "..."]) -> Int8:
-    """The weight of a flat name, quantised over the axes that are its inputs."""
+    """Quantises the weight of a flat name over its input axes."""
     return quantised(weight, INNER.get(name.split(".")[-1], 1))
 
 
@@ -93,7 +93,7 @@ def _steps(x: Float32[Array, "*axes"], scale: Float32[Array, "*#axes"]) -> Int[A
 
 
 def quantised_boxes(boxed: Any) -> Any:
-    """Abstract parameters in flax's boxes as they are once quantised: matrices int8, and their scales."""
+    """Boxed abstract parameters after quantisation: int8 matrices, and their scales."""
     flat: dict[tuple[str, ...], Any] = {}
     for path, box in cast(dict[tuple[str, ...], Any], traverse_util.flatten_dict(boxed)).items():
         flat[path] = box
@@ -107,17 +107,17 @@ def quantised_boxes(boxed: Any) -> Any:
 
 
 def is_quantised(path: tuple[str, ...]) -> bool:
-    """Whether a parameter is one of those that are quantised, by its keys with the leading "params"."""
+    """Whether a parameter is to be quantised, by its path, which starts with "params"."""
     return path[-1] in NAMES.get(path[-2] if len(path) > 2 else "", ())
 
 
 def scales(leaves: Mapping[str, Any]) -> set[str]:
-    """Of flat names those of scales, which no file has."""
+    """The flat names that are scales, which no file has."""
     return {name for name in leaves if name.endswith(SUFFIX) and name.removesuffix(SUFFIX) in leaves}
 
 
 def with_dtype(like: Any, dtype: DTypeLike) -> Any:
-    """Abstract parameters with another dtype; what is int8 stays so, and scales stay float32."""
+    """Abstract parameters with another dtype; int8 stays int8, and scales stay float32."""
 
     def changed(path: tuple, leaf: Any) -> jax.ShapeDtypeStruct:
         fixed = leaf.dtype == jnp.int8 or str(path[-1].key).endswith(SUFFIX)

@@ -1,7 +1,7 @@
-"""What the transformer's parts are made of: parameters, norms, rotary positions.
+"""Building blocks of the transformer: parameters with logical axis names, norms, rotary positions.
 
-Parameters carry logical axis names; shardings are derived from them. Activations that a sharded program must have in a
-certain place are constrained by the same names; on one device this does nothing.
+Shardings are derived from the axis names. Activations that need a certain sharding are constrained by the same names;
+on one device this does nothing.
 """
 
 from typing import cast
@@ -15,14 +15,14 @@ from ssd_jax.models.int8 import Int8, fetch
 from ssd_jax.sampling.reductions import inverse_rms, total
 
 ACTIVATION = ("batch", "window", "embed")
-"""Axes of what goes from block to block, [B, W, D]."""
+"""Axis names of the activations between blocks, [B, W, D]."""
 
 Angles = tuple[Float32[Array, "B W 1 half"], Float32[Array, "B W 1 half"]]
-"""Cosines and sines of the rotary embedding, of half as many angles as a head is wide."""
+"""Cosines and sines of the rotary embedding, for H/2 angles."""
 
 
-def whole(x: Shaped[Array, "*axes"]) -> Shaped[Array, "*axes"]:
-    """x, on every device of a mesh: what belongs to images is not split as the model's rows are."""
+def replicated(x: Shaped[Array, "*axes"]) -> Shaped[Array, "*axes"]:
+    """x, replicated on every device of a mesh: arrays of images are not sharded as the CFG batch is."""
     return nn.with_logical_constraint(x, (None,) * x.ndim)
 
 
@@ -30,7 +30,7 @@ def named(
     module: nn.Module, name: str, init: nn.initializers.Initializer, axes: tuple[str, ...], shape: tuple[int, ...]
 ) -> Array:
     """A parameter with logical axis names."""
-    # flax takes it out of its box, which the type of `param` does not know.
+    # flax unboxes it, which the type of `param` does not show.
     return cast(Array, module.param(name, nn.with_logical_partitioning(init, axes), shape))
 
 
@@ -54,12 +54,12 @@ class RMSNorm(nn.Module):
 
 
 class HeadNorm(nn.Module):
-    """Layer normalisation of every head by itself, each with its own scale and bias, computed in float32.
+    """Layer normalisation per attention head, each with its own scale and bias, computed in float32.
 
     Source: Chameleon, arXiv 2405.09818, section 2.3 (QK-Norm); its epsilon is fixed.
 
     Attributes:
-        axis: the logical name of the heads' axis.
+        axis: logical name of the attention heads' axis.
     """
 
     axis: str
@@ -80,17 +80,17 @@ QK_NORMS = {
     "rms": lambda config, axis, name: RMSNorm(config.norm_eps, name=name),
     "layer": lambda config, axis, name: HeadNorm(axis, name=name),
 }
-"""`ModelConfig.qk_norm` -> what makes the normalisation."""
+"""`ModelConfig.qk_norm` -> constructor of the normalisation."""
 
 
 def rotary_angles(positions: Int32[Array, "B W"], length: int, head_dim: int, theta: float) -> Angles:
     """Cosines and sines of the rotary embedding (arXiv 2104.09864).
 
-    They are looked up: written as functions of the positions they would be computed anew in every layer.
+    Looked up in a table: as functions of the positions they would be recomputed in every layer.
 
     Args:
-        positions: those of padding may be `length` or more.
-        length: number of positions, known when traced.
+        positions: rotary positions; those of padding may be `length` or more.
+        length: number of positions (static).
         head_dim, theta: H and the base.
     """
     frequencies = (theta ** (-np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
@@ -101,7 +101,7 @@ def rotary_angles(positions: Int32[Array, "B W"], length: int, head_dim: int, th
 
 
 def rotate(x: Float[Array, "B W heads H"], angles: Angles) -> Float[Array, "B W heads H"]:
-    """Rotates every head by half-split pairs (x_j, x_{j+H/2})."""
+    """Rotates every attention head by half-split pairs (x_j, x_{j+H/2})."""
     cos, sin = angles
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""A model with its weights: parameters and what they are of, as one value. Pytrees; sizes are static."""
+"""Bundles parameters with their static configuration, for backbone and draft heads, as pytrees."""
 
 from typing import Any, cast
 
@@ -12,12 +12,12 @@ from ssd_jax.models.transformer import Transformer
 
 @flax.struct.dataclass
 class LoadedHeads:
-    """Draft heads.
+    """Draft heads with their parameters.
 
     Attributes:
         params: of `models.draft_heads.DraftHeads`; arrays, or shapes where there are no weights.
-        config: which heads there are (static).
-        width, eps: D and the epsilon of the norms, those of the backbone (static).
+        config: offsets and context (static).
+        width, eps: the backbone's D and epsilon of the norms (static).
     """
 
     params: Any
@@ -39,12 +39,12 @@ class LoadedHeads:
 
 @flax.struct.dataclass
 class LoadedModel:
-    """A backbone, with draft heads or without.
+    """A backbone with its parameters, with or without draft heads.
 
     Attributes:
         params: of `models.transformer.Transformer`; arrays, or shapes where there are no weights.
         config: its sizes and ids (static).
-        heads: None without heads.
+        heads: the draft heads, or None.
     """
 
     params: Any
@@ -55,15 +55,15 @@ class LoadedModel:
     def of(
         cls, config: ModelConfig, params: Any, heads: HeadsConfig | None = None, heads_params: Any = None
     ) -> "LoadedModel":
-        """From parameters that were read apart; `heads` None is without heads."""
+        """Builds one from separately loaded parameters; `heads` None is without draft heads."""
         drafters = None if heads is None else LoadedHeads(heads_params, heads, config.width, config.norm_eps)
         return cls(params, config, drafters)
 
     @property
     def head_counts(self) -> tuple[int, int]:
-        """How many horizontal and vertical draft heads there are."""
+        """Numbers of horizontal and vertical draft heads."""
         return (0, 0) if self.heads is None else (self.heads.config.horizontal, self.heads.config.vertical)
 
     def apply(self, *arguments: Any, method: str) -> Any:
-        """What a method of `models.transformer.Transformer` gives."""
+        """Calls a method of `models.transformer.Transformer`."""
         return Transformer(self.config).apply(self.params, *arguments, method=method)

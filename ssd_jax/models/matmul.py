@@ -1,12 +1,12 @@
-"""How matrices are multiplied: the one place that knows what a platform is good at.
+"""Matrix products, with the operand dtypes and shapes that are fast on each platform.
 
 Weights are stored [out, in], as the models are published. Sums, results and all activations are float32. The operands
-are bfloat16 where a weight, or the cache, is bfloat16, and float32 elsewhere, so the dtype of the parameters decides.
-On CPUs with instructions for bfloat16, and on GPUs and TPUs, the former read half as much and multiply faster.
+are bfloat16 where a weight, or the cache, is bfloat16, and float32 elsewhere: the dtype of the parameters decides. On
+CPUs with bfloat16 instructions, and on GPUs and TPUs, bfloat16 operands halve the memory traffic and multiply faster.
 
-With bfloat16 operands a CPU gives a row of a product the same bits whatever rows stand beside it, if there are at least
-`FEWEST` of them; a single row takes another path, ten times slower and with other bits. Float32 products have other
-bits for other numbers of rows.
+With bfloat16 operands on a CPU, a row of a product has the same bits whatever rows stand beside it, if there are at
+least `FEWEST` rows; a single row takes another path, ten times slower and with other bits. The bits of float32 products
+depend on the number of rows.
 """
 
 import dataclasses
@@ -23,18 +23,18 @@ from ssd_jax.compiling import CPU_OPTIONS, options
 from ssd_jax.models.int8 import Int8, multiply
 
 FEWEST = 4
-"""Rows that a product on a CPU has at least where its operands are bfloat16 or int8; fewer are padded."""
+"""Fewest rows of a product on a CPU with bfloat16 or int8 operands; fewer are padded."""
 
 LARGE, FEWEST_OF_LARGE = 2**20, 6
-"""With bfloat16 weights of so many numbers six rows take a tenth less time than four; the bits are the same."""
+"""From this many bfloat16 weights on, six rows take a tenth less time than four; the bits are the same."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Products:
-    """Products of float32 activations with weights, and with each other.
+    """Products of float32 activations with weights and with each other.
 
     Attributes:
-        rounded: round operands to bfloat16 where both are float32, too: training with float32 weights.
+        rounded: also round operands to bfloat16 where both are float32: training with float32 weights.
     """
 
     rounded: bool = False
@@ -51,7 +51,7 @@ class Products:
             return out.reshape(*x.shape[: x.ndim - inner], *outer)
         matrix = weight.reshape(math.prod(outer), -1)
         if 1 < rows.shape[0] < FEWEST and jax.default_backend() == "cpu" and not self._rounds(x, weight):
-            # There a float32 product of two or three rows takes longer than as many of one row.
+            # On a CPU one float32 product of two or three rows takes longer than that many of one row.
             out = jnp.concatenate([self.einsum("mi,oi->mo", row[None], matrix) for row in rows])
         else:
             out = self.batched("mi,oi->mo", rows, matrix)
@@ -60,15 +60,15 @@ class Products:
     def batched(
         self, subscripts: str, rows: Float[Array, "... M in"], b: Float[Array, "..."]
     ) -> Float32[Array, "... M out"]:
-        """An einsum whose first operand and result have, in their last axis but one, rows that are independent."""
+        """An einsum whose first operand and result have independent rows in their last axis but one."""
         count = rows.shape[-2]
         if self._rounds(rows, b):
             rows = _enough(rows, FEWEST if b.size < LARGE else FEWEST_OF_LARGE)
         return self.einsum(subscripts, rows, b)[..., :count, :]
 
     def einsum(self, subscripts: str, a: Float[Array, "..."], b: Float[Array, "..."]) -> Float32[Array, "..."]:
-        """An einsum with float32 sums, in its gradients too. Every index of an operand must occur in the other one or
-        in the result."""
+        """An einsum with float32 sums, also in its gradients. Every index of an operand must occur in the other operand
+        or in the result."""
         if self._rounds(a, b):
             return _rounded(subscripts, (a.dtype, b.dtype), a, b)
         return jnp.einsum(subscripts, a.astype(jnp.float32), b.astype(jnp.float32))
@@ -78,7 +78,7 @@ class Products:
 
 
 def _enough(rows: Float[Array, "*batch M in"], fewest: int = FEWEST) -> Float[Array, "*batch _ in"]:
-    """With zeros as further rows if there are fewer than `fewest`, on a CPU."""
+    """On a CPU, pads with rows of zeros to at least `fewest` rows."""
     missing = fewest - rows.shape[-2]
     if missing <= 0 or jax.default_backend() != "cpu":
         return rows
@@ -86,7 +86,7 @@ def _enough(rows: Float[Array, "*batch M in"], fewest: int = FEWEST) -> Float[Ar
 
 
 PRODUCTS = {"float32": Products(), "bfloat16": Products(rounded=True)}
-"""What a training config's `matmul` may say, of float32 weights."""
+"""Valid values of `matmul` in a training config, for float32 weights."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -121,8 +121,8 @@ _rounded.defvjp(_forward, _backward)
 
 
 def fast_dtype() -> DTypeLike:
-    """The dtype of parameters with which this machine is fast: float32 on CPUs that cannot multiply bfloat16, or where
-    jaxlib lacks the options without which XLA would convert the cache."""
+    """The fastest dtype of parameters on this machine: float32 on CPUs that cannot multiply bfloat16, or where jaxlib
+    lacks the options without which XLA would convert the cache; else bfloat16."""
     if jax.default_backend() != "cpu" or cpu_multiplies_bfloat16() and options().keys() == CPU_OPTIONS.keys():
         return jnp.bfloat16
     return jnp.float32
@@ -130,7 +130,7 @@ def fast_dtype() -> DTypeLike:
 
 @functools.cache
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for products of bfloat16, as far as Linux tells."""
+    """Whether this CPU has instructions for bfloat16 products, according to Linux."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
     except OSError:
@@ -139,7 +139,7 @@ def cpu_multiplies_bfloat16() -> bool:
 
 
 def describe(dtype: DTypeLike, quantize: str = "") -> dict[str, str]:
-    """For records: what the bits of products with parameters of this dtype, or quantised ones, depend on."""
+    """What the bits of products depend on, for parameters of this dtype or quantised ones: for records."""
     bfloat16 = jnp.dtype(dtype) == jnp.bfloat16
     quantized = {"quantize": quantize} if quantize else {}
     return {

@@ -3,11 +3,11 @@
 Source: arXiv 2409.18869 (Emu3), arXiv 2209.09002 (MoVQ). Images are in [-1, 1] with sides that are multiples of the
 stride.
 
-A picture is a video of `frames` equal frames, and of the decoded frames the first one is kept. So the convolutions in
-the plane run once, on one frame, and only the encoder's two convolutions that halve time see several. All others have
-one frame to look at: convolutions over time are padded in front alone, with zeros, and what they find there is the
-padding, so that their last tap is a convolution in the plane and does the same. In the decoder this holds because the
-first frame sees no later one, even where frames are doubled. `weights.vq_names` takes that tap out of a kernel.
+An image is treated as a video of `frames` equal frames, and only the first decoded frame is kept. So the spatial
+convolutions run once, on one frame, and only the encoder's two convolutions that halve time see several. All other
+convolutions over time see one frame: they are zero-padded in front only, so all taps but the last meet padding, and the
+last tap alone, a spatial convolution, gives the same result. In the decoder this holds because the first frame sees no
+later one, even where frames are doubled. `weights.vq_names` takes that tap out of a kernel.
 """
 
 import flax.linen as nn
@@ -21,20 +21,20 @@ from ssd_jax.models.vqgan import Decoder, Encoder, group_norm
 
 
 class SpatialNorm(nn.Module):
-    """GroupNorm, then scaled and shifted pixel by pixel as `guide` says."""
+    """GroupNorm, then a scale and shift per pixel that are computed from `guide`."""
 
     @nn.compact
     def __call__(
         self, x: Float32[Array, "B height width D"], guide: Float32[Array, "B R C code_dim"]
     ) -> Float32[Array, "B height width D"]:
-        # A 1x1 convolution before the enlargement does what the original does after it.
+        # A 1x1 convolution before the upsampling equals the original's after it.
         scale, shift = (conv(x.shape[-1], 1, name)(guide) for name in ("conv_y", "conv_b"))
         factor = x.shape[1] // guide.shape[1]
         return group_norm("norm")(x) * enlarge(scale, factor) + enlarge(shift, factor)
 
 
 class FixedBatchNorm(nn.Module):
-    """Batch normalisation with the statistics of the checkpoint; they are parameters like its others."""
+    """Batch normalisation with the checkpoint's statistics, which are ordinary parameters here."""
 
     @nn.compact
     def __call__(self, x: Float32[Array, "B R C D"]) -> Float32[Array, "B R C D"]:
@@ -45,7 +45,7 @@ class FixedBatchNorm(nn.Module):
 
 
 class TimeBlock(nn.Module):
-    """The ResNet block along time, for one frame: batch norm, silu, conv, twice, plus the input."""
+    """The ResNet block over time, for one frame: batch norm, silu, conv, twice, plus the input."""
 
     @nn.compact
     def __call__(self, x: Float32[Array, "B R C D"]) -> Float32[Array, "B R C D"]:
@@ -55,7 +55,7 @@ class TimeBlock(nn.Module):
 
 
 class EncoderTime(nn.Module):
-    """Latents of one frame to those of `frames` equal ones, contracted to one."""
+    """Maps the latents of one frame to those of `frames` equal frames, contracted to one."""
 
     config: MoVQConfig
 
@@ -73,7 +73,7 @@ class EncoderTime(nn.Module):
 
 
 class DecoderTime(nn.Module):
-    """Latents to those of the first of `frames` frames."""
+    """Maps latents to those of the first of `frames` frames."""
 
     config: MoVQConfig
 
@@ -112,7 +112,7 @@ class MoVQ(nn.Module):
     def decode(self, codes: Int32[Array, "B R C"]) -> Float32[Array, "B height width 3"]:
         """Codes to images in [-1, 1] (not clipped)."""
         vectors = self.codebook[codes]
-        # One stack for both, as published; it works on every picture by itself.
+        # One stack for both, as published; images are independent in it.
         both = self.decoder_time(jnp.concatenate([self.post_quant_conv(vectors), vectors]))
         return self.decoder(*jnp.split(both, 2))
 

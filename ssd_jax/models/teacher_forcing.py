@@ -1,7 +1,7 @@
-"""Teacher forcing: what the backbone makes of pictures that are given, at any size.
+"""Teacher forcing: runs the backbone over given images, of any size.
 
-A picture of Emu3 with its prompt is a sequence of 8316 tokens. All at once, the scores of one layer would take 18 GB
-with guidance; so the sequence goes through the backbone in windows over a cache, as in decoding.
+An image of Emu3 with its prompt is a sequence of 8316 tokens. In one pass, the attention scores of one layer would take
+18 GB with guidance; so the sequence goes through the backbone in windows over a cache, as in decoding.
 """
 
 from collections.abc import Callable
@@ -20,22 +20,22 @@ from ssd_jax.sequence.layout import Grid, Layout, prompt_starts, rotary_position
 from ssd_jax.sequence.masks import causal
 
 LIMIT = 2**26
-"""Numbers in the largest array of a window, about: a quarter of a gigabyte in float32, of which a layer has several."""
+"""About the most elements of a window's largest array: a quarter of a gigabyte in float32; a layer has several."""
 
 Read = Callable[[Float32[Array, "B W D"], Int32[Array, "B W"]], Shaped[Array, "_ W ..."]]
-"""(states, the codes that they predict) -> what is kept of them."""
+"""(hidden states, the codes that they predict) -> the values to keep."""
 
 
 def window_of(config: ModelConfig, grid: Grid, rows: int, prompt: int) -> int:
-    """Tokens at once, so many that neither a layer's scores nor the logits have more than `LIMIT` numbers.
+    """The largest window for which neither a layer's scores nor the logits have more than `LIMIT` elements.
 
-    Emu3 takes 126 with guidance: two rows, 32 heads and 8316 slots are half a million scores for each. The bundled
-    model takes its whole sequence, of up to 120 pictures with guidance. Parts of a mesh are not counted.
+    Emu3 takes 126 tokens with guidance: two batch rows, 32 attention heads and 8316 slots are half a million scores for
+    each. The bundled model takes its whole sequence, of up to 120 images with guidance. Sharding is not considered.
 
     Args:
         config: sizes.
         grid: R and C.
-        rows: B, those of guidance included.
+        rows: B, guidance included.
         prompt: S.
     """
     length = prompt + layout_of(config, grid).length - 1
@@ -54,18 +54,18 @@ def forced(
     attention: str = "plain",
     read: Read = lambda hidden, codes: hidden,
 ) -> Shaped[Array, "_ {grid.size} ..."]:
-    """Reads the states that predict given codes, a window at a time; scores are W x T then, not T x T.
+    """Computes the hidden states that predict given codes, a window at a time, so that scores are W x T, not T x T.
 
     Args:
         model, params: the backbone.
-        ids, mask: the prompts, padded on the left.
-        codes: the pictures.
+        ids, mask: the prompts, left-padded.
+        codes: the images.
         grid: R and C.
-        window: W, at most so many tokens at once, or 0 for all.
-        attention: one of `models.attention.ATTENTIONS`. The cache is laid out for it and has the embedding's dtype.
-        read: what is kept; by default the states themselves, h_i before the final norm.
+        window: W, the most tokens per window, or 0 for all.
+        attention: one of `models.attention.ATTENTIONS`. The cache has its axis order, and the embedding's dtype.
+        read: what to keep; by default the states themselves, h_i before the final norm.
     Returns:
-        what `read` gives of every code.
+        the result of `read` for every code.
     """
     layout = layout_of(model.config, grid)
     length = ids.shape[1] + layout.length - 1
@@ -102,12 +102,12 @@ def image_hidden(
     codes: Int32[Array, "B size"],
     grid: Grid | None = None,
 ) -> Float32[Array, "B size D"]:
-    """Teacher-forced h_i of every image token in one forward pass, before the final norm; its scores are T x T.
+    """Teacher-forced h_i of every image token, before the final norm, in one forward pass; its scores are T x T.
 
-    For short sequences: the bundled model's, and the training of its backbone, whose gradients would have to keep the
-    cache of every window.
+    For short sequences: the bundled model's, and the training of its backbone, whose gradients would otherwise have to
+    keep the cache of every window.
 
-    Prompts are padded on the left; codes are those of `grid`, None being the model's own.
+    Prompts are left-padded; codes are those of `grid`, None being the model's own.
     """
     layout = layout_of(model.config, grid or Grid(model.config.rows, model.config.cols))
     x = image_sequence(model, params, prompt_ids, codes, layout)
@@ -125,9 +125,9 @@ def image_sequence(
     codes: Int32[Array, "B {layout.grid.size}"],
     layout: Layout,
 ) -> Float32[Array, "B S+{layout.length}-1 D"]:
-    """Input embeddings of prompts and pictures, row ends put in.
+    """Input embeddings of prompts and images, row ends inserted.
 
-    The last token is left out: it predicts nothing.
+    The last token is left out, as it predicts nothing.
     """
     image = _apply(model, params, codes[:, :-1], method="embed_codes")
     if layout.row_ends:
@@ -140,11 +140,11 @@ def image_sequence(
 def predicting(
     hidden: Shaped[Array, "B T *kept"], prompt: int, layout: Layout
 ) -> Shaped[Array, "B {layout.grid.size} *kept"]:
-    """Of states behind `prompt` prompt slots and a picture, or what is kept of them, those that predict its tokens."""
+    """Selects, from the states of a prompt of `prompt` slots and an image, those that predict the image's tokens."""
     hidden = hidden[:, prompt - 1 : prompt - 1 + layout.length]
     return hidden[:, layout.places(np.arange(layout.grid.size))] if layout.row_ends else hidden
 
 
 def _apply(model: Transformer, params: Any, *arguments: Any, method: str) -> Any:
-    """What a method of the model gives; flax's own types do not know that."""
+    """Calls a method of the model; flax does not type the result."""
     return model.apply(params, *arguments, method=method)

@@ -1,4 +1,4 @@
-"""The backbone: a Llama-style decoder whose output head has only the visual rows."""
+"""The backbone: a Llama-style decoder whose output head predicts visual codes only."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 from ssd_jax.errors import UserError
 from ssd_jax.models.block import Block
 from ssd_jax.models.config import NONE, UNKNOWN, ModelConfig
-from ssd_jax.models.layers import ACTIVATION, RMSNorm, named, parameter, rotary_angles, whole
+from ssd_jax.models.layers import ACTIVATION, RMSNorm, named, parameter, replicated, rotary_angles
 from ssd_jax.models.matmul import Products
 from ssd_jax.models.visual_adapters import CodeEmbedding, VisualMLP
 from ssd_jax.sequence.cache import KVCache
@@ -22,8 +22,8 @@ from ssd_jax.sequence.layout import Grid, Layout
 class Transformer(nn.Module):
     """ids -> hidden states -> visual logits.
 
-    `hidden` is the last block's output before the final norm (h in the papers), which is what draft heads predict;
-    `logits` applies the final norm and the visual head to any such state.
+    `hidden` gives the last block's output before the final norm (h in the papers), which is what draft heads predict;
+    `logits` applies the final norm and the output head to any such state.
 
     Attributes:
         config: sizes.
@@ -48,11 +48,11 @@ class Transformer(nn.Module):
             self.visual_head = parameter(self, "visual_head", shape, axes, c.width**-0.5)
 
     def embed(self, ids: Int32[Array | np.ndarray, "*axes"] | int) -> Float32[Array, "*axes D"]:
-        """Input embeddings of ids, or of one id."""
+        """Input embeddings of vocabulary ids, or of one id."""
         return self.embedding[ids].astype(jnp.float32)
 
     def embed_codes(self, codes: Int32[Array | np.ndarray, "*axes"]) -> Float32[Array, "*axes D"]:
-        """Input embeddings of codebook ids."""
+        """Input embeddings of codes."""
         if self.config.code_width:
             return self.code_embedding(codes)
         return self.embed(codes + self.config.visual_offset)
@@ -70,9 +70,9 @@ class Transformer(nn.Module):
         Args:
             x: input embeddings.
             positions: rotary positions.
-            mask: what every position sees; T is the cache length, or W without a cache.
-            slots: cache slots to write; needed with a cache. Inputs behind those that have one are not written; each
-                of them sees itself besides what the mask shows it.
+            mask: which slots every position sees; T is the cache length, or W without a cache.
+            slots: cache slots to write; required with a cache. Inputs after those with a slot are not written; each of
+                them sees itself and what the mask allows.
             cache: keys and values so far, or None to attend within the window alone.
         Returns:
             hidden states before the final norm, and the cache with the window written in.
@@ -89,17 +89,17 @@ class Transformer(nn.Module):
         return x, None if cache is None else dataclasses.replace(cache, keys=tuple(keys), values=tuple(values))
 
     def logits(self, hidden: Float[Array, "*axes D"]) -> Float32[Array, "*axes V"]:
-        """Visual logits; of a sharded model they are whole on every device."""
+        """Visual logits; those of a sharded model are replicated on every device."""
         with jax.named_scope("visual_head"):
             normed = self.final_norm(hidden)
             if self.config.head_width:
                 logits = self.visual_mlp(normed)
             else:
                 logits = self.products.linear(normed, self.visual_head)
-            return whole(logits)
+            return replicated(logits)
 
     def __call__(self, ids: Int32[Array, "B W"]) -> Float32[Array, "B W V"]:
-        """Causal logits of whole sequences; touches every parameter."""
+        """Causal logits of entire sequences; touches every parameter."""
         B, W = ids.shape
         positions = jnp.broadcast_to(jnp.arange(W, dtype=jnp.int32), (B, W))
         mask = jnp.broadcast_to(jnp.tri(W, dtype=bool), (B, W, W))
@@ -109,18 +109,18 @@ class Transformer(nn.Module):
 
 
 def boxed_backbone(config: ModelConfig) -> Any:
-    """Shapes of the parameters with the names of their axes, in flax's boxes, without making any."""
+    """Shapes of the parameters, boxed by flax with their axis names; allocates nothing."""
     ids = jnp.zeros((1, 1), jnp.int32)
     return jax.eval_shape(lambda: Transformer(config).init(jax.random.key(0), ids))
 
 
 def abstract_backbone(config: ModelConfig) -> Any:
-    """Shapes of the parameters, without making any: a pytree of `jax.ShapeDtypeStruct`."""
+    """Shapes of the parameters, a pytree of `jax.ShapeDtypeStruct`; allocates nothing."""
     return nn.unbox(boxed_backbone(config))
 
 
 def layout_of(config: ModelConfig, grid: Grid) -> Layout:
-    """Where a picture's tokens sit in this backbone's sequence; raises `UserError` if its row ends have no id."""
+    """The layout of an image's tokens in this backbone's sequence; raises `UserError` if its row ends have no id."""
     if config.row_end_id == UNKNOWN:
         raise UserError('No file of the checkpoint names the row-end token; give its id as tokens={"row_end": ...}.')
     return Layout(grid, row_ends=config.row_end_id != NONE)

@@ -1,4 +1,4 @@
-"""Visual codes outside the vocabulary: a narrow table with an mlp in front of the backbone, an mlp behind it.
+"""Embedding and output head for visual codes outside the vocabulary: a narrow table with an mlp, and an output mlp.
 
 Source: Janus-Pro, arXiv 2501.17811 (generation adaptor and image head).
 """
@@ -14,7 +14,7 @@ from ssd_jax.models.matmul import Products
 
 
 class CodeEmbedding(nn.Module):
-    """Codes to input embeddings: a row of the codes' own table, then two layers with a GELU between."""
+    """Codes to input embeddings: a lookup in the codes' own table, then two layers with a GELU between."""
 
     config: ModelConfig
     products: Products = Products()

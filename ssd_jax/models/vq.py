@@ -1,7 +1,7 @@
-"""The image tokenizer: convolutional encoder, codebook, decoder (VQGAN family, arXiv 2012.09841).
+"""The bundled model's image tokenizer: convolutional encoder, codebook, decoder (VQGAN family, arXiv 2012.09841).
 
-Block structure and names follow the published tokenizers (conv_in, down, mid, up, norm_out, conv_out); what differs
-between them is in `VQConfig`. Images are in [-1, 1].
+Block structure and names follow the published tokenizers (conv_in, down, mid, up, norm_out, conv_out); `VQConfig` has
+the differences. Images are in [-1, 1].
 """
 
 from functools import partial
@@ -21,7 +21,7 @@ def _norm(config: VQConfig) -> Norm:
 
 
 class Encoder(nn.Module):
-    """Images to latents as wide as the lowest level, `config.widths[-1]`."""
+    """Images to latents of the width of the lowest level, `config.widths[-1]`."""
 
     config: VQConfig
 
@@ -65,7 +65,7 @@ class VQModel(nn.Module):
         self.decoder = Decoder(self.config)
 
     def code_vectors(self) -> Float32[Array, "V code_dim"]:
-        """The codebook as it enters lookup and decoder."""
+        """The codebook as lookup and decoder use it."""
         return _unit(self.codebook) if self.config.normalised else self.codebook
 
     def latents(self, images: Float32[Array, "B height width 3"]) -> Float32[Array, "B R C code_dim"]:
@@ -74,13 +74,13 @@ class VQModel(nn.Module):
         return _unit(z) if self.config.normalised else z
 
     def lookup(self, z: Float32[Array, "B R C code_dim"]) -> Int32[Array, "B R C"]:
-        """Nearest code of every latent; the lowest id wins a tie."""
+        """Nearest code of every latent; the lowest code wins a tie."""
         return nearest_code(z, self.code_vectors())
 
     def latents_and_codes(
         self, images: Float32[Array, "B height width 3"]
     ) -> tuple[Float32[Array, "B R C code_dim"], Int32[Array, "B R C"]]:
-        """Latents before quantisation and the codes they are given."""
+        """Latents before quantisation, and their codes."""
         z = self.latents(images)
         return z, self.lookup(z)
 
@@ -97,8 +97,8 @@ class VQModel(nn.Module):
     ) -> tuple[Float32[Array, "B height width 3"], Int32[Array, "B R C"], dict[str, Float32[Array, ""]]]:
         """Images -> (reconstruction, codes, terms "codebook" and "commitment"); straight-through gradient.
 
-        `quantised` is 1, or 0 while the decoder still sees the latents themselves: an encoder that is quantised from
-        the first step keeps its latents in a corner of the sphere.
+        `quantised` is 1, or 0 while the decoder still sees unquantised latents: an encoder that is quantised from the
+        first step keeps its latents in a corner of the sphere.
         Source: VQ-VAE, arXiv 1711.00937, equation 3.
         """
         z, codes = self.latents_and_codes(images)
@@ -117,7 +117,7 @@ def _unit(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
 def space_to_depth(
     images: Shaped[Array, "B height width D"], patch: int
 ) -> Shaped[Array, "B height//{patch} width//{patch} {patch}*{patch}*D"]:
-    """Every square of patch x patch pixels becomes one."""
+    """Stacks every square of patch x patch pixels into the channels of one."""
     B, height, width, D = images.shape
     x = images.reshape(B, height // patch, patch, width // patch, patch, D)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(B, height // patch, width // patch, patch * patch * D)
@@ -133,10 +133,10 @@ def depth_to_space(
 
 
 def to_float(images: UInt8[Array | np.ndarray, "*axes"]) -> Float32[Array | np.ndarray, "*axes"]:
-    """0..255 to -1..1."""
+    """Converts 0..255 to -1..1."""
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def to_uint8(images: Float[Array | np.ndarray, "*axes"]) -> UInt8[Array, "*axes"]:
-    """-1..1 to 0..255, clipped and truncated as the published pipelines do."""
+    """Converts -1..1 to 0..255, clipped and truncated as the published pipelines do."""
     return (jnp.clip((images + 1.0) / 2.0, 0.0, 1.0) * 255.0).astype(jnp.uint8)

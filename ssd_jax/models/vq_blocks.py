@@ -1,7 +1,7 @@
-"""The blocks that convolutional image tokenizers share; x is [B, height, width, D] everywhere.
+"""Blocks shared by the convolutional image tokenizers; x is [B, height, width, D] everywhere.
 
-What differs between the tokenizers comes in as `norm`, the constructor of their normalisation layers. It is used as
-`norm(name=...)(x, *guide)`; `guide` is empty unless the layers look at the latents themselves (MoVQ).
+The tokenizers differ in `norm`, the constructor of their normalisation layers. It is called as
+`norm(name=...)(x, *guide)`; `guide` is empty unless the layers are conditioned on the latents (MoVQ).
 Source: VQGAN, arXiv 2012.09841. Its names are kept (conv_in, norm1, nin_shortcut, proj_out).
 """
 
@@ -16,7 +16,7 @@ Norm = Callable[..., nn.Module]
 
 
 def conv(features: int, size: int, name: str) -> nn.Conv:
-    """A convolution that keeps the grid."""
+    """A convolution that keeps height and width."""
     return nn.Conv(features, (size, size), padding="SAME", name=name)
 
 
@@ -75,7 +75,7 @@ def descend(
     blocks: int,
     attention: Sequence[int] = (),
 ) -> Float[Array, "B R C lowest"]:
-    """The levels of an encoder, from the highest resolution down; level 0 is the highest. Call it in a compact method.
+    """Runs the levels of an encoder, from level 0, the highest resolution, down. Call it in a compact method.
 
     Args:
         widths: the channels of every level; each level after the first halves the grid.
@@ -88,7 +88,7 @@ def descend(
             if level in attention:
                 x = AttentionBlock(norm, name=f"down_{level}_attn_{block}")(x)
         if level + 1 < len(widths):
-            # Padded on the right and below only, as the published tokenizers do.
+            # Padded on the right and at the bottom only, as in the published tokenizers.
             x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
             x = nn.Conv(x.shape[-1], (3, 3), (2, 2), "VALID", name=f"down_{level}_downsample")(x)
     return x
@@ -102,7 +102,7 @@ def ascend(
     attention: Sequence[int] = (),
     guide: Sequence[Float[Array, "B R C Z"]] = (),
 ) -> Float[Array, "B height width highest"]:
-    """The levels of a decoder, from the lowest resolution up; arguments and level numbers as in `descend`."""
+    """Runs the levels of a decoder, from the lowest resolution up; arguments and level numbers as in `descend`."""
     for level in reversed(range(len(widths))):
         for block in range(blocks):
             x = ResnetBlock(norm, widths[level], name=f"up_{level}_block_{block}")(x, *guide)
@@ -114,11 +114,11 @@ def ascend(
 
 
 def enlarge(x: Float[Array, "B R C D"], factor: int) -> Float[Array, "B R*{factor} C*{factor} D"]:
-    """Every pixel becomes a square of factor x factor equal ones."""
+    """Nearest-neighbour upsampling: every pixel becomes a square of factor x factor equal ones."""
     return jnp.repeat(jnp.repeat(x, factor, axis=1), factor, axis=2)
 
 
 def nearest_code(z: Float[Array, "B R C D"], codes: Float[Array, "V D"]) -> Int32[Array, "B R C"]:
-    """The row of `codes` that is nearest to each vector of z; the lowest wins a tie."""
-    # argmin |z - c|^2 without the term that is the same for every code.
+    """The code whose vector in `codes` is nearest to each vector of z; the lowest wins a tie."""
+    # argmin |z - c|^2 without |z|^2, which is the same for every code.
     return jnp.argmax(jnp.einsum("brcd,vd->brcv", z, codes) - 0.5 * (codes**2).sum(-1), axis=-1).astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""Configurations of the published kinds of image tokenizers."""
+"""Defines the configurations of the published image tokenizers, VQGAN and MoVQ."""
 
 import dataclasses
 
@@ -12,14 +12,14 @@ GROUPS = 32
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LevelsConfig:
-    """What the published tokenizers have in common.
+    """Fields that the published tokenizers share.
 
     Attributes:
         channels: width of the first (highest) resolution level.
         multipliers: width of each level as a multiple of `channels`; each level after the first halves the grid.
         blocks: ResNet blocks per level in the encoder; the decoder has one more.
         attention_levels: the levels in which an attention block follows every ResNet block; 0 is the highest
-            resolution. There is attention in the middle always.
+            resolution. The middle always has attention.
         codebook_size: number of codes, V.
         code_dim: width of a code vector.
     """
@@ -70,7 +70,7 @@ class VQGANConfig(LevelsConfig):
 
     Attributes:
         latent_dim: channels between encoder or decoder and the 1x1 convolutions around the codebook.
-        normalised: latents and code vectors are brought to length one, for the lookup and before the decoder.
+        normalised: normalise latents and code vectors to unit length, for the lookup and before the decoder.
     """
 
     attention_levels: tuple[int, ...] = ()
@@ -80,10 +80,10 @@ class VQGANConfig(LevelsConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MoVQConfig(LevelsConfig):
-    """A MoVQ (arXiv 2209.09002) for video, as of arXiv 2409.18869, for single pictures.
+    """A video MoVQ (arXiv 2209.09002, arXiv 2409.18869), used for single images.
 
     Attributes:
-        frames: pictures per code along time; a single picture is repeated so many times, as the published model does.
+        frames: frames per code along time; a single image is repeated that many times, as in the published model.
     """
 
     code_dim: int = 4
@@ -96,5 +96,5 @@ class MoVQConfig(LevelsConfig):
 
     @property
     def latent_dim(self) -> int:
-        """Channels between encoder or decoder and codebook: the decoder needs both of one width."""
+        """Channels between encoder or decoder and codebook: the width of a code vector, as the decoder needs."""
         return self.code_dim

@@ -1,4 +1,4 @@
-"""The image tokenizer that a configuration describes; all have the methods `encode` and `decode`."""
+"""Builds the image tokenizer of a configuration; all tokenizers have the methods `encode` and `decode`."""
 
 from typing import Any
 
@@ -18,11 +18,11 @@ _MODELS = {VQConfig: VQModel, VQGANConfig: VQGAN, MoVQConfig: MoVQ}
 
 
 def vq_model(config: AnyVQConfig) -> nn.Module:
-    """The module of a configuration. `apply(params, images, method="encode")` gives codes, "decode" the way back."""
+    """The module of a configuration. `apply(params, images, method="encode")` gives codes, "decode" gives images."""
     return _MODELS[type(config)](config)
 
 
 def abstract_vq(config: AnyVQConfig) -> Any:
-    """Shapes of the parameters, without making any: a pytree of `jax.ShapeDtypeStruct`."""
+    """Shapes of the parameters, a pytree of `jax.ShapeDtypeStruct`; allocates nothing."""
     image = jnp.zeros((1, 2 * config.stride, 2 * config.stride, 3))
     return jax.eval_shape(lambda: vq_model(config).init(jax.random.key(0), image))

@@ -1,4 +1,4 @@
-"""The published VQGAN: Chameleon's, which Lumina-mGPT uses, and Janus's VQ-16, which is LlamaGen's.
+"""The published VQGAN tokenizers: Chameleon's, which Lumina-mGPT uses, and LlamaGen's VQ-16, which Janus uses.
 
 Source: arXiv 2012.09841. Images are in [-1, 1] with sides that are multiples of the stride.
 """
@@ -12,8 +12,8 @@ from ssd_jax.models.vq_config import GROUPS, MoVQConfig, VQGANConfig
 
 
 def group_norm(name: str) -> nn.GroupNorm:
-    """The normalisation of the published tokenizers."""
-    # The fast variance, E[x^2] - E[x]^2, loses digits where a group's mean is far from zero; the originals avoid it.
+    """The GroupNorm of the published tokenizers."""
+    # The fast variance, E[x^2] - E[x]^2, loses precision where a group's mean is far from 0; the originals avoid it.
     return nn.GroupNorm(num_groups=GROUPS, epsilon=1e-6, use_fast_variance=False, name=name)
 
 
@@ -62,7 +62,7 @@ class VQGAN(nn.Module):
         self.decoder = Decoder(config, group_norm)
 
     def code_vectors(self) -> Float32[Array, "V code_dim"]:
-        """The codebook as it enters lookup and decoder."""
+        """The codebook as lookup and decoder use it."""
         return _unit(self.codebook) if self.config.normalised else self.codebook
 
     def latents(self, images: Float32[Array, "B height width 3"]) -> Float32[Array, "B R C code_dim"]:
@@ -84,5 +84,5 @@ class VQGAN(nn.Module):
 
 
 def _unit(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
-    """x over its length, or over 1e-12 where it is shorter, as the original does."""
+    """x divided by its norm, or by 1e-12 where that is smaller, as in the original."""
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

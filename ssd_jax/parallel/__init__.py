@@ -1,1 +1,1 @@
-"""Many devices and many processes as one."""
+"""Parallelism: meshes of devices, several processes, sharded training states."""

@@ -1,12 +1,12 @@
-"""Where arrays lie on several accelerators: a mesh with two axes, and one table from logical axes to them.
+"""Shards arrays over several accelerators: a mesh with two axes, and the table from logical axes to mesh axes.
 
-Tensor parallelism over `model`, batch rows over `data`: every weight matrix is split over heads, mlp width or codes,
-the cache over rows and key/value heads, while activations are whole in every group of `model` devices. A block then
-costs two all-reduces of its window, and no weight ever travels (Megatron-LM, arXiv 1909.08053, section 3). With int8
-weights there are two more, of the largest number of every row.
+Tensor parallelism over `model`, batch rows over `data`: weight matrices are sharded over attention heads, mlp width or
+codes, the cache over batch rows and key/value heads; activations are replicated within every group of `model` devices.
+A block then costs two all-reduces of its window, and no weight is communicated (Megatron-LM, arXiv 1909.08053, section
+3). Int8 weights cost two more, of the largest absolute value of every row.
 
-What belongs to images and not to model rows (tokens, keys, logits behind the output head) is whole on every device, so
-all of them take the same decisions.
+Arrays of images rather than of the CFG batch (tokens, keys, logits after the output head) are replicated, so that all
+devices take the same decisions.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ AXES: Mapping[str, str | None] = {
     "window": None,
     "slot": None,
     "code": None,
-    # of parameters: split
+    # parameters: sharded
     "heads": MODEL,
     "kv_heads": MODEL,
     "mlp": MODEL,
@@ -43,7 +43,7 @@ AXES: Mapping[str, str | None] = {
     "code_mlp": MODEL,
     "head_mlp": MODEL,
     "source": MODEL,
-    # of parameters: whole
+    # parameters: replicated
     "vocab": None,
     "embed": None,
     "head_dim": None,
@@ -53,15 +53,15 @@ AXES: Mapping[str, str | None] = {
     "column": None,
     "seen": None,
 }
-"""Logical axis -> mesh axis that it is split over; None: it is not split. The models use these names and no others.
+"""Logical axis -> mesh axis that it is sharded over, or None. The models use these names and no others.
 
-"table" is the width of the embedding table, which is split there because a vocabulary has odd sizes; "source" is what a
-draft head sees of its source, 2D.
+"table" is the width of the embedding table, which is sharded there because vocabulary sizes are odd; "source" is the
+input of a draft head, 2D.
 """
 
 
 def parse_mesh(text: str) -> dict[str, int]:
-    """{"data": 2, "model": 4} of "data:2,model:4"; an axis that is left out has 1."""
+    """Parses "data:2,model:4" into {"data": 2, "model": 4}; an axis that is left out has size 1."""
     sizes: dict[str, int] = {}
     for part in text.split(","):
         name, _, size = part.strip().partition(":")
@@ -72,11 +72,11 @@ def parse_mesh(text: str) -> dict[str, int]:
 
 
 def make_mesh(spec: str | Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of the first devices.
+    """Makes a mesh of the first devices.
 
     Args:
-        spec: as text (see `parse_mesh`) or as sizes.
-        devices: to choose from; None is all, those of other processes included.
+        spec: text (see `parse_mesh`) or axis sizes.
+        devices: devices to choose from; None is all, those of other processes included.
     Raises:
         UserError: malformed text, or more devices than there are.
     """
@@ -92,7 +92,7 @@ def make_mesh(spec: str | Mapping[str, int], devices: Sequence[jax.Device] | Non
 
 
 def check_divides(config: ModelConfig, mesh: Mesh) -> None:
-    """Raises `UserError` if the backbone cannot be split over the mesh."""
+    """Raises `UserError` if the backbone cannot be sharded over the mesh."""
     parts = mesh.shape[MODEL]
     split = {
         "heads": config.heads,
@@ -118,9 +118,9 @@ def _advice(config: ModelConfig, split: Mapping[str, int]) -> str:
 
 
 def axis_of(name: str | None, size: int, mesh: Mesh) -> str | None:
-    """What a logical axis of this size is split over; raises `KeyError` for a name that the table lacks.
+    """The mesh axis that a logical axis of this size is sharded over; raises `KeyError` for a name not in the table.
 
-    Fewer key/value heads than model parts are whole on every device, as queries of several devices share one.
+    Fewer key/value heads than `model` devices are replicated, as queries of several devices share one.
     """
     if name is None or name == "kv_heads" and size % mesh.shape[MODEL]:
         return None
@@ -128,18 +128,18 @@ def axis_of(name: str | None, size: int, mesh: Mesh) -> str | None:
 
 
 def sharding_of(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> NamedSharding:
-    """Where an array of `shape` with these logical axes goes."""
+    """The sharding of an array of `shape` with these logical axes."""
     return NamedSharding(mesh, PartitionSpec(*(axis_of(*axis, mesh) for axis in zip(names, shape, strict=True))))
 
 
 def place(boxed: Any, mesh: Mesh | None) -> Any:
-    """Says where abstract parameters go.
+    """Adds shardings to abstract parameters.
 
     Args:
-        boxed: pytree of abstract parameters in flax's boxes with logical axis names.
+        boxed: pytree of abstract parameters, boxed by flax with logical axis names.
         mesh: None is one device.
     Returns:
-        the same without boxes; leaves are `jax.ShapeDtypeStruct`, with shardings where there is a mesh.
+        the same unboxed; leaves are `jax.ShapeDtypeStruct`, with shardings if there is a mesh.
     """
     if mesh is None:
         return nn.unbox(boxed)
@@ -152,24 +152,24 @@ def place(boxed: Any, mesh: Mesh | None) -> Any:
 
 
 def abstract(boxed: Any, mesh: Mesh | None, dtype: DTypeLike, quantize: str | None = None) -> Any:
-    """Boxed abstract parameters as `place` gives them, with the dtypes of a model that is loaded with `dtype`; with
-    "int8" their matrices are quantised (see `models.int8`)."""
+    """Boxed abstract parameters with shardings (see `place`) and the dtypes of a model that is loaded with `dtype`; for
+    "int8" the matrices are quantised (see `models.int8`)."""
     return with_dtype(place(quantised_boxes(boxed) if quantize else boxed, mesh), dtype)
 
 
 def device_shape(leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:
-    """The shape of the part of an array that one device has."""
+    """The shape of one device's shard of an array."""
     return tuple(leaf.shape) if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
 
 
 def device_bytes(tree: Any) -> int:
-    """Bytes that one device has of all arrays of a tree; they may be shapes alone."""
+    """Bytes that one device holds of all arrays of a tree; leaves may be shapes."""
     return sum(math.prod(device_shape(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 @contextlib.contextmanager
 def using(mesh: Mesh | None, config: ModelConfig) -> Iterator[None]:
-    """Inside, this backbone's activations follow the table; what is traced elsewhere has no constraints."""
+    """A context in which this backbone's activations are sharded by the table; outside there are no constraints."""
     if mesh is None:
         yield
         return
@@ -179,7 +179,7 @@ def using(mesh: Mesh | None, config: ModelConfig) -> Iterator[None]:
 
 
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
-    """Arrays and keys, whole on every device of the mesh; every process must hand in the same values."""
+    """Replicates arrays and keys on every device of the mesh; every process must pass the same values."""
     if mesh is None:
         return tree
     everywhere = NamedSharding(mesh, PartitionSpec())

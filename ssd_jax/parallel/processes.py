@@ -1,6 +1,6 @@
-"""Several processes as one: every process of a run names the same coordinator, and the mesh spans all their devices.
+"""Joins several processes into one run: all name the same coordinator, and the mesh spans all their devices.
 
-All of them do the same work on their own part of the arrays; only the first talks and writes files.
+All processes run the same program on their shards of the arrays; only the first prints and writes files.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from jax.experimental import multihost_utils
 from ssd_jax.errors import UserError
 
 AUTO = "auto"
-"""As coordinator: the cluster tells (a TPU slice, Slurm, ...), see `jax.distributed.initialize`."""
+"""As coordinator: found by the cluster (a TPU slice, Slurm, ...), see `jax.distributed.initialize`."""
 
 PATIENCE = 300
-"""Seconds to wait for the other processes, which may still be loading their libraries."""
+"""Seconds to wait for the other processes, which may still be importing libraries."""
 
 
 def join(coordinator: str, processes: int | None, process: int | None, patience: int = PATIENCE) -> None:
@@ -29,11 +29,11 @@ def join(coordinator: str, processes: int | None, process: int | None, patience:
 
     Args:
         coordinator: HOST:PORT of the first process, the same for all; or "auto".
-        processes, process: how many there are and which this is, from 0; None with "auto".
-        patience: seconds until it is an error that the others are not there.
+        processes, process: number of processes and index of this one, from 0; None with "auto".
+        patience: seconds to wait for the other processes.
     Raises:
-        UserError: a malformed or unreachable coordinator, numbers that do not fit. Where the others do not come, this
-            process ends with a sentence on standard error and exit code 2.
+        UserError: a malformed or unreachable coordinator, numbers that do not fit. If the others do not join in time,
+            this process exits with a sentence on standard error and exit code 2.
     """
     if coordinator == AUTO:
         if processes is not None or process is not None:
@@ -45,7 +45,7 @@ def join(coordinator: str, processes: int | None, process: int | None, patience:
             raise UserError("--coordinator needs --num_processes and --process_id, or write --coordinator=auto.")
         if not 0 <= process < processes:
             raise UserError(f"--process_id must be between 0 and {processes - 1}, not {process}.")
-        # jax's own client ends the process with a stack trace where these say what is wrong.
+        # jax's own client would abort the process with a stack trace; these checks give a readable message.
         if process == 0:
             _check_own(host, port)
         else:
@@ -61,22 +61,22 @@ def join(coordinator: str, processes: int | None, process: int | None, patience:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that talks and writes; without `join` it is."""
+    """Whether this process is the one that prints and writes; without `join` it is."""
     return jax.process_index() == 0
 
 
 def together(name: str, work: Callable[[], object] = lambda: None) -> None:
-    """Does some work in the first process; all go on when it is done. What it writes must go to a folder that all see.
+    """Runs `work` in the first process while the others wait. It must write to a folder that all processes share.
 
     Args:
-        name: what they wait for.
+        name: name of the work, for messages.
         work: if it raises, every process stops: the first with the error, the others with a `UserError`.
     """
     failure = None
     if is_first():
         try:
             work()
-        except Exception as error:  # the others would wait for ever
+        except Exception as error:  # otherwise the others would wait for ever
             failure = error
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
@@ -87,14 +87,14 @@ def together(name: str, work: Callable[[], object] = lambda: None) -> None:
 
 
 def of_first(values: np.ndarray) -> np.ndarray:
-    """What the first process hands in; all hand in arrays of one shape and dtype, and may know less."""
+    """The first process's values, in every process; all pass arrays of the same shape and dtype."""
     return np.asarray(multihost_utils.broadcast_one_to_all(values)) if jax.process_count() > 1 else values
 
 
 @contextlib.contextmanager
 def _ending(seconds: float, sentence: str) -> Iterator[None]:
-    """Ends the process with a sentence if the block takes so long; jax's client would abort it, which is no exception,
-    with a stack trace."""
+    """Exits the process with a sentence if the block takes this many seconds; jax's client would abort it with a stack
+    trace, which cannot be caught."""
 
     def end() -> None:
         sys.stderr.write(f"error: {sentence}\n")
@@ -130,7 +130,7 @@ def _check_own(host: str, port: int) -> None:
 
 
 def _wait_for(host: str, port: int, patience: int) -> None:
-    """Returns when something listens at the address."""
+    """Waits until something listens at the address."""
     deadline = time.monotonic() + patience
     while True:
         try:

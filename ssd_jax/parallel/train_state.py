@@ -1,4 +1,4 @@
-"""Where batches and training states lie on a mesh: rows over its data axis, every moment beside its parameter."""
+"""Shards batches and training states: batch rows over the data axis, every optimizer moment like its parameter."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from ssd_jax.parallel.mesh import DATA
 
 
 def spread(batch: Any, mesh: Mesh | None) -> Any:
-    """Host arrays with their rows over the data axis; every process holds all of them and places its part."""
+    """Shards host arrays over the data axis; every process holds all rows and places its own part."""
     if mesh is None:
         return batch
     rows = NamedSharding(mesh, PartitionSpec(DATA))
@@ -22,8 +22,8 @@ def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
 
     Args:
         state: abstract `TrainState`.
-        params: its parameters as `parallel.mesh.place` gives them. Whatever in the state lies under a parameter's names
-            and has its shape (the parameter itself, a moment of the optimizer) goes where it goes; all else is whole.
+        params: its parameters as `parallel.mesh.place` gives them. Every leaf of the state with a parameter's path and
+            shape (the parameter itself, an optimizer moment) gets its sharding; all else is replicated.
     """
     known = {_names(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
     whole = NamedSharding(mesh, PartitionSpec())
@@ -40,21 +40,21 @@ def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
 
 
 def placed_like(state: Any, shardings: Any) -> Any:
-    """An abstract state with shardings, if there are any."""
+    """An abstract state with these shardings, or none for None."""
     if shardings is None:
         return state
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
 
 
 def gathered(params: Any, mesh: Mesh | None) -> Any:
-    """Parameters whole on every device, so that one process can write them."""
+    """Parameters replicated on every device, so that one process can write them."""
     if mesh is None:
         return params
     return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(params)
 
 
 def _names(path: tuple) -> tuple[str, ...]:
-    """The dictionary keys at the end of a path."""
+    """The trailing dictionary keys of a path."""
     names = []
     for part in reversed(path):
         if not isinstance(part, jax.tree_util.DictKey):

@@ -1,4 +1,4 @@
-"""What users hold: a loaded model that turns prompts into images."""
+"""The pipeline: loads a model and turns prompts into images."""
 
 from ssd_jax.pipeline.pipeline import Pipeline
 

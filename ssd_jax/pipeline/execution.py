@@ -1,4 +1,4 @@
-"""How a model is computed: in which numbers, on which devices, with which attention."""
+"""Describes how a model is run: dtype, devices and attention implementation."""
 
 import dataclasses
 
@@ -12,9 +12,9 @@ from ssd_jax.pipeline.request import whole_batch
 @dataclasses.dataclass(frozen=True)
 class Execution:
     """Attributes:
-    dtype: of parameters and cache.
-    mesh: the devices over which model and cache are spread; None is one device.
-    attention: which implementation decoders use (see `models.attention`).
+    dtype: dtype of parameters and cache.
+    mesh: the devices over which model and cache are sharded; None is one device.
+    attention: the implementation that decoders use (see `models.attention`).
     """
 
     dtype: jnp.dtype
@@ -22,5 +22,5 @@ class Execution:
     attention: str = "plain"
 
     def whole_rows(self, batch: int, guided: bool) -> int:
-        """The next batch of images whose rows, those of guidance included, fill the data axis of the mesh."""
+        """The smallest batch of at least so many images whose batch rows, guidance included, fill the data axis."""
         return whole_batch(batch, guided, 1 if self.mesh is None else self.mesh.shape[DATA])

@@ -1,4 +1,4 @@
-"""Whether a model, or a batch of pictures, fits in memory, asked before any of it is there."""
+"""Checks whether a model or a batch of images fits in memory, before allocating it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +17,9 @@ def require_room(arrays: Mapping[str, Any], mesh: Mesh | None = None, said: str 
     """Raises `UserError` if arrays will not fit.
 
     Args:
-        arrays: what they are -> pytree of shapes, with shardings where they are split.
-        mesh: the devices over which they are spread; None is one. Those of a CPU share its memory.
-        said: the beginning of the sentence.
+        arrays: description -> pytree of shapes, with shardings where they are sharded.
+        mesh: the devices over which they are sharded; None is one. CPU devices share their memory.
+        said: beginning of the error message.
     """
     parts = len(mesh.local_devices) if mesh is not None and jax.default_backend() == "cpu" else 1
     needed = {name: parts * device_bytes(tree) for name, tree in arrays.items() if tree is not None}
@@ -31,7 +31,7 @@ def require_room(arrays: Mapping[str, Any], mesh: Mesh | None = None, said: str 
 
 
 def free_bytes() -> int | None:
-    """Memory that arrays may still take on the default device; None where nothing tells."""
+    """Free bytes for arrays on the default device; None where unknown."""
     device = jax.local_devices()[0]
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
@@ -45,7 +45,7 @@ def free_bytes() -> int | None:
 
 
 def _container_bytes() -> int | None:
-    """What a container (cgroup v2) leaves this process, beside what the kernel could drop; None outside of one."""
+    """Free bytes under a container's limit (cgroup v2), droppable file pages included; None outside a container."""
     folder = Path("/sys/fs/cgroup")
     try:
         limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))

@@ -1,4 +1,4 @@
-"""What the pipeline reads of given pictures: logits and likelihoods of their codes, as programs over whole batches."""
+"""Programs that compute logits and likelihoods of given images' codes, a batch at a time."""
 
 from functools import partial
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.models.layers import whole
+from ssd_jax.models.layers import replicated
 from ssd_jax.models.teacher_forcing import forced
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.sampling.distribution import guide
@@ -22,10 +22,10 @@ Given = tuple[np.ndarray, np.ndarray, np.ndarray]
 def checked(
     config: ModelConfig, grid: Grid, prompt_ids: np.ndarray, codes: np.ndarray, prompt_mask: np.ndarray | None = None
 ) -> Given:
-    """Ids, mask (None is all True) and codes as programs take them.
+    """Checks ids, mask (None is all True) and codes, and converts them for the programs.
 
     Raises:
-        UserError: ids or codes without two dimensions, or none of them; codes that do not fill the grid or are not as
+        UserError: ids or codes that are empty or not two-dimensional; codes that do not fill the grid or are not as
             many as the prompts; a mask of another shape than the ids; ids or codes that the model does not have.
     """
     prompt_ids, codes = np.asarray(prompt_ids, np.int32), np.asarray(codes, np.int32)
@@ -57,7 +57,7 @@ def visual_logits(
     window: int,
     attention: str,
 ) -> jax.Array:
-    """The logits that predict every code, float32 [B, R*C, V], all of them at once; arguments as for `forced`."""
+    """The logits that predict every code, float32 [B, R*C, V], all kept at once; arguments as for `forced`."""
     model = Transformer(config)
     hidden = forced(model, params, ids, mask, codes, grid, window, attention)
     return model.apply(params, hidden, method="logits")
@@ -77,15 +77,15 @@ def visual_nll(
     attention: str,
     guided: bool,
 ) -> jax.Array:
-    """-log p of every code under the guided distribution, float32 [B, R*C]; logits are there for a window alone.
+    """-log p of every code under the guided distribution, float32 [B, R*C]; only one window's logits are kept at once.
 
-    Arguments as for `forced`; if `guided`, rows are 2B, the conditional ones first, and both halves of the codes equal.
+    Arguments as for `forced`; if `guided`, they are a CFG batch of 2B rows, conditional first, codes repeated.
     """
     model = Transformer(config)
 
     def read(hidden: jax.Array, codes: jax.Array) -> jax.Array:
         logits = guide(model.apply(params, hidden, method="logits"), cfg_scale, guided)
-        codes = whole(codes)[: logits.shape[0], :, None]
-        return -jnp.take_along_axis(jax.nn.log_softmax(whole(logits)), codes, axis=-1)[..., 0]
+        codes = replicated(codes)[: logits.shape[0], :, None]
+        return -jnp.take_along_axis(jax.nn.log_softmax(replicated(logits)), codes, axis=-1)[..., 0]
 
-    return whole(forced(model, params, ids, mask, codes, grid, window, attention, read))
+    return replicated(forced(model, params, ids, mask, codes, grid, window, attention, read))

@@ -1,4 +1,4 @@
-"""Pixels and codes: the VQ tokenizer of a checkpoint, read when it is first needed. It runs on one device."""
+"""Converts between pixels and codes with a checkpoint's image tokenizer, loaded on first use, on one device."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,17 +14,17 @@ from ssd_jax.models.vq_models import AnyVQConfig, vq_model
 from ssd_jax.pipeline.origin import Origin
 
 LIMIT = 2**27
-"""Pixels times channels of the pictures that go through a tokenizer at once: half a gigabyte in float32, of which the
-published tokenizers take up to eight times as much."""
+"""Most pixels times channels that go through a tokenizer at once: half a gigabyte in float32, of which the published
+tokenizers need up to eight times as much."""
 
 
 class Pictures:
-    """The VQ tokenizer of a pipeline; any number of pictures goes through it, `at_once` of them at a time.
+    """The image tokenizer of a pipeline; any number of images is processed, `at_once` of them at a time.
 
     Attributes:
-        origin: where its parameters come from.
+        origin: source of its parameters.
         model: the backbone's config.
-        config: the tokenizer's.
+        config: the tokenizer's config.
     """
 
     def __init__(self, origin: Origin, model: ModelConfig, config: AnyVQConfig):
@@ -32,7 +32,7 @@ class Pictures:
         self._params: Any = None
 
     def encode(self, images: np.ndarray) -> np.ndarray:
-        """Pictures uint8 [B, H, W, 3] to codes int32 [B, R, C]; raises `UserError` for any other array, or none."""
+        """Images uint8 [B, H, W, 3] to codes int32 [B, R, C]; raises `UserError` for any other array, or none."""
         images = np.asarray(images)
         stride = self.config.stride
         fits = (
@@ -40,13 +40,13 @@ class Pictures:
         )
         if not fits or not images.size or images.dtype != np.uint8:
             raise UserError(
-                f"Pictures must be uint8 [B, H, W, 3], none of them 0, with H and W multiples of {stride}, "
+                f"Images must be uint8 [B, H, W, 3], none of them 0, with H and W multiples of {stride}, "
                 f"not {images.dtype} {images.shape}."
             )
         return self._in_parts(_to_codes, images, at_once(self.config, *images.shape[1:3]))
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Codes int32 [B, R, C] to pictures uint8 [B, H, W, 3]; raises `UserError` for any other array."""
+        """Codes int32 [B, R, C] to images uint8 [B, H, W, 3]; raises `UserError` for any other array."""
         codes = np.asarray(codes, np.int32)
         if codes.ndim != 3 or not codes.size or codes.min() < 0 or codes.max() >= self.config.codebook_size:
             raise UserError(f"Codes must be [B, R, C] with values in 0..{self.config.codebook_size - 1}.")
@@ -54,7 +54,7 @@ class Pictures:
         return self._in_parts(to_pixels, codes, at_once(self.config, *(side * stride for side in codes.shape[1:])))
 
     def _in_parts(self, program: Callable, given: np.ndarray, size: int) -> np.ndarray:
-        """`program` of [B, ...], `size` rows at a time; the last part is filled up, so that there is one program."""
+        """Runs `program` on [B, ...], `size` images at a time; the last part is padded, so that one program does."""
         if len(given) <= size:
             return np.asarray(program(self.params, given, config=self.config))
         out = []
@@ -67,7 +67,7 @@ class Pictures:
     @property
     def params(self) -> Any:
         """The parameters. Raises `UserError` if they cannot be read or are for another number of codes than the
-        backbone draws."""
+        backbone's."""
         if self._params is None:
             drawn, known = self.model.visual_size, self.config.codebook_size
             if drawn != known:
@@ -79,10 +79,10 @@ class Pictures:
 
 
 def at_once(config: AnyVQConfig, height: int, width: int) -> int:
-    """How many pictures of height x width pixels go through a tokenizer together: as many as `LIMIT` allows, or one.
+    """How many images of height x width pixels go through a tokenizer at once: as many as `LIMIT` allows, or one.
 
-    A 720 x 720 picture of Emu3 has 133 million pixels times channels and goes alone; Janus-Pro's go by
-    seven, the bundled model's by 170.
+    A 720 x 720 image of Emu3 has 133 million pixels times channels and goes alone; Janus-Pro takes seven at a time, the
+    bundled model 170.
     """
     return max(1, LIMIT // (height * width * config.channels))
 
@@ -94,5 +94,5 @@ def _to_codes(params: Any, images: jax.Array, *, config: AnyVQConfig) -> jax.Arr
 
 @partial(jax.jit, static_argnames="config")
 def to_pixels(params: Any, codes: jax.Array, *, config: AnyVQConfig) -> jax.Array:
-    """Codes int32 [B, R, C] to pictures uint8 [B, H, W, 3]."""
+    """Codes int32 [B, R, C] to images uint8 [B, H, W, 3]."""
     return to_uint8(vq_model(config).apply(params, codes, method="decode"))

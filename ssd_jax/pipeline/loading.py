@@ -1,4 +1,4 @@
-"""From the name of a checkpoint to a `Pipeline`."""
+"""Loads a checkpoint by name or path into a `Pipeline`."""
 
 import math
 from collections.abc import Mapping
@@ -32,10 +32,10 @@ from ssd_jax.weights.store import find_weights, is_there
 from ssd_jax.weights.tensors import read_tensors
 
 QUANTIZE = ("int8",)
-"""What `load(quantize=)` may say."""
+"""Valid values of `load(quantize=)`."""
 
 BUNDLED = Path(__file__).parents[1] / "assets"
-"""Checkpoints that come with the package, by folder name."""
+"""Folder of the checkpoints that are bundled with the package."""
 
 
 def load(
@@ -51,25 +51,24 @@ def load(
     """Loads a checkpoint.
 
     Args:
-        source: the name of a bundled checkpoint ("emoji"); a folder, in our format or as the models are published,
-            which is "./emoji" if it has such a name; or "organisation/name" of the Hugging Face hub.
-        dtype: of the parameters and the cache; None is what this machine is fast with: bfloat16 on GPUs, TPUs and CPUs
-            that multiply it, float32 on others. All else is float32 (see `models.matmul`).
-        mesh: over which devices the model is spread: a mesh of `parallel.mesh.make_mesh`, or text such as
-            "data:2,model:4"; None is one device. Every device is given its own part of the weights alone.
+        source: the name of a bundled checkpoint ("emoji"); a folder, in our format or a published one ("./emoji" for a
+            folder of that name); or "organisation/name" of the Hugging Face hub.
+        dtype: dtype of parameters and cache; None is the fastest on this machine: bfloat16 on GPUs, TPUs and CPUs that
+            multiply it, float32 on others. All else is float32 (see `models.matmul`).
+        mesh: the devices over which the model is sharded: a mesh of `parallel.mesh.make_mesh`, or text such as
+            "data:2,model:4"; None is one device. Every device gets only its own shard of the weights.
         heads: draft heads, a file, a folder with heads.safetensors or a hub id; None takes the checkpoint's own, if it
             has any.
-        vq_weights: the image tokenizer's weights, a file, a folder or a hub id, where the checkpoint lacks them
-            (Lumina-mGPT) or they are published by themselves (Emu3-VisionTokenizer). They are read when they are first
-            needed.
-        tokens: special ids where config.json and tokenizer.json do not tell: "pad", "unk", "bos", "boi", "row_end";
-            in prompts of Emu3 "img", of Lumina-mGPT "end" and "size_24".
+        vq_weights: the image tokenizer's weights, a file, a folder or a hub id, if the checkpoint lacks them
+            (Lumina-mGPT) or they are published separately (Emu3-VisionTokenizer). They are read on first use.
+        tokens: special ids that config.json and tokenizer.json do not give: "pad", "unk", "bos", "boi", "row_end"; in
+            prompts of Emu3 "img", of Lumina-mGPT "end" and "size_24".
         attention: "plain", or "fused", `jax.nn.dot_product_attention`, which on NVIDIA GPUs is cuDNN's.
-        quantize: "int8" rounds the matrices of blocks and draft heads as they are read (see `models.int8`): half the
-            memory, other pictures.
+        quantize: "int8" quantises the matrices of blocks and draft heads as they are read (see `models.int8`): half the
+            memory, other images.
     Raises:
         UserError: no such checkpoint, files in it that are damaged or do not fit together, heads of another backbone,
-            more devices than there are, or so many that the model cannot be split over them.
+            more devices than there are, or so many that the model cannot be sharded over them.
     """
     folder = find_folder(source)
     require_options(attention, quantize)
@@ -94,7 +93,7 @@ def load(
 
 
 def require_options(attention: str = "plain", quantize: str | None = None, spread: bool = False) -> None:
-    """Raises `UserError` for names that are none, and for what does not go with a model spread over devices."""
+    """Raises `UserError` for unknown names, and for options that a sharded model does not support."""
     require_one_of("attention", attention, tuple(ATTENTIONS))
     if spread and attention == "fused":
         raise UserError("The fused attention runs on one device; leave the mesh out, or take the plain one.")
@@ -103,7 +102,7 @@ def require_options(attention: str = "plain", quantize: str | None = None, sprea
 
 
 def mesh_for(config: ModelConfig, mesh: Mesh | str | None, attention: str) -> Mesh | None:
-    """The mesh that `load` was given, made of text if need be; raises `UserError` if the model cannot be spread so."""
+    """The mesh that `load` was given, parsed if text; raises `UserError` if the model cannot be sharded over it."""
     mesh = make_mesh(mesh) if isinstance(mesh, str) else mesh
     if mesh is not None:
         check_divides(config, mesh)
@@ -112,19 +111,19 @@ def mesh_for(config: ModelConfig, mesh: Mesh | str | None, attention: str) -> Me
 
 
 def require_model_fits(config: ModelConfig, backbone: Any, heads: Any, dtype: Any, mesh: Mesh | None) -> None:
-    """Raises `UserError` if parameters and the cache of one picture, with guidance, would not fit in memory.
+    """Raises `UserError` if parameters and the cache of one image, with guidance, would not fit in memory.
 
     Args:
-        config: the backbone's.
-        backbone, heads: parameters as shapes, with shardings on a mesh; no heads are None.
-        dtype: of the cache.
+        config: the backbone's config.
+        backbone, heads: parameters as shapes, with shardings on a mesh; None without draft heads.
+        dtype: dtype of the cache.
         mesh: None is one device.
     """
     length = bucket(1) + Layout(Grid(config.rows, config.cols), config.row_end_id != NONE).length
-    rows = 2 if mesh is None else math.lcm(2, mesh.shape[DATA])  # as many pictures as fill the mesh
+    rows = 2 if mesh is None else math.lcm(2, mesh.shape[DATA])  # as many images as fill the mesh
     spec = CacheSpec(config.layers, rows, config.kv_heads, length, config.head_dim, jnp.dtype(dtype))
     cache = spec.abstract(cache_sharding(spec, mesh))
-    require_room({"weights": backbone, "draft heads": heads, "cache of a picture": cache}, mesh)
+    require_room({"weights": backbone, "draft heads": heads, "cache of an image": cache}, mesh)
 
 
 def find_folder(source: str | Path) -> Path:
@@ -139,7 +138,7 @@ def find_folder(source: str | Path) -> Path:
 
 
 def find_folder_here(source: str | Path) -> Path | None:
-    """The folder of a bundled or local checkpoint; None if there is none. Nothing is downloaded."""
+    """The folder of a bundled or local checkpoint, or None; downloads nothing."""
     if isinstance(source, str) and source in _bundled():
         return BUNDLED / source
     folder = require_name(source)

@@ -1,4 +1,4 @@
-"""The sizes of a model before its weights are there: those of a checkpoint folder, or what a config file says."""
+"""Finds a model's configs without its weights, from a checkpoint folder or a config file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,13 +24,13 @@ class Models(NamedTuple):
 
 
 def find_models(config: Mapping, where: str, weights: str = "", heads: str | None = None) -> Models:
-    """The models of a config file. Of files with weights the headers are read at most.
+    """The models of a config file. At most the headers of files with weights are read.
 
     Args:
-        config: with a section `model` and, perhaps, `heads_model` and `vq`.
-        where: the config file, for error messages.
-        weights: a checkpoint folder or the name of a bundled one, whose config.json goes before the config; "" is none.
-        heads: a file of draft heads or its folder; None is the checkpoint's own. Without any, they are those that a
+        config: a config with a section `model` and, optionally, `heads_model` and `vq`.
+        where: name of the config file in error messages.
+        weights: a checkpoint folder or the name of a bundled one, whose config.json takes precedence; "" is none.
+        heads: a file of draft heads or its folder; None is the checkpoint's own. Without any, they are those that
             training would make: `heads_model`, or five to the right and two down.
     Raises:
         UserError: no such folder, or a malformed file.

@@ -1,4 +1,4 @@
-"""The model that a command line names: --config, --weights and what goes with them."""
+"""Opens the model that a command line selects with --config, --weights and related options."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,20 +10,20 @@ from ssd_jax.pipeline.pipeline import Pipeline
 from ssd_jax.pipeline.random_weights import NAME as RANDOM
 from ssd_jax.pipeline.random_weights import Random, load_random
 
-RANDOM_NOTE = "The weights are random: seconds are real, pictures are noise."
-"""What to say wherever such a model is used."""
+RANDOM_NOTE = "The weights are random: seconds are real, images are noise."
+"""Note for every use of such a model."""
 
 
 def open_model(config: Mapping[str, Any], where: str, weights: str | None = None, **options: Any) -> Pipeline:
     """Loads a checkpoint, or makes a model of the config's sizes with random weights.
 
     Args:
-        config: of a config file.
+        config: the contents of a config file.
         where: its name, for error messages.
         weights: a bundled name, a folder, a hub id, or "random" ("./random" is a folder); None is the config's own.
-        options: of `pipeline.loading.load`.
+        options: options of `pipeline.loading.load`.
     Raises:
-        UserError: there are no weights, they are of another family than the config, or options that make no sense.
+        UserError: no weights, weights of another family than the config's, or inconsistent options.
     """
     if weights == RANDOM:
         if options.pop("vq_weights", None):

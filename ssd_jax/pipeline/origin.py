@@ -1,4 +1,4 @@
-"""Where a pipeline comes from, and its parts that are read only when they are first needed."""
+"""Gives a pipeline the parts of its checkpoint that are read only on first use: prompts and image tokenizer."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from ssd_jax.weights.store import find_weights
 
 
 class Origin(Protocol):
-    """What a `Pipeline` asks of the place that its weights come from.
+    """The source of a `Pipeline`'s weights.
 
     Attributes:
         folder: the checkpoint's folder; None if there is none.
@@ -27,7 +27,7 @@ class Origin(Protocol):
         """Identifies the backbone."""
 
     def prompts(self, config: ModelConfig) -> Any:
-        """Text to ids, as `backbones.base.Prompts` describes."""
+        """The prompts, see `backbones.base.Prompts`."""
 
     def tokenizer(self, config: ModelConfig, vq: AnyVQConfig) -> Any:
         """The image tokenizer's parameters, float32, on one device."""
@@ -38,9 +38,9 @@ class Checkpoint:
     """A folder with a backbone's weights.
 
     Attributes:
-        folder: where it is.
-        vq_weights: the image tokenizer's file or folder; None: it lies in the checkpoint's folder.
-        tokens: ids of special tokens, by key, that go before those its files name; None is none.
+        folder: the checkpoint's folder.
+        vq_weights: the image tokenizer's file or folder; None: it is in the checkpoint's folder.
+        tokens: special ids, by key, that take precedence over those of its files; None is none.
     """
 
     folder: Path
@@ -57,7 +57,7 @@ class Checkpoint:
         return fingerprint(find_weights(self.folder))
 
     def prompts(self, config: ModelConfig) -> Any:
-        """Those of the folder's tokenizer."""
+        """The prompts, with the folder's tokenizer."""
         return read_prompts(self.folder, config, self.tokens)
 
     def vq_path(self, config: ModelConfig) -> Path:
@@ -65,5 +65,5 @@ class Checkpoint:
         return find_vq_weights(self.vq_weights or self.folder, config.architecture)
 
     def tokenizer(self, config: ModelConfig, vq: AnyVQConfig) -> Any:
-        """Read from their file; raises `UserError` if they cannot be."""
+        """The image tokenizer's parameters, read from their file; raises `UserError` if they cannot be."""
         return read_vq(self.vq_path(config), config.architecture, abstract_vq(vq))

@@ -1,4 +1,4 @@
-"""What users hold: a loaded model that turns prompts into pictures."""
+"""Defines `Pipeline`, a loaded model that turns prompts into images."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -31,15 +31,15 @@ from ssd_jax.sampling.noise import image_keys
 
 
 class Pipeline:
-    """A backbone, its VQ tokenizer and its prompts. Made by `load`.
+    """A backbone, its image tokenizer and its prompts. Made by `load`.
 
     Attributes:
-        origin: where the weights come from, and all that is read when it is first needed.
+        origin: source of the weights, and of everything that is read on first use.
         model: the backbone and its draft heads, with their weights.
-        vq_config: what config.json says of the VQ tokenizer.
-        execution: dtype, devices and attention. The VQ tokenizer is on one device.
-        pictures: the VQ tokenizer.
-        programs: what was compiled of the model.
+        vq_config: the image tokenizer's config.
+        execution: dtype, devices and attention. The image tokenizer is on one device.
+        pictures: the image tokenizer.
+        programs: the model's compiled programs.
     """
 
     def __init__(self, origin: Origin, model: LoadedModel, vq_config: AnyVQConfig, execution: Execution):
@@ -63,31 +63,31 @@ class Pipeline:
         pixels: bool = True,
         max_passes: int | None = None,
     ) -> Output:
-        """Draws `num_images` pictures of every prompt.
+        """Draws `num_images` images of every prompt.
 
         Args:
             prompts: one or more texts.
             decoder: a preset's name or a decoder dataclass.
-            num_images: pictures per prompt.
+            num_images: images per prompt.
             seed: one for all prompts, or one for each. The noise of (prompt, seed) does not depend on what else is in
-                the call, nor does the picture where products have the same bits in every batch (bfloat16 on a CPU);
+                the call, nor does the image where products have the same bits in every batch (bfloat16 on a CPU);
                 equal prompts are numbered and differ.
-            cfg_scale: classifier-free guidance, from -1000 to 1000, so that what is reckoned with it stays finite; None
-                is the model's own default, 1 turns it off and halves the work.
-            temperature: 0 takes the most likely code everywhere; otherwise from 0.001 to 1000, what float32 can tell.
+            cfg_scale: classifier-free guidance scale, from -1000 to 1000, so that logits stay finite; None is the
+                model's own default, 1 turns guidance off and halves the work.
+            temperature: 0 takes the most likely code everywhere; otherwise from 0.001 to 1000, the range of float32.
             top_k, top_p: keep the k most likely codes, or the most likely ones up to this mass; None is the model's
                 default (top_k) or off (top_p). top_k 0 is off. The most likely code is always kept.
-            negative_prompt: what the guidance leads away from; None is the model's own: Emu3's published text,
-                otherwise no prompt. Lumina-mGPT and Janus-Pro were not trained to be led away from one.
-            size: (height, width) of the pictures in pixels, or text: "512x768", height first, or, for Emu3, an aspect
+            negative_prompt: text that guidance steers away from; None is the model's own: Emu3's published text,
+                otherwise no prompt. Lumina-mGPT and Janus-Pro were not trained with one.
+            size: (height, width) of the images in pixels, or text: "512x768", height first, or, for Emu3, an aspect
                 ratio "16:9", width first. None is the size the model was trained on.
-            max_batch: at most so many pictures at once; None decodes all together. On a mesh it is rounded up to what
-                fills the data axis.
-            pixels: False gives tokens alone, and takes no image tokenizer.
-            max_passes: stop after so many passes, the prefill included: what is not final by then is a draft or 0.
+            max_batch: the most images to decode at once; None decodes all together. On a mesh it is rounded up to fill
+                the data axis.
+            pixels: False returns tokens only, and needs no image tokenizer.
+            max_passes: stop after this many passes, the prefill included; tokens not final by then are drafts or 0.
         Raises:
-            UserError: a value out of range or of another type, an unknown decoder, a window larger than the picture,
-                draft heads or a file that is missing, a batch that does not fit in memory, too many pictures.
+            UserError: a value out of range or of another type, an unknown decoder, a window larger than the image,
+                draft heads or a file that is missing, a batch that does not fit in memory, too many images.
         """
         texts, seeds, numbers = images_of_call(prompts, num_images, seed)
         decoder = find_decoder(decoder)
@@ -106,7 +106,7 @@ class Pipeline:
         batch = self.execution.whole_rows(min(len(texts), max_batch), guided)
         decoded = []
         for start in range(0, len(texts), batch):
-            part = [min(index, len(texts) - 1) for index in range(start, start + batch)]  # a short last batch is filled
+            part = [min(index, len(texts) - 1) for index in range(start, start + batch)]  # pads a short last batch
             given, away = ([rows[index] for index in part] for rows in (frames, negatives))
             batched = PromptBatch.stack(given, away if guided else None, self.config.pad_id)
             keys = image_keys(jnp.array([seeds[i] for i in part], jnp.uint32), jnp.array([numbers[i] for i in part]))
@@ -126,13 +126,13 @@ class Pipeline:
         return [name for name, decoder in PRESETS.items() if decoder.runs_with(*self.head_counts)]
 
     def require(self, decoder: Decoder, size: tuple[int, int] | str | None = None) -> None:
-        """Raises `UserError` if the decoder needs draft heads that this checkpoint lacks, or a larger picture."""
+        """Raises `UserError` if the decoder needs draft heads that this checkpoint lacks, or a larger image."""
         require_heads(decoder, *self.head_counts)
         require_fits(decoder, grid_of(self.config, size, self.vq_config.stride))
 
     @property
     def config(self) -> ModelConfig:
-        """What config.json says of the backbone."""
+        """The backbone's config."""
         return self.model.config
 
     @property
@@ -142,37 +142,37 @@ class Pipeline:
 
     @property
     def heads(self) -> HeadsConfig | None:
-        """Which draft heads there are; None without heads."""
+        """The draft heads' config, or None."""
         return None if self.model.heads is None else self.model.heads.config
 
     @property
     def heads_params(self) -> Any:
-        """The draft heads' parameters; None without heads."""
+        """The draft heads' parameters, or None."""
         return None if self.model.heads is None else self.model.heads.params
 
     @property
     def dtype(self) -> jnp.dtype:
-        """Of parameters and cache."""
+        """The dtype of parameters and cache."""
         return self.execution.dtype
 
     @property
     def mesh(self) -> Mesh | None:
-        """The devices over which model and cache are spread; None is one device."""
+        """The devices over which model and cache are sharded; None is one device."""
         return self.execution.mesh
 
     @property
     def attention(self) -> str:
-        """Which implementation of attention decoders use (see `models.attention`)."""
+        """The attention implementation that decoders use (see `models.attention`)."""
         return self.execution.attention
 
     @property
     def head_counts(self) -> tuple[int, int]:
-        """How many horizontal and vertical draft heads there are."""
+        """Numbers of horizontal and vertical draft heads."""
         return self.model.head_counts
 
     @property
     def folder(self) -> Path | None:
-        """Where the checkpoint lies; None for weights that come from no file."""
+        """The checkpoint's folder; None for weights that come from no file."""
         return self.origin.folder
 
     def fingerprint(self) -> str:
@@ -180,7 +180,7 @@ class Pipeline:
         return self.origin.fingerprint()
 
     def numerics(self) -> dict[str, str]:
-        """What the bits of a picture depend on besides weights and options."""
+        """What the bits of an image depend on besides weights and options."""
         return {**describe(self.dtype, self.quantize), "attention": self.attention}
 
     @property
@@ -197,7 +197,7 @@ class Pipeline:
     ) -> jax.Array:
         """The logits that predict each code from the prompt and all earlier codes.
 
-        The result is whole: for a picture of Emu3 1.06 GB a row. `visual_nll` keeps one number of each code instead.
+        The result holds all logits: 1.06 GB for an image of Emu3. `visual_nll` keeps one number per code instead.
 
         Args:
             prompt_ids: int32 [B, S], taken verbatim.
@@ -222,8 +222,8 @@ class Pipeline:
         """-log p of each code given the prompt and all earlier codes, in nats, at temperature 1 and without filters.
 
         Args:
-            prompt_ids, prompt_mask: as for `visual_logits`; where `cfg_scale` is not 1 they are [2B, S], the
-                unconditional prompts behind the others.
+            prompt_ids, prompt_mask: as for `visual_logits`; if `cfg_scale` is not 1 they are a CFG batch [2B, S], the
+                unconditional prompts after the others.
             codes, grid: as for `visual_logits`.
             cfg_scale: guidance; 1 is the plain conditional distribution.
         Returns:
@@ -237,14 +237,14 @@ class Pipeline:
         return self.programs.read(visual_nll, prompt_ids, rows, grid, prompt_mask, jnp.float32(scale), guided=guided)
 
     def encode(self, images: np.ndarray) -> np.ndarray:
-        """Pictures uint8 [B, H, W, 3] to codes int32 [B, R, C]."""
+        """Images uint8 [B, H, W, 3] to codes int32 [B, R, C]."""
         return self.pictures.encode(images)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Codes int32 [B, R, C] to pictures uint8 [B, H, W, 3]."""
+        """Codes int32 [B, R, C] to images uint8 [B, H, W, 3]."""
         return self.pictures.decode(codes)
 
     @cached_property
     def prompts(self) -> Any:
-        """Text to ids; read on first use, so a folder without tokenizer.json loads."""
+        """Turns texts into ids; read on first use, so that a folder without tokenizer.json loads."""
         return self.origin.prompts(self.config)

@@ -1,4 +1,4 @@
-"""A model's compiled programs, on the devices that it lies on: one for each kind of call, kept for the next."""
+"""Compiles and caches a model's programs, one for each kind of call."""
 
 import time
 from typing import Any, NamedTuple
@@ -23,11 +23,11 @@ from ssd_jax.sequence.layout import Grid
 
 
 class DecodedBatch(NamedTuple):
-    """What a decoding program gave, on the host.
+    """Results of a decoding program, on the host.
 
     Attributes:
         tokens, passes, trace: int32 [B, R*C], [B] and [B, R*C] (see `pipeline.request.Output`).
-        seconds, compile_seconds: of its run, and of its compilation, 0 if it was there.
+        seconds, compile_seconds: time of its run, and of its compilation, 0 if it was cached.
     """
 
     tokens: np.ndarray
@@ -50,7 +50,7 @@ class Programs:
         self.compiled: dict[Any, Any] = {}
 
     def decode(self, prompts: PromptBatch, draw: Draw, decoder: Decoder, grid: Grid) -> DecodedBatch:
-        """Draws a batch; raises `UserError` if it does not fit in memory."""
+        """Decodes a batch; raises `UserError` if it does not fit in memory."""
         config, mesh = self.model.config, self.execution.mesh
         spec = cache_spec(config, grid, *prompts.ids.shape, self.execution.dtype, self.execution.attention)
         model = self.model if any(decoder.heads) else self.model.replace(heads=None)

@@ -1,8 +1,8 @@
-"""Models of any config with random weights: real shapes, real seconds, noise for pictures. Nothing is downloaded.
+"""Makes models of any config with random weights: real shapes, real seconds, noise for images. Nothing is downloaded.
 
-Every array is drawn on the devices that will hold it, from a key of its own name, so the values do not depend on the
-mesh. Inside the blocks they are scaled as for a training's start; the output head is scaled until p has about the
-entropy that the bundled model has while it draws, so that sampling works as in earnest.
+Every array is sampled on the devices that will hold it, from a key of its own name, so the values do not depend on the
+mesh. Inside the blocks they are scaled as an initialisation for training; the output head is scaled so that p has about
+the entropy of the bundled model's during decoding, and sampling behaves realistically.
 """
 
 import dataclasses
@@ -37,25 +37,25 @@ from ssd_jax.weights.mapping import flatten, unflatten
 from ssd_jax.weights.tensors import read_tensors
 
 NAME = "random"
-"""What --weights says for such a model."""
+"""The value of --weights for such a model."""
 
 ENTROPY = 1.2
-"""Of p in nats, about that of the bundled model where its own pictures lead it."""
+"""Entropy of p in nats, about that of the bundled model on its own images."""
 
 ALIKE = 0.995
-"""Correlation of an image's conditional and unconditional logits: they see the same codes, and other prompts."""
+"""Correlation of an image's conditional and unconditional logits, which see the same codes and other prompts."""
 
 
 BEHIND_GELU = 1.53
-"""Makes up for what GELU takes of the size of normal numbers, whose squares then have a mean of 0.425."""
+"""Compensates for GELU, after which the squares of normal numbers have a mean of 0.425."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Random:
-    """The origin of a pipeline whose weights are random.
+    """The origin of a pipeline with random weights.
 
     Attributes:
-        seed: of the values.
+        seed: seed of the values.
     """
 
     seed: int = 0
@@ -63,11 +63,11 @@ class Random:
 
     @property
     def name(self) -> str:
-        """For records."""
+        """Name for records."""
         return f"{NAME}, seed {self.seed}"
 
     def fingerprint(self) -> str:
-        """Says that there is no file."""
+        """Stands in for a file's fingerprint."""
         return f"{NAME}-{self.seed}"
 
     def prompts(self, config: ModelConfig) -> StandIn:
@@ -75,7 +75,7 @@ class Random:
         return StandIn(config)
 
     def tokenizer(self, config: ModelConfig, vq: AnyVQConfig) -> Any:
-        """Random as well."""
+        """The image tokenizer's parameters, also random."""
         del config
         return draw(abstract_vq(vq), self.seed)
 
@@ -89,16 +89,16 @@ def load_random(
     attention: str = "plain",
     quantize: str | None = None,
 ) -> Pipeline:
-    """A pipeline of these sizes with weights of a seed.
+    """A pipeline of these configs with random weights.
 
     Args:
-        models: sizes of the backbone, the draft heads and the image tokenizer.
-        seed: of the values.
-        heads: a file of trained draft heads or its folder, of the sizes of `models`; None: they are random, too.
+        models: configs of the backbone, the draft heads and the image tokenizer.
+        seed: seed of the values.
+        heads: a file of trained draft heads or its folder, of the config in `models`; None: random, too.
         dtype, mesh, attention, quantize: as for `pipeline.loading.load`, and errors as there.
     """
     config, drafters, vq = models
-    vq = dataclasses.replace(vq, codebook_size=config.visual_size)  # a shrunken config says nothing of its tokenizer
+    vq = dataclasses.replace(vq, codebook_size=config.visual_size)  # a shrunken config does not describe its tokenizer
     require_options(attention, quantize)
     dtype = fast_dtype() if dtype is None else dtype
     mesh = mesh_for(config, mesh, attention)
@@ -118,10 +118,10 @@ def draw(like: Any, seed: int, gains: Mapping[str, float] | None = None) -> Any:
     """Random parameters.
 
     Args:
-        like: nested dict of `jax.ShapeDtypeStruct`; a leaf's sharding, if any, says where it goes. An int8 leaf with a
-            scale beside it is drawn as bfloat16 numbers and quantised.
-        seed: every array has a key of it and of its own name.
-        gains: flat name -> what to multiply the usual spread by.
+        like: nested dict of `jax.ShapeDtypeStruct`; a leaf's sharding, if any, is the array's. An int8 leaf with a
+            scale beside it is drawn in bfloat16 and quantised.
+        seed: seed; every array's key is made from it and the array's name.
+        gains: flat name -> factor of the usual standard deviation.
     Returns:
         the structure of `like` with arrays: scales are 1, biases 0, matrices uniform with a variance of 1 / fan-in.
     """
@@ -136,18 +136,18 @@ def draw(like: Any, seed: int, gains: Mapping[str, float] | None = None) -> Any:
         elif name + SUFFIX in leaves:
             numbers = _uniform(tuple(leaf.shape), jnp.bfloat16, leaf.sharding)(key, width * 3**0.5)
             flat[name], flat[name + SUFFIX] = quantised_leaf(name, numbers)
-            flat[name].block_until_ready()  # before the next one takes memory
+            flat[name].block_until_ready()  # before the next one allocates memory
         else:
             flat[name] = _uniform(tuple(leaf.shape), leaf.dtype, leaf.sharding)(key, width * 3**0.5)
     return unflatten(flat)
 
 
 ONES, ZEROS = ("scale", "norm", "var"), ("bias", "first_bias", "second_bias", "mean")
-"""Parameters that are no matrices, by the last part of the name: those that start as 1 and as 0."""
+"""Parameters that are not matrices, by the last part of the name: those initialised to 1, and to 0."""
 
 
 def spread(name: str, shape: tuple[int, ...]) -> float:
-    """The standard deviation that keeps the size of what goes through a matrix; 0 for what is no matrix."""
+    """The standard deviation with which a matrix keeps its input's scale; 0 for other parameters."""
     last = name.split(".")[-1]
     if last in (*ONES, *ZEROS):
         return 0.0
@@ -159,8 +159,8 @@ def spread(name: str, shape: tuple[int, ...]) -> float:
 
 
 def gains(config: ModelConfig) -> dict[str, float]:
-    """Flat name -> factor of a backbone's matrices that have another spread: embeddings of size 1, blocks that add
-    little each, and the output head."""
+    """Flat name -> factor, for a backbone's matrices with another standard deviation: embeddings of size 1, blocks that
+    add little each, and the output head."""
     branch, head = (2 * config.layers) ** -0.5, head_spread(config)
     found = {"embedding": config.width**0.5, "visual_head": head, "visual_mlp.second": head * BEHIND_GELU}
     found |= {"code_embedding.table": config.code_width**0.5, "code_embedding.second": BEHIND_GELU}
@@ -171,9 +171,9 @@ def gains(config: ModelConfig) -> dict[str, float]:
 
 @functools.cache
 def head_spread(config: ModelConfig) -> float:
-    """The standard deviation of logits with which p, guided and filtered as the config says, has `ENTROPY`.
+    """The standard deviation of logits with which p, guided and filtered as in the config, has `ENTROPY`.
 
-    Logits count as V normal numbers, of which those of the unconditional row are correlated with the others.
+    Logits are modelled as V normal numbers; conditional and unconditional ones are correlated.
     """
     normal, V, kept = NormalDist(), config.visual_size, config.top_k or config.visual_size
     logits = np.array([normal.inv_cdf((place + 0.5) / V) for place in range(V - min(kept, V), V)])
@@ -190,7 +190,7 @@ def head_spread(config: ModelConfig) -> float:
 
 @functools.cache
 def _uniform(shape: tuple[int, ...], dtype: Any, sharding: Sharding | None) -> Any:
-    """(key, width) -> numbers from -width to width, made where they will be."""
+    """(key, width) -> uniform numbers from -width to width, made on the devices that will hold them."""
 
     def make(key: jax.Array, width: jax.Array) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -width, width)

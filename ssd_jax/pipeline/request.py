@@ -1,4 +1,4 @@
-"""What a call of `Pipeline.generate` asks for, image by image, and what it gives back."""
+"""Checks the arguments of `Pipeline.generate` and defines its result."""
 
 import dataclasses
 import math
@@ -15,22 +15,22 @@ from ssd_jax.sampling.distribution import Sampler
 from ssd_jax.sequence.dims import bucket
 
 MAX_GUIDANCE = 1000.0
-"""Bound of the guidance scale's absolute value. Published models use 1 to 10."""
+"""Largest absolute value of the guidance scale. Published models use 1 to 10."""
 
 MOST_IMAGES = 2**20
-"""Pictures of a call; their codes and pixels stay in memory until it ends."""
+"""Most images of a call; their codes and pixels stay in memory until it ends."""
 
 LONGEST_PROMPT = 20_000
-"""Letters of a prompt: many times what the longest context of the models here can hold."""
+"""Most characters of a prompt: many times what the longest context of the supported models can hold."""
 
 COLDEST, HOTTEST = 1e-3, 1e3
-"""Bounds of the temperature, 0 apart. With these and `MAX_GUIDANCE` logits of up to 1e31 stay finite in float32. What
-float32 rounds off logits of 30 makes the odds of near ties wrong by 0.1 % at 1e-3, by 16 % at 1e-5. Of 16384 codes it
-gives many the same p where it is hot: at 1e3 a nucleus of half the mass takes 2 codes too many, at 1e6 200, at 1e8 all.
+"""Bounds of the temperature, 0 apart. With these and `MAX_GUIDANCE` logits of up to 1e31 stay finite in float32. At low
+temperatures float32 rounding of logits of 30 changes the odds of near-ties: by 0.1 % at 1e-3, by 16 % at 1e-5. At high
+ones many of 16384 codes get equal p: a nucleus of half the mass takes 2 codes too many at 1e3, 200 at 1e6, all at 1e8.
 """
 
 LEAST_MASS = float(np.finfo(np.float32).tiny)
-"""Least top_p. What is smaller is 0 to hardware that has no denormal numbers, and a nucleus of mass 0 has no code."""
+"""Least top_p. Smaller values are 0 on hardware without denormal numbers, and a nucleus of mass 0 has no code."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Output:
     """What `Pipeline.generate` returns; B images, prompt by prompt.
 
     Attributes:
-        images: B pictures; none where tokens alone were asked for.
-        tokens: int32 [B, R, C], codebook ids.
+        images: B images; empty if only tokens were requested.
+        tokens: int32 [B, R, C], codes.
         passes: int32 [B], verifier passes, prefill included.
         trace: int32 [B, R, C], the pass in which each token became final.
         seconds: wall-clock of the decode (all batches), compilation and VQ decoder excluded.
-        compile_seconds: time spent compiling for this call; 0 when nothing had to be.
+        compile_seconds: time spent compiling for this call; 0 if nothing was compiled.
         prompts: the prompt of every image.
         seeds: the seed of every image.
         numbers: occurrence number of every image among equal prompts of the call; (seed, number) keys its noise.
@@ -61,8 +61,7 @@ class Output:
 
 
 def require_prompt(text: object, name: str = "A prompt") -> str:
-    """The text; raises `UserError`, which calls it `name`, for what is no Unicode text or longer than
-    `LONGEST_PROMPT`."""
+    """Returns the text; raises `UserError`, about `name`, if it is not Unicode text or longer than `LONGEST_PROMPT`."""
     text = require_text(name, text)
     if len(text) > LONGEST_PROMPT:
         raise UserError(f"{name} has at most {LONGEST_PROMPT} letters, not {len(text)}: {shown(text)}.")
@@ -83,7 +82,7 @@ def images_of_call(
     num_images = require_whole("num_images", num_images, 1, None)
     if len(prompts) * num_images > MOST_IMAGES:
         raise UserError(
-            f"At most {MOST_IMAGES} pictures are drawn in a call, not {len(prompts)} prompts x {shown(num_images)}."
+            f"At most {MOST_IMAGES} images are drawn in a call, not {len(prompts)} prompts x {shown(num_images)}."
         )
     seeds = _seeds(seed, len(prompts))
     pairs = [pair for pair in zip(prompts, seeds, strict=True) for _ in range(num_images)]
@@ -109,7 +108,7 @@ def _seeds(seed: int | Sequence[int], prompts: int) -> list[int]:
 
 
 def guidance_of(config: ModelConfig, cfg_scale: float | None) -> float:
-    """The guidance scale as float32 has it; None is the model's own. Raises `UserError` beyond `MAX_GUIDANCE`."""
+    """The guidance scale rounded to float32; None is the model's own. Raises `UserError` beyond `MAX_GUIDANCE`."""
     cfg_scale = config.cfg_scale if cfg_scale is None else cfg_scale
     scale = require_number("cfg_scale", cfg_scale)
     if abs(scale) > MAX_GUIDANCE:
@@ -120,10 +119,10 @@ def guidance_of(config: ModelConfig, cfg_scale: float | None) -> float:
 def sampler_of(
     config: ModelConfig, cfg_scale: float | None, temperature: float, top_k: int | None, top_p: float | None
 ) -> Sampler:
-    """The knobs of p as arrays; None is the model's own (cfg_scale, top_k) or off (top_p), top_k 0 is off.
+    """The sampling parameters as arrays; None is the model's own (cfg_scale, top_k) or off (top_p), top_k 0 is off.
 
     Raises:
-        UserError: a value that is no number, or out of the range in which float32 gives the p that is asked for.
+        UserError: a value that is not a number, or out of the range in which float32 is accurate enough.
     """
     scale, heat = guidance_of(config, cfg_scale), require_number("temperature", temperature)
     if temperature != 0 and not np.float32(COLDEST) <= heat <= HOTTEST:
@@ -144,5 +143,5 @@ def sampler_of(
 
 
 def whole_batch(images: int, guided: bool, parts: int) -> int:
-    """The next number of images whose rows, those of guidance included, can be split into so many parts."""
+    """The smallest number of at least `images` images whose CFG batch divides into this many parts."""
     return bucket(images, parts // math.gcd(parts, 1 + guided))

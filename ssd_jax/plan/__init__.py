@@ -1,1 +1,1 @@
-"""What a decode needs and how fast it can be, from shapes alone: no weights, no accelerator."""
+"""Plans a decode from shapes alone: memory and a lower bound of the time, without weights or accelerator."""

@@ -1,15 +1,14 @@
-"""What attention moves between memory and chip (`models.attention` has the implementations).
+"""Counts the memory traffic of attention (`models.attention` has the implementations).
 
-Both read the keys and values of all T slots, filled or not, and compute all scores, masked or not. In a layer there are
-G*N*W*T scores (G rows of the batch, N heads, W fed slots).
+Both read the keys and values of all T slots, filled or not, and compute all scores, masked or not. A layer has G*N*W*T
+scores (G rows of the CFG batch, N attention heads, W fed slots).
 
 plain   queries are read; the first product writes scores, float32; one kernel reads them, masks them, takes the softmax
         and writes weights in the dtype of the values; the second product reads these. In bfloat16 that is
         4 + 4 + 2 + 2 = 12 bytes a score, in float32 16. Assumed fused, as XLA does: scaling, mask, softmax and
-        rounding; without that it would be more. The result is float32. The mask, a byte for N scores, is left out.
-fused   queries are read, the result is written, both in the dtype of the cache. Scores stay on the chip only with
-        cuDNN (NVIDIA GPUs, 16-bit caches); elsewhere `jax.nn.dot_product_attention` is XLA's, which moves scores as
-        above.
+        rounding; without that it would be more. The result is float32. The mask, a byte for N scores, is not counted.
+fused   queries are read, the result is written, both in the cache's dtype. Scores stay on the chip only with cuDNN
+        (NVIDIA GPUs, 16-bit caches); elsewhere `jax.nn.dot_product_attention` is XLA's, which moves scores as above.
 """
 
 import jax.numpy as jnp
@@ -19,11 +18,11 @@ from ssd_jax.plan.job import Job
 from ssd_jax.plan.roofline import Work
 
 SCORE = jnp.dtype(jnp.float32).itemsize
-"""Bytes of a score, whatever the operands are; those of the plain one's result, too."""
+"""Bytes of a score, whatever the operands' dtype; also of the result of plain attention."""
 
 
 def score_bytes(job: Job) -> int:
-    """Bytes that a score costs where scores are arrays: written and read once, and once more as a weight."""
+    """Bytes moved per score where scores are arrays: written and read once, and once more as a weight."""
     return 2 * SCORE + 2 * jnp.dtype(job.dtype).itemsize
 
 
@@ -33,7 +32,7 @@ def scores(job: Job, fed: int) -> float:
 
 
 def attention(job: Job, fed: int) -> Work:
-    """All layers' attention of a pass that is fed so many slots of every row, row ends included."""
+    """All layers' attention of a pass that is fed `fed` slots of every batch row, row ends included."""
     c, itemsize = job.config, jnp.dtype(job.dtype).itemsize
     fused = job.attention == "fused" and itemsize == 2  # if cuDNN is there
     queries, extra = _queries(job, fed), scores(job, fed)
@@ -47,5 +46,5 @@ def attention(job: Job, fed: int) -> Work:
 
 
 def _queries(job: Job, fed: int) -> float:
-    """Queries of all layers and heads on one device."""
+    """Query elements of all layers and attention heads on one device."""
     return job.rows // job.data * fed * job.config.layers * job.config.heads / job.model

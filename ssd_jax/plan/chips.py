@@ -1,4 +1,4 @@
-"""Accelerators as their makers describe them.
+"""Datasheet rates of accelerators.
 
 | chip      | source                                                                                   |
 |-----------|------------------------------------------------------------------------------------------|
@@ -7,7 +7,7 @@
 | v5e, v6e  | docs.cloud.google.com/tpu/docs/v6e; interconnect 1600 and 3584 Gbit/s over four ports    |
 | v5p       | docs.cloud.google.com/tpu/docs/v5p; interconnect 1200 GB/s, both directions, over six    |
 
-What programs reach lies below these rates.
+Real programs stay below these rates.
 """
 
 import dataclasses
@@ -19,16 +19,16 @@ class Chip:
     """One device.
 
     Attributes:
-        name: as people call it.
-        memory: bytes; infinite where it is not known.
-        bandwidth: of the memory, bytes per second.
-        flops: bfloat16 operations per second, a multiplication and an addition being two; where it was measured and
-            nothing overlaps, those of a product's further rows (see `plan.this_machine`).
+        name: common name.
+        memory: bytes; infinite if unknown.
+        bandwidth: memory bandwidth, bytes per second.
+        flops: bfloat16 operations per second, a multiplication and an addition being two; if measured without overlap,
+            those of a product's further rows (see `plan.this_machine`).
         link: bytes per second that it can send in a ring: NVLink, one direction; on a TPU two of its ports.
-        cudnn: whether fused attention of a 16-bit cache is cuDNN's: on NVIDIA GPUs.
-        attention: bytes per second that attention moves, where it was measured; None: as fast as the memory.
-        overlaps: whether memory is read while arithmetic goes on; not on a CPU (see `plan.roofline`).
-        wide: operations per second of a wide product as a whole, where it was measured; told beside `flops`.
+        cudnn: whether fused attention with a 16-bit cache uses cuDNN: on NVIDIA GPUs.
+        attention: bytes per second that attention moves, if measured; None: the memory bandwidth.
+        overlaps: whether memory reads and arithmetic overlap; not on a CPU (see `plan.roofline`).
+        wide: operations per second of an entire wide product, if measured; reported beside `flops`.
     """
 
     name: str
@@ -59,10 +59,10 @@ KINDS = {
     r"TPU v5|TPU v5p": "v5p",
     r"TPU v6 lite|TPU v6e": "v6e",
 }
-"""The whole names that jax has for these chips; others of their families have other rates."""
+"""jax's full names of these chips; others of their families have other rates."""
 
 
 def chip_of(kind: str) -> Chip | None:
-    """The chip of a `jax.Device.device_kind`; None if it is none of `CHIPS`."""
+    """The chip of a `jax.Device.device_kind`; None if it is not in `CHIPS`."""
     names = {name for pattern, name in KINDS.items() if re.fullmatch(pattern, kind)}
     return next((chip for chip in CHIPS if chip.name in names), None)

@@ -1,4 +1,4 @@
-"""What is planned: a model, a grid, a batch and a mesh; and the arrays that a decode of it takes, as shapes."""
+"""Defines a planned job (model, grid, batch and mesh) and the shapes of its arrays."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ from ssd_jax.sequence.layout import Grid
 from ssd_jax.weights.mapping import flatten
 
 PROMPT = 128
-"""Slots of the prompt; it hardly matters beside the picture's."""
+"""Slots of the prompt; few beside the image's."""
 
 
 # Shapes are found by tracing a model's `init`, which takes a second for a large one.
@@ -40,14 +40,13 @@ class Job:
     Attributes:
         config, heads, vq: the backbone, its draft heads, the image tokenizer.
         grid: R and C.
-        images: pictures decoded at once.
-        guided: whether every picture has an unconditional row.
-        data, model: sizes of the mesh.
-        dtype: of weights and cache; the image tokenizer is float32.
+        images: images decoded at once.
+        guided: whether every image has an unconditional batch row.
+        data, model: axis sizes of the mesh.
+        dtype: dtype of weights and cache; the image tokenizer is float32.
         quantize, attention: as for `pipeline.loading.load`.
         prompt: S.
-        here: whether it is for the machine at hand, so that decoders have the windows that they have on it; otherwise
-            those that they have on accelerators.
+        here: whether it runs on this machine, whose windows decoders then have; otherwise those of accelerators.
     """
 
     config: ModelConfig
@@ -72,7 +71,7 @@ class Job:
 
     @property
     def rows(self) -> int:
-        """Batch rows, those of guidance included."""
+        """Rows of the CFG batch."""
         return self.images * (1 + self.guided)
 
     @property
@@ -82,7 +81,7 @@ class Job:
 
     @property
     def mesh(self) -> AbstractMesh:
-        """The mesh without devices: enough to tell which part of an array each has."""
+        """The mesh without devices, enough to compute shard shapes."""
         return AbstractMesh((self.data, self.model), (DATA, MODEL), axis_types=(AxisType.Auto,) * 2)
 
     @property
@@ -95,8 +94,8 @@ class Job:
         return decoder if self.here else decoder.on_accelerator()
 
     def fed(self, window: int) -> int:
-        """Slots of a pass over `window` visual tokens, those for row ends included; 0 is the prompt's pass. A slanted
-        front has two slots more (6 instead of 4 of 331 for Emu3), which are not counted."""
+        """Slots of a pass over `window` visual tokens, row ends included; 0 is the prefill. A slanted front has two
+        more (6 instead of 4 of 331 for Emu3), which are not counted."""
         if not window:
             return self.prompt
         ends = min(-(-window // self.grid.cols), self.grid.rows - 1)
@@ -107,11 +106,11 @@ class Job:
         return self._abstract(_backbone(self.config), mesh)
 
     def drafters(self, mesh: Any = None) -> Any:
-        """Likewise the draft heads' parameters."""
+        """The draft heads' parameters, likewise."""
         return self._abstract(_drafters(self.heads, self.config.width), mesh)
 
     def tokenizer(self) -> Any:
-        """The image tokenizer's parameters as shapes; it is whole on one device."""
+        """The image tokenizer's parameters as shapes; it is on one device."""
         return _tokenizer(self.vq)
 
     def cache(self, mesh: Any = None) -> KVCache:
@@ -124,7 +123,7 @@ class Job:
 
 
 def count(tree: Any) -> int:
-    """Parameters of a tree, on all devices together; scales of quantised ones are not counted."""
+    """Number of parameters of a tree, on all devices together, without the scales of quantised ones."""
     leaves = flatten(tree)
     return sum(leaves[name].size for name in leaves.keys() - scales(leaves))
 
@@ -138,8 +137,8 @@ def job_for(
     quantize: str | None = None,
     attention: str = "plain",
 ) -> Job:
-    """The job of a command line: `mesh` as --mesh has it ("" is one device), `size` as --size, `images` at once, which
-    are made more until they fill the mesh; None is the backbone's own. Raises `UserError` for what cannot be."""
+    """The job of a command line: `mesh` as for --mesh ("" is one device), `size` as for --size, `images` at once,
+    rounded up to fill the mesh; None is the backbone's own. Raises `UserError` for invalid values."""
     backbone, _, tokenizer = models
     sizes = parse_mesh(mesh) if mesh else {DATA: 1, MODEL: 1}
     guided = (backbone.cfg_scale if cfg_scale is None else cfg_scale) != 1.0
@@ -156,7 +155,7 @@ def job_for(
 
 
 def job_of(pipe: Pipeline) -> Job:
-    """One picture of a loaded model on one device."""
+    """One image of a loaded model on one device."""
     config = pipe.config
     return Job(
         config,

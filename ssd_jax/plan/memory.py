@@ -1,4 +1,4 @@
-"""What one device must hold."""
+"""Computes the memory that a decode needs on one device."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -22,20 +22,20 @@ from ssd_jax.sampling.distribution import Sampler
 from ssd_jax.sampling.noise import image_keys
 
 UNOPTIMISED = {"xla_backend_optimization_level": 0}
-"""The machine code is never run, and what arrays need does not depend on it."""
+"""The machine code is never run, and the memory of arrays does not depend on it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes on the first device, which has the image tokenizer beside its part of the rest.
+    """Bytes on the first device, which holds the image tokenizer and its shard of the rest.
 
     Attributes:
-        weights, heads, tokenizer: parameters of the backbone, of the draft heads (if the decoder has any), and of the
+        weights, heads, tokenizer: parameters of the backbone, of the draft heads (if the decoder uses them), and of the
             image tokenizer.
         cache: keys and values.
-        logits: of the widest pass, float32, and a part of `temporaries`.
-        temporaries: what the compiled decode needs besides.
-        pixels: what the image tokenizer needs to turn codes into pictures, once the cache is gone.
+        logits: logits of the widest pass, float32, a part of `temporaries`.
+        temporaries: other memory of the compiled decode.
+        pixels: memory in which the image tokenizer turns codes into images, after the cache is freed.
     """
 
     weights: int
@@ -48,24 +48,24 @@ class Memory:
 
     @property
     def exact(self) -> int:
-        """The part that follows from shapes: parameters and cache."""
+        """The part that is known from shapes: parameters and cache."""
         return self.weights + self.heads + self.tokenizer + self.cache
 
     @property
     def total(self) -> int:
-        """At the time when most is needed; an upper bound, as those of scratch memory are."""
+        """The peak; an upper bound, as the bounds of scratch memory are."""
         return self.weights + self.heads + self.tokenizer + max(self.cache + self.temporaries, self.pixels)
 
 
 class Scratch(NamedTuple):
-    """Bytes that the compiled programs need besides their arguments: `Memory.temporaries` and `Memory.pixels`."""
+    """Bytes that the compiled programs need beyond their arguments: `Memory.temporaries` and `Memory.pixels`."""
 
     temporaries: int
     pixels: int
 
 
 def memory(job: Job, decoder: Decoder, scratch: Scratch) -> Memory:
-    """The bytes of a job; for `scratch` see the function of that name."""
+    """The memory of a job; for `scratch` see the function of that name."""
     stretches = job.as_run(decoder).stretches(job.grid, job.heads.horizontal)
     outputs = max(max(s.outputs, s.sources * (s.horizontal + s.vertical)) for s in stretches)
     return Memory(
@@ -80,14 +80,14 @@ def memory(job: Job, decoder: Decoder, scratch: Scratch) -> Memory:
 
 
 def compiled(job: Job, decoder: Decoder, mesh: Mesh | None = None) -> jax.stages.Compiled:
-    """The whole decode program, prefill and loop, compiled from shapes; there are no weights.
+    """The complete decode program, prefill and loop, compiled from shapes without weights.
 
     Args:
-        job: sizes; its dtype is that of the program.
-        decoder: what is to be run.
-        mesh: the job's mesh with devices, which may be simulated ones; None is the default device.
+        job: sizes and dtype.
+        decoder: the decoder to compile.
+        mesh: the job's mesh with devices, which may be simulated; None is the default device.
     Raises:
-        UserError: the decoder needs more heads than the job has, or a larger picture.
+        UserError: the decoder needs more draft heads than the job has, or a larger image.
     """
     require_heads(decoder, job.heads.horizontal, job.heads.vertical)
     require_fits(decoder, job.grid)
@@ -95,7 +95,7 @@ def compiled(job: Job, decoder: Decoder, mesh: Mesh | None = None) -> jax.stages
     whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
     def placed(leaf: Any) -> jax.ShapeDtypeStruct:
-        # Without a mesh the abstract one must not remain: it has no devices to compile for.
+        # Without a mesh, remove the abstract one, which has no devices to compile for.
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=None if mesh is None else leaf.sharding)
 
     def make() -> tuple:
@@ -115,10 +115,10 @@ def compiled(job: Job, decoder: Decoder, mesh: Mesh | None = None) -> jax.stages
 
 
 def scratch(job: Job, decoder: Decoder) -> Scratch:
-    """What the job's programs need on each device, an upper bound; simulated devices will do.
+    """An upper bound of the programs' scratch memory on each device; devices may be simulated.
 
     The decode is compiled in float32: a bfloat16 program for a CPU that cannot multiply it holds float32 copies of all
-    weights, which an accelerator does not make. Activations are float32 in either.
+    weights, which an accelerator does not make. Activations are float32 in both.
     """
     mesh = make_mesh({DATA: job.data, MODEL: job.model}) if job.devices > 1 else None
     drawn = compiled(dataclasses.replace(job, dtype=jnp.float32), decoder, mesh)
@@ -129,11 +129,11 @@ def scratch(job: Job, decoder: Decoder) -> Scratch:
 
 
 def smallest_mesh(job: Job, decoder: Decoder, scratch: Scratch, chip: Chip) -> int | None:
-    """The smallest `model` axis with which the job fits the chip, all else as it is; None if there is none."""
+    """The smallest `model` axis with which the job fits the chip, all else unchanged; None if there is none."""
     for parts in range(1, job.config.heads + 1):
         try:
             split = dataclasses.replace(job, model=parts)
-        except UserError:  # it does not divide
+        except UserError:  # does not divide
             continue
         if memory(split, decoder, scratch).total <= chip.memory:
             return parts

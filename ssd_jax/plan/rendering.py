@@ -1,4 +1,4 @@
-"""The plan as text for a terminal."""
+"""Renders the plan as text for a terminal."""
 
 import dataclasses
 import math
@@ -20,34 +20,33 @@ from ssd_jax.plan.this_machine import record
 
 UNITS = {"s": 1.0, "ms": 1e3}
 REDUCES = {None: 2, "int8": 4}
-"""All-reduces of a layer: two sums; of int8 also the largest number of each row, before it is rounded."""
+"""All-reduces of a layer: two sums; with int8 also the largest number of each row, before rounding."""
 
 ASSUMED = 3
-"""What is charged for a decoder whose passes depend on the picture: those of `ar`, divided by this. An assumption."""
+"""Assumed speedup in passes over `ar` of a decoder whose passes depend on the image."""
 
 ROWS = 4
-"""Rows of the widest window for which a pass is listed."""
+"""Grid rows in the widest window for which a pass is listed."""
 
 LEGEND = (
     "At best, by {rates}. Products, attention and output head follow one another; each takes {how} of moving its bytes "
     "and of its arithmetic. Left out: what goes from product to product, sampling, gaps between kernels{latency}.",
     "Attention is {attention}. It reads the whole cache, filled or not.",
-    "Passes that depend on the picture: from all drafts accepted to 1/{assumed} of those of ar, which is an "
-    "assumption.",
+    "Passes that depend on the image: from all drafts accepted to 1/{assumed} of those of ar, which is an assumption.",
 )
 
 DATASHEETS = "datasheet rates"
 MEASURED = "rates measured here ({})"
 
 OVERLAPS = {True: "the longer", False: "the sum"}
-"""`Chip.overlaps`, in words."""
+"""Wording of `Chip.overlaps`."""
 
 ATTENTION = {
     "plain": "plain: its scores are arrays, {each} bytes each, {scores} in a pass over a row of the grid",
     "fused": "fused: with cuDNN its scores stay on the chip; elsewhere they are arrays, {each} bytes each, {scores} "
     "in a pass over a row of the grid",
 }
-"""What the numbers assume."""
+"""Assumptions behind the numbers."""
 
 LATENCY = (
     ", and the latency of all-reduces; every microsecond that one takes adds {added:.3f} ms to a pass, which has "
@@ -56,13 +55,13 @@ LATENCY = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Line:
     """A line of the table of decoders.
 
     Attributes:
-        name: the decoder's.
-        passes: the fewest, and those assumed; equal where the number is known.
-        seconds: of one picture, likewise, for every chip.
+        name: the decoder's name.
+        passes: the fewest, and the assumed number; equal if the number is known.
+        seconds: seconds of one image, likewise, for every chip.
     """
 
     name: str
@@ -70,8 +69,8 @@ class Row:
     seconds: tuple[tuple[float, float], ...]
 
 
-def rows(job: Job, decoders: Mapping[str, Decoder], chips: Sequence[Chip] = CHIPS) -> list[Row]:
-    """The decoders' passes and seconds; those that need more heads than the job has are left out."""
+def decoder_lines(job: Job, decoders: Mapping[str, Decoder], chips: Sequence[Chip] = CHIPS) -> list[Line]:
+    """The decoders' passes and seconds, without those that need more draft heads than the job has."""
     found = []
     assumed = -(-total(PRESETS["ar"].stretches(job.grid)) // ASSUMED)
     for name, decoder in decoders.items():
@@ -81,16 +80,16 @@ def rows(job: Job, decoders: Mapping[str, Decoder], chips: Sequence[Chip] = CHIP
         least = decoder.stretches(job.grid, job.heads.horizontal)
         most = decoder.stretches(job.grid, job.heads.horizontal, assumed) if decoder.adaptive else least
         seconds = tuple((picture(job, least, chip), picture(job, most, chip)) for chip in chips)
-        found.append(Row(name, (total(least), total(most)), seconds))
+        found.append(Line(name, (total(least), total(most)), seconds))
     return found
 
 
 def render(job: Job, decoders: Mapping[str, Decoder], scratch: Scratch, chips: Sequence[Chip] = CHIPS) -> str:
-    """The whole plan. The bytes are those of the first decoder, `scratch` being of its programs; the seconds are those
-    of all presets and of the decoders. `chips` are the one that was measured, where the job is for this machine."""
+    """The complete plan. Bytes are of the first decoder, whose programs `scratch` is for; seconds are of all presets
+    and of the decoders. `chips` has the measured one only, if the job is for this machine."""
     name, decoder = next(iter(decoders.items()))
     found = memory(job, decoder, scratch)
-    table = rows(job, {**PRESETS, **decoders}, chips)
+    table = decoder_lines(job, {**PRESETS, **decoders}, chips)
     parts = [_head(job), _memory(job, name, found), _passes(job, chips), _pictures(job, table, chips)]
     return "\n\n".join([*parts, _verdicts(job, decoder, found, table, chips)])
 
@@ -103,7 +102,7 @@ def _head(job: Job) -> str:
         f"{job.config.architecture}: {_counted(parameters)} parameters in {kind}, with the "
         f"{job.config.visual_size} visual rows of the output head\n"
         f"draft heads: {heads.horizontal} to the right, {heads.vertical} down, {_counted(drafters)} parameters in all\n"
-        f"{mesh}; {job.images} picture{'s' * (job.images > 1)} of {job.grid.rows} x {job.grid.cols} tokens at once, "
+        f"{mesh}; {job.images} image{'s' * (job.images > 1)} of {job.grid.rows} x {job.grid.cols} tokens at once, "
         f"{job.rows} row{'s' * (job.rows > 1)}{' with guidance' * job.guided}, {job.prompt} slots for the prompt"
     )
 
@@ -135,12 +134,12 @@ def _passes(job: Job, chips: Sequence[Chip]) -> str:
     return "\n".join(lines)
 
 
-def _pictures(job: Job, table: list[Row], chips: Sequence[Chip]) -> str:
+def _pictures(job: Job, table: list[Line], chips: Sequence[Chip]) -> str:
     unit = _unit(table)
-    lines = [f"{f'{unit} a picture':14}{'passes':>11}{_names(chips)}"]
-    for row in table:
-        cells = (f"{_range(*(_digits(value * UNITS[unit]) for value in pair)):>13}" for pair in row.seconds)
-        lines.append(f"  {row.name:12}{_range(*map(str, row.passes)):>11}{''.join(cells)}")
+    lines = [f"{f'{unit} an image':14}{'passes':>11}{_names(chips)}"]
+    for line in table:
+        cells = (f"{_range(*(_digits(value * UNITS[unit]) for value in pair)):>13}" for pair in line.seconds)
+        lines.append(f"  {line.name:12}{_range(*map(str, line.passes)):>11}{''.join(cells)}")
     reduces = REDUCES[job.quantize] * job.config.layers
     latency = LATENCY.format(reduces=reduces, added=reduces / 1e3) if job.model > 1 else ""
     rates = DATASHEETS
@@ -153,14 +152,14 @@ def _pictures(job: Job, table: list[Row], chips: Sequence[Chip]) -> str:
     return "\n".join(lines)
 
 
-def _verdicts(job: Job, decoder: Decoder, found: Memory, table: list[Row], chips: Sequence[Chip]) -> str:
-    known, unit = [row for row in table if row.passes[0] == row.passes[1]], _unit(table)
+def _verdicts(job: Job, decoder: Decoder, found: Memory, table: list[Line], chips: Sequence[Chip]) -> str:
+    known, unit = [line for line in table if line.passes[0] == line.passes[1]], _unit(table)
     lines = []
     for place, chip in enumerate(chips):
         there, needed = f"{chip.memory / 1e9:.0f} GB", f"at most {_bytes(found.total)}"
         room = "free memory is not known; needed" if math.isinf(chip.memory) else f"fits in {there}"
         if found.total <= chip.memory:
-            best = min(known, key=lambda row: row.seconds[place][0])
+            best = min(known, key=lambda line: line.seconds[place][0])
             seconds = f"{_digits(best.seconds[place][0] * UNITS[unit])} {unit}"
             verdict = f"{room}: {needed}; fastest where passes are known: {best.name}, {seconds}"
         else:
@@ -187,9 +186,9 @@ def _names(chips: Sequence[Chip]) -> str:
     return "".join(f"{chip.name:>13}" for chip in chips)
 
 
-def _unit(table: list[Row]) -> str:
-    """ "s", or "ms" where every picture takes less than a second."""
-    return "s" if max(most for row in table for _, most in row.seconds) >= 1 else "ms"
+def _unit(table: list[Line]) -> str:
+    """ "s", or "ms" where every image takes less than a second."""
+    return "s" if max(most for line in table for _, most in line.seconds) >= 1 else "ms"
 
 
 def _digits(value: float) -> str:

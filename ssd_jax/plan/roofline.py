@@ -1,9 +1,8 @@
-"""What a device does, and how long a chip takes for it at best.
+"""Computes the least time that a chip needs for a device's work.
 
-An accelerator takes the longer one of moving bytes between memory and the chip and of doing the arithmetic (the
-roofline model, doi.org/10.1145/1498765.1498785). A CPU takes the one and then the other: what it multiplies comes
-through the same instructions, so that milliseconds of a pass against its window are a straight line from the first
-token on (docs/results.md), not flat up to a ridge.
+An accelerator takes the longer of the times for memory traffic and for arithmetic (the roofline model,
+doi.org/10.1145/1498765.1498785). A CPU takes their sum: the same instructions load and multiply, so that milliseconds
+of a pass against its window are a straight line from the first token on (docs/results.md), not flat up to a ridge.
 """
 
 import dataclasses
@@ -17,9 +16,9 @@ class Work:
     """One step of a pass, on one device.
 
     Attributes:
-        moved: bytes read from memory and written to it, by all but attention.
-        attended: those that attention moves.
-        unfused: those that it moves besides where fused attention is not cuDNN's.
+        moved: bytes read from and written to memory, attention excluded.
+        attended: bytes that attention moves.
+        unfused: bytes that it moves in addition where fused attention is not cuDNN's.
         flops: operations, at the rate of bfloat16.
         sent: bytes sent in rings.
     """
@@ -35,11 +34,11 @@ class Work:
         return Work(*(mine + its for mine, its in pairs))
 
     def all_moved(self, cudnn: bool) -> float:
-        """Bytes, on a chip with cuDNN or on another one."""
+        """Bytes moved, on a chip with or without cuDNN."""
         return self.moved + self.attended + (0.0 if cudnn else self.unfused)
 
     def seconds(self, chip: Chip) -> float:
-        """At best; sending does not overlap with the rest, which waits for it."""
+        """Least seconds; sending does not overlap with the rest, which waits for it."""
         attended = self.attended + (0.0 if chip.cudnn else self.unfused)
         memory = self.moved / chip.bandwidth + attended / (chip.attention or chip.bandwidth)
         arithmetic = self.flops / chip.flops
@@ -47,14 +46,14 @@ class Work:
 
 
 Steps = tuple[Work, ...]
-"""Each waits for the one before, so that moving bytes in one does not overlap with arithmetic in another."""
+"""Each waits for the previous one, so memory traffic of one does not overlap with arithmetic of another."""
 
 
 def seconds(steps: Iterable[Work], chip: Chip) -> float:
-    """Of one step after the other."""
+    """Least seconds of consecutive steps."""
     return sum(step.seconds(chip) for step in steps)
 
 
 def together(steps: Iterable[Work]) -> Work:
-    """The work of all steps."""
+    """The sum of all steps' work."""
     return sum(steps, Work())

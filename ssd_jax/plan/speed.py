@@ -1,10 +1,10 @@
-"""How fast a chip can be at best, at the rates that are stated or measured for it.
+"""Computes a lower bound of the time of a pass and of an image, at a chip's stated or measured rates.
 
 Counted are the products with all parameters, attention as the job's implementation moves its bytes (`plan.attention`),
-and, on a mesh, two all-reduces a layer and the gathering of the logits, each in a ring. A pass is three steps that wait
-for each other: the products of the blocks, attention, the output head. Not counted are what goes from product to
-product (float32 rows of the window), sampling, gaps between kernels, the all-reduces with which int8 finds the largest
-number of a row (a few bytes), and the latency of every all-reduce, which no datasheet gives.
+and, on a mesh, two all-reduces per layer and the all-gather of the logits, each in a ring. A pass is three steps that
+wait for each other: the products of the blocks, attention, the output head. Not counted are activations between
+products (float32), sampling, gaps between kernels, the all-reduces with which int8 finds the largest number of a row (a
+few bytes), and the latency of every all-reduce, which no datasheet gives.
 """
 
 import functools
@@ -24,28 +24,28 @@ from ssd_jax.plan.roofline import Steps, Work, seconds
 from ssd_jax.weights.mapping import flatten
 
 TABLES = ("embedding", "code_embedding.table")
-"""Parameters of which a pass reads only a few rows."""
+"""Parameters of which a pass reads only a few entries."""
 
 OUTPUT = ("visual_head", "visual_mlp")
-"""Parameters that logits alone need, by the first part of the name."""
+"""Parameters that only logits need, by the first part of the name."""
 
 CONTEXT = ("see", "use")
-"""Parameters of the draft heads that only vertical ones have."""
+"""Parameters of draft heads that only vertical ones have."""
 
 
 INT8 = 0.5
-"""What an operation with int8 operands counts: the makers of all chips listed state twice the rate of bfloat16."""
+"""Cost of an operation with int8 operands: the datasheets of all chips state twice the rate of bfloat16."""
 
 SUMS = jnp.dtype(jnp.float32).itemsize
-"""Bytes of a partial sum that all-reduces add up: activations are float32 whatever the weights are."""
+"""Bytes of a partial sum in an all-reduce: activations are float32 whatever the dtype of the weights."""
 
 
 class Size(NamedTuple):
-    """What one device has of something.
+    """One device's shard of some parameters.
 
     Attributes:
-        bytes: to read.
-        flops: operations that it takes for one row.
+        bytes: bytes to read.
+        flops: operations for one row of activations.
     """
 
     bytes: float = 0.0
@@ -55,18 +55,18 @@ class Size(NamedTuple):
         return Size(self.bytes + other.bytes, self.flops + other.flops)
 
     def times(self, count: float) -> "Size":
-        """So many of these."""
+        """`count` times this size."""
         return Size(self.bytes * count, self.flops * count)
 
 
 class Sizes(NamedTuple):
-    """What one device has.
+    """One device's shards of the models.
 
     Attributes:
         body: parameters that every pass multiplies.
         output: those that only logits need.
-        head: of one draft head, without what only a vertical one has.
-        context: of one vertical head's context.
+        head: one draft head, without the parameters of vertical ones only.
+        context: one vertical draft head's context.
     """
 
     body: Size
@@ -85,20 +85,20 @@ def sizes(job: Job) -> Sizes:
         elif name not in TABLES:
             body += size(name, leaf)
     for name, leaf in flatten(job.drafters()).items():
-        each = size(name, leaf).times(1 / leaf.shape[0])  # one entry per head
+        each = size(name, leaf).times(1 / leaf.shape[0])  # one entry per draft head
         head, context = (head, context + each) if name.removesuffix(SUFFIX) in CONTEXT else (head + each, context)
     return Sizes(body, output, head, context)
 
 
 def size(name: str, leaf: jax.ShapeDtypeStruct) -> Size:
-    """Of a parameter, by its flat name."""
+    """Size of a parameter, by its flat name."""
     numbers = math.prod(device_shape(leaf))
     flops = 0 if name.endswith(SUFFIX) else 2 * numbers * (INT8 if leaf.dtype == jnp.int8 else 1)
     return Size(numbers * leaf.dtype.itemsize, flops)
 
 
 def verify(job: Job, window: int, outputs: int) -> Steps:
-    """A pass that is fed `window` visual tokens (0: the prompt) and gives the logits of `outputs` positions."""
+    """A pass that is fed `window` visual tokens (0: the prompt) and computes the logits of `outputs` positions."""
     c, fed = job.config, job.fed(window)
     has, slots = sizes(job), job.rows // job.data * fed
     reduced = 2 * c.layers * slots * c.width * SUMS
@@ -114,7 +114,7 @@ def draft(job: Job, horizontal: int, vertical: int, sources: int) -> Steps:
 
 
 def logits(job: Job, outputs: int) -> Work:
-    """The output head for so many positions; all devices are given all logits."""
+    """The output head for `outputs` positions; logits are replicated on all devices."""
     has, devices = sizes(job), job.data * job.model
     return Work(
         moved=has.output.bytes,
@@ -124,7 +124,7 @@ def logits(job: Job, outputs: int) -> Work:
 
 
 def picture(job: Job, stretches: Stretches, chip: Chip) -> float:
-    """Seconds that a chip takes for one picture of the batch at best."""
+    """Least seconds that a chip needs for one image of the batch."""
     total = 0.0
     for s in stretches:
         total += s.passes * seconds(verify(job, s.window, s.outputs), chip)
@@ -134,7 +134,7 @@ def picture(job: Job, stretches: Stretches, chip: Chip) -> float:
 
 
 def twice(job: Job, chip: Chip) -> int | None:
-    """The narrowest window whose pass takes twice as long as one over a single token; None: no window does."""
+    """The smallest window whose pass takes twice as long as that of a single token; None: no window does."""
     one = seconds(verify(job, 1, 1), chip)
     low, high = 1, job.grid.size + 1  # a wider window never takes less
     while high - low > 1:

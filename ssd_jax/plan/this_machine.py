@@ -1,22 +1,22 @@
-"""The machine at hand as a chip: rates measured in some seconds while it is idle.
+"""Measures the rates of this machine as a `Chip`, in some seconds while it is idle.
 
-A datasheet's rates say little of a CPU, so what is timed is what passes mostly wait for, with the shapes that the job
-has, compiled as decoding is:
+Datasheets say little about a CPU, so the main costs of a pass are timed, with the job's shapes and compiled as decoding
+is:
 
-- bandwidth: bytes of matrices per second in products with the rows of a pass over one token. Pairs of mlp matrices (up,
-  down) are multiplied one after the other, as the layers of a pass are. On CPUs a plain sum of a large array reads
-  faster than XLA's bfloat16 products.
-- wide: operations per second in products of as many rows as a pass over `ROWS` rows of the grid has, all counted.
-- flops: the same, where memory is read while arithmetic goes on. Where arithmetic waits for memory (`Chip.overlaps`
-  false) it is the rate of the further rows: the operations that the wide products do beyond those of one token, by the
-  seconds that they take longer. Wide products may also read the weights faster, which then counts as arithmetic: the
-  rate is too high, and wide passes take longer than planned by it. Where wide products take no longer, or by no more
-  than noise, both are timed again; if that does not help it is the rate `wide`, which counts reading the weights twice.
-- attention: bytes per second that the job's attention moves for one token. There XLA's products read the cache, for
-  every row and head a small one, which on CPUs is slower than reading weights.
+- bandwidth: bytes of matrices per second in the products of a pass over one token. Pairs of mlp matrices (up, down) are
+  multiplied one after the other, as the layers of a pass are. On CPUs a plain sum of a large array reads faster than
+  XLA's bfloat16 products.
+- wide: operations per second in the products of a pass over `ROWS` grid rows, all counted.
+- flops: the same where memory reads and arithmetic overlap. Where they do not (`Chip.overlaps` false) it is the rate of
+  further tokens: the operations of the wide products beyond those of one token, over the additional seconds. Wide
+  products may also read the weights faster, which then counts as arithmetic: the rate is too high, and wide passes take
+  longer than planned by it. Where wide products take no longer, or by no more than noise, both are timed again; if that
+  does not help it is the rate `wide`, which counts reading the weights twice.
+- attention: bytes per second that the job's attention moves for one token. XLA's products read the cache in one small
+  product per batch row and head, which on CPUs is slower than reading weights.
 
-There are as many layers as the model has, but no more than fill `MOST` bytes, which caches do not hold; a model that
-caches do hold is so measured inside them.
+The number of layers is the model's, but at most as many as fill `MOST` bytes, which CPU caches do not hold; a model
+that fits in CPU caches is measured inside them.
 """
 
 import dataclasses
@@ -44,19 +44,19 @@ from ssd_jax.plan.speed import INT8
 NAME = "here"
 
 MOST = 10**9
-"""Bytes of the matrices, and of the caches."""
+"""Most bytes of the matrices, and of the key/value caches."""
 
 ROWS = 4
-"""Rows of the grid in the wide product."""
+"""Grid rows in the wide product."""
 
 REPEATS = 5
-"""Runs of which the shortest counts."""
+"""Number of runs, of which the shortest counts."""
 
 TRIES = 3
-"""How often products are timed, at most, until the wide ones take longer."""
+"""The most attempts at timing products until the wide ones take longer."""
 
 NOISE = 0.1
-"""Of the wide products' seconds: a smaller difference to the narrow ones' is noise."""
+"""Share of the wide products' seconds: a smaller difference from the narrow ones' is noise."""
 
 RATES = {
     "GB/s of weights, few rows": "bandwidth",
@@ -64,7 +64,7 @@ RATES = {
     "GFLOP/s of further rows": "flops",
     "GFLOP/s of a wide product": "wide",
 }
-"""What files call the fields of a `Chip`."""
+"""Name in files -> field of `Chip`."""
 
 Pairs = tuple[tuple[jax.Array | Int8, jax.Array | Int8], ...]
 
@@ -86,7 +86,7 @@ def measure(job: Job) -> Chip:
     plain = many * operations / wide
     further = (many - few) * operations / (wide - narrow) if longer else plain
     read = sum(leaf.nbytes for leaf in leaves)
-    del pairs, leaves  # beside the caches there may be no room for them
+    del pairs, leaves  # there may be no room for them beside the caches
     chip = Chip(
         name=NAME,
         memory=math.inf if free is None else free,
@@ -103,24 +103,24 @@ def measure(job: Job) -> Chip:
 
 
 def record(chip: Chip) -> dict[str, float]:
-    """The rates of a measured chip, for a file; where memory and arithmetic overlap, none of further rows."""
+    """The rates of a measured chip, for a file; without that of further rows where memory and arithmetic overlap."""
     fields = {name: field for name, field in RATES.items() if not (chip.overlaps and field == "flops")}
     return {name: getattr(chip, field) / 1e9 for name, field in fields.items()}
 
 
 def recorded(values: Mapping[str, Any]) -> Chip:
-    """The chip of a CPU's file, with the rates that seconds follow from; its memory is not recorded."""
+    """The chip of a CPU's file, with the rates for planned seconds; its memory is not recorded."""
     rates = {field: values[name] * 1e9 for name, field in RATES.items() if field != "wide"}
     return Chip(NAME, memory=math.inf, link=math.inf, overlaps=False, **rates)
 
 
 def products_seconds(pairs: Pairs, rows: int) -> float:
-    """Of products of so many rows with all matrices."""
+    """Seconds of products of `rows` rows with all matrices."""
     return _shortest(_products, _numbers((rows, pairs[0][0].shape[1]), jnp.float32), pairs)
 
 
 def attention_seconds(job: Job, layers: int) -> float:
-    """Of a token's attention over so many layers' caches, row end included."""
+    """Seconds of one token's attention over `layers` layers' caches, row end included."""
     c, fed = job.config, job.fed(1)
     shape = job.cache().keys[0].shape
     caches = tuple(tuple(jnp.full(shape, 0.1, job.dtype) for _ in "kv") for _ in range(layers))
@@ -129,10 +129,10 @@ def attention_seconds(job: Job, layers: int) -> float:
 
 
 def _shortest(function: Callable, *arguments: Any) -> float:
-    """Seconds of the shortest of some runs."""
+    """Seconds of the shortest of `REPEATS` runs."""
     run = compiled(jax.jit(function).lower(*arguments))
     taken = []
-    for _ in range(REPEATS + 1):  # the first one is not typical
+    for _ in range(REPEATS + 1):  # the first one is a warm-up
         start = time.perf_counter()
         jax.block_until_ready(run(*arguments))
         taken.append(time.perf_counter() - start)
@@ -153,8 +153,8 @@ def _pairs(job: Job) -> Pairs:
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
 def _numbers(shape: tuple[int, int], dtype: DTypeLike) -> jax.Array:
-    """[out, in], spread evenly around 0 with the variance 1/in: products keep the size of what they multiply."""
-    golden = jnp.uint32(2654435769)  # 2^32 over the golden ratio: multiples of it are spread evenly
+    """[out, in], uniform around 0 with the variance 1/in: products keep the scale of their input."""
+    golden = jnp.uint32(2654435769)  # 2^32 over the golden ratio: its multiples are evenly distributed
     steps = jax.lax.iota(jnp.uint32, math.prod(shape)) * golden
     unit = (steps >> 8).astype(jnp.float32) * 2**-24
     return ((unit - 0.5) * (12 / shape[1]) ** 0.5).astype(dtype).reshape(shape)

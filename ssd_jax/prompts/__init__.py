@@ -1,6 +1,6 @@
-"""What prompts of all backbones are made of: tokenizers (the `tokenizers` library), padding, sizes that users may say.
+"""Prompt parts shared by all backbones: tokenizers (the `tokenizers` library), padding, and parsing of image sizes.
 
-How a backbone puts a prompt together is said in its room, `ssd_jax.backbones`.
+Each backbone's own prompt format is in its file in `ssd_jax.backbones`.
 """
 
 from pathlib import Path
@@ -25,6 +25,6 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for malformed files
         raise UserError(f"{path} is not a tokenizer file: {error}.") from None
-    tokenizer.no_truncation()  # files may say how the texts of a training were cut and filled
+    tokenizer.no_truncation()  # the file may have the truncation and padding of a training
     tokenizer.no_padding()
     return tokenizer

@@ -1,4 +1,4 @@
-"""Prompts of a batch as arrays, with the rows that guidance leads away from."""
+"""Builds the CFG batch of prompts: conditional rows, then the unconditional rows of guidance."""
 
 from collections.abc import Sequence
 
@@ -29,14 +29,14 @@ class PromptBatch:
     def stack(
         cls, frames: Sequence[Frame], negatives: Sequence[Frame] | None, pad_id: int, length: int | None = None
     ) -> "PromptBatch":
-        """From the frames of B prompts and of what guidance leads away from (None: without guidance); S is `length` or
-        a whole bucket. Padding is masked: a model without an id for it takes 0."""
+        """Builds one from the frames of B prompts and of their negative or unconditional prompts (None: no guidance).
+        S is `length` or a full bucket. Padding is masked; its id is 0 for a model without a padding id."""
         guided = negatives is not None
         return cls(*pad_left([*frames, *(negatives if guided else ())], max(pad_id, 0), length), guided)
 
     @property
     def images(self) -> int:
-        """B."""
+        """B, the number of images."""
         return len(self.ids) // (1 + self.guided)
 
     def take(self, images: np.ndarray) -> "PromptBatch":

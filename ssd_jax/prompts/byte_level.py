@@ -1,4 +1,4 @@
-"""Prompts of byte-level text, between special tokens that are found by name."""
+"""Prompts of byte-level text between special tokens, whose ids are looked up by name."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -9,21 +9,21 @@ from ssd_jax.errors import UserError
 from ssd_jax.models.config import UNKNOWN, ModelConfig
 
 MAX_TEXT = 512
-"""Longest prompt in tokens, so that prompt and picture stay within the positions the backbones were trained on."""
+"""Longest prompt in tokens, so that prompt and image stay within the positions the backbones were trained on."""
 
 
 class ByteLevelPrompts:
-    """Text and special ids of a backbone; subclasses put frames together.
+    """Encodes text and special tokens of a backbone; subclasses assemble frames.
 
     Args:
-        tokenizer: of tokenizer.json.
+        tokenizer: read from tokenizer.json.
         config: sizes and the default grid.
         vocabulary: the `vocabulary_map` of config.json, token -> id; may be empty.
-        tokens: ids by the keys of `NAMES`, which go before all names.
+        tokens: ids by the keys of `NAMES`; they take precedence over names.
     """
 
     NAMES: ClassVar[dict[str, str]]
-    """Key -> name of every special token that frames need."""
+    """Key -> name of every special token that frames use."""
 
     def __init__(
         self, tokenizer: Tokenizer, config: ModelConfig, vocabulary: Mapping[str, int], tokens: Mapping[str, int]
@@ -35,7 +35,7 @@ class ByteLevelPrompts:
         self._special = {index for index, token in added.items() if token.special}
 
     def id(self, key: str, name: str | None = None) -> int:
-        """Id of a special token: from `tokens`, by name from config.json or tokenizer.json, or as `config` has it."""
+        """Id of a special token: from `tokens`, by name from config.json or tokenizer.json, or from `config`."""
         name = name or self.NAMES[key]
         index = self._tokens.get(key, self._vocabulary.get(name))
         if index is None:
@@ -66,10 +66,10 @@ class ByteLevelPrompts:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def words(self, text: str) -> list[str]:
-        """The prompt's words: all of them can be read."""
+        """The prompt's words."""
         return text.split()
 
     def unknown(self, text: str) -> list[str]:
-        """Words that cannot be read: none, text goes in byte by byte if need be."""
+        """Words outside the vocabulary: none, as any text can be encoded byte by byte."""
         del text
         return []

@@ -1,4 +1,4 @@
-"""Prompts from a text file."""
+"""Reads prompts from a text file."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from ssd_jax.errors import UserError
 from ssd_jax.files import read_text
 
 LARGEST_FILE = 2**28
-"""Bytes: two million prompts of a hundred letters and more."""
+"""In bytes; enough for two million prompts of a hundred characters."""
 
 
 def read_lines(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a user may say for the size of a picture."""
+"""Parses the image size that a user gives."""
 
 import re
 from collections.abc import Iterable
@@ -15,8 +15,8 @@ def is_ratio(size: tuple[int, int] | str) -> bool:
 
 
 def parse_size(size: tuple[int, int] | str) -> tuple[int, int]:
-    """(height, width) in pixels, of (height, width) or "HEIGHTxWIDTH"; of a ratio "WIDTH:HEIGHT" the two numbers, also
-    height first. Raises `UserError` for anything else."""
+    """(height, width) in pixels from (height, width) or "HEIGHTxWIDTH"; from a ratio "WIDTH:HEIGHT" its two numbers,
+    also height first. Raises `UserError` for anything else."""
     if isinstance(size, str):
         match = PIXELS.fullmatch(size.strip())
         if match is None and (match := RATIO.fullmatch(size.strip())) is not None:

@@ -1,4 +1,4 @@
-"""Prompts of a model that has no tokenizer, because its weights are random: frames of about the usual length."""
+"""Prompts for a model without a tokenizer, because its weights are random: frames of about the usual length."""
 
 import zlib
 
@@ -29,6 +29,6 @@ class StandIn:
         return text.split()
 
     def unknown(self, text: str) -> list[str]:
-        """None: all words mean nothing alike."""
+        """Words outside the vocabulary: none."""
         del text
         return []

@@ -1,8 +1,8 @@
-"""A tokenizer in tiktoken's format: a file of tokens.
+"""Reads a tokenizer in tiktoken's file format and converts it to `tokenizers`.
 
-A line of it is a token, in base64, and its rank, which is its id. In every piece of text tiktoken joins the two
-neighbours whose union has the lowest rank, until no union is a token; a piece that is a token stays whole. `tokenizers`
-joins pairs in the order of a list instead. It does the same with a list of all ways to split a token in two, in the
+Each line is a token, in base64, and its rank, which is its id. In every piece of text tiktoken merges the two
+neighbours whose union has the lowest rank, until no union is a token; a piece that is a token is kept. `tokenizers`
+merges pairs in the order of a list instead. The results agree for the list of all ways to split a token in two, in the
 order of the tokens' ranks.
 Source: github.com/openai/tiktoken, `_educational.py`.
 """
@@ -18,11 +18,11 @@ from ssd_jax.errors import UserError
 _PLAIN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _LETTERS = {byte: chr(byte) for byte in _PLAIN}
 _LETTERS |= {byte: chr(0x100 + index) for index, byte in enumerate(sorted(set(range(0x100)) - set(_PLAIN)))}
-"""Byte -> the letter that stands for it in byte-level tokenizers (GPT-2)."""
+"""Byte -> the character that stands for it in byte-level tokenizers (GPT-2)."""
 
 
 def tiktoken_tokenizer(path: Path, special: Sequence[str]) -> Tokenizer:
-    """Reads a file of tokens; how text is cut into pieces is left to the caller.
+    """Reads a token file; the caller sets how text is split into pieces.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""A tokenizer of whole words, made from captions."""
+"""Builds a word-level tokenizer from captions."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<boi>")
-"""Its special tokens, in id order from 0."""
+"""Special tokens of the tokenizer, in id order from 0."""
 
 
 def split_words(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The words of a text as the tokenizer sees them, those that it does not know included."""
+    """The words of a text as the tokenizer sees them, unknown words included."""
     normal = tokenizer.normalizer.normalize_str(text)
     return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)]
 

@@ -1,1 +1,1 @@
-"""Whole trainings, from a config's values to the files that users load."""
+"""Recipes: complete trainings, from a config to the files that users load."""

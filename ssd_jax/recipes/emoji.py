@@ -1,8 +1,8 @@
-"""The bundled model: its three stages, one after the other, and the folder they leave behind.
+"""Trains the bundled model in three stages and exports it.
 
 `<workdir>/export` becomes a complete checkpoint: config.json, vq.safetensors, model.safetensors, heads.safetensors with
-its README.md, and tokenizer.json. Every stage starts from what the earlier ones exported, so what is trained on is what
-users get.
+its README.md, and tokenizer.json. Every stage reads the exports of the earlier ones, so it trains on exactly what users
+get.
 """
 
 import dataclasses
@@ -50,10 +50,10 @@ from ssd_jax.weights.tensors import read_tensors
 
 
 def run(spec: EmojiSpec) -> Path:
-    """Trains the stages that the spec names; returns the export folder.
+    """Trains the stages of the spec; returns the export folder.
 
     Raises:
-        UserError: data or packages that are missing, an earlier stage that has not been exported.
+        UserError: missing data or packages, or an earlier stage without an export.
     """
     require_plots()
     try:
@@ -73,7 +73,7 @@ def run(spec: EmojiSpec) -> Path:
 
 
 def open_data(spec: EmojiSpec) -> emoji.EmojiData:
-    """The images under `spec.data`, drawn from the installed packages if they are not there yet."""
+    """Opens the images in `spec.data`, and builds them from the installed packages if they do not exist."""
     if not (spec.data / "index.json").exists():
         try:
             emoji_build.build(spec.data, styles=spec.styles, limit=spec.limit or None)
@@ -82,7 +82,7 @@ def open_data(spec: EmojiSpec) -> emoji.EmojiData:
     data = emoji.load(spec.data)
     if others := sorted(set(data.styles) - set(spec.styles)):
         raise UserError(
-            f"{spec.data} has pictures of the style {others[0]}, which config.styles leaves out; choose another "
+            f"{spec.data} has images of the style {others[0]}, which config.styles leaves out; choose another "
             "config.data or remove that folder."
         )
     return data
@@ -90,7 +90,7 @@ def open_data(spec: EmojiSpec) -> emoji.EmojiData:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """What the stages after the tokenizer share.
+    """The inputs that the stages after the tokenizer share.
 
     Attributes:
         model: the backbone's config.
@@ -106,7 +106,7 @@ class Encoded:
 
     @classmethod
     def read(cls, spec: EmojiSpec, data: emoji.EmojiData) -> "Encoded":
-        """Reads the exported tokenizer, and encodes the images if that has not been done."""
+        """Reads the exported tokenizer, and encodes the images if they are not encoded yet."""
         path = needed(spec.export / "vq.safetensors", "tokenizer")
         params = read_tensors(path, abstract_vq(spec.vq), jnp.float32)
         words = word_tokenizer(data.captions[i] for i in data.indices("train"))
@@ -157,7 +157,7 @@ def _train_heads(spec: EmojiSpec, encoded: Encoded) -> None:
 
 
 def _recognition(spec: EmojiSpec) -> tuple[dict, str]:
-    """How many of the finished model's images are recognised, or why that was not measured."""
+    """Shares of the final model's images that are recognised, or the reason why it was not measured."""
     try:
         return recognition(load(spec.export), Gallery.read(spec.data), spec.report_drawn)
     except UserError as error:
@@ -165,7 +165,7 @@ def _recognition(spec: EmojiSpec) -> tuple[dict, str]:
 
 
 def painter(spec: EmojiSpec, encoded: Encoded) -> Callable[[Any], np.ndarray]:
-    """Returns params -> a sheet with an image of each sample prompt, drawn by `ar` with the model's own guidance."""
+    """Returns params -> a grid with an image of each sample prompt, decoded by `ar` with the model's own guidance."""
     model, decoder, texts = encoded.model, AR(), spec.sample_prompts
     grid = Grid(model.rows, model.cols)
     frames = [encoded.prompts.frame(text) for text in texts]
@@ -184,7 +184,7 @@ def painter(spec: EmojiSpec, encoded: Encoded) -> Callable[[Any], np.ndarray]:
 
 
 def needed(path: Path, stage: str) -> Path:
-    """The path, or a `UserError` that says which stage makes it."""
+    """Returns the path if it exists; else raises a `UserError` that names the stage that makes it."""
     if not path.exists():
         raise UserError(f"{path} does not exist yet; run the stage {stage!r} first.")
     return path

@@ -1,4 +1,4 @@
-"""What a finished training of the bundled model is worth, in numbers: the tables of docs/emoji-model.md."""
+"""Evaluates a finished training of the bundled model and writes the tables of docs/emoji-model.md."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ from ssd_jax.training.spec import StageSpec
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A mean with the half width of its 95 % interval over `count` pictures."""
+    """A mean with the half width of its 95 % interval over `count` images."""
 
     mean: float
     half: float
@@ -33,13 +33,13 @@ class Measured:
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Measured":
-        """From one value per picture."""
+        """From one value per image."""
         half = 1.96 * float(np.std(values, ddof=1)) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
         return cls(float(np.mean(values)), half, len(values))
 
 
 def nll_report(model: ModelConfig, params: Any, source: CaptionedCodes, limit: int, batch: int) -> dict[str, Measured]:
-    """NLL in nats per token on every split, and on held-out pictures told the captions of others."""
+    """NLL in nats per token on every split, and on held-out images with the captions of others."""
     transformer = Transformer(model)
 
     @jax.jit
@@ -59,7 +59,7 @@ def nll_report(model: ModelConfig, params: Any, source: CaptionedCodes, limit: i
 
 
 def vq_report(vq: VQConfig, params: Any, source: CaptionedCodes, limit: int, batch: int) -> dict[str, Measured]:
-    """PSNR in dB of pictures that went through the tokenizer and back to 8 bits, on every split."""
+    """PSNR in dB of images after encoding and decoding to 8 bits, on every split."""
 
     @jax.jit
     def quality(params: Any, images: jax.Array) -> jax.Array:
@@ -81,10 +81,10 @@ def vq_report(vq: VQConfig, params: Any, source: CaptionedCodes, limit: int, bat
 
 
 def training_minutes(workdir: Path, parts: Mapping[str, StageSpec]) -> dict[str, float]:
-    """Minutes spent stepping in every part of a training, from the logged rates.
+    """Minutes spent on the steps of every stage and phase of a training, from the logged rates.
 
     A line covers the steps since the last line or checkpoint. Steps between a line and a checkpoint are in none; they
-    are taken to be as fast as the others.
+    are assumed to be as fast as the others.
     """
     out = {}
     for stage, values in parts.items():

@@ -1,4 +1,4 @@
-"""What the training of the bundled model is told, parsed once from a config like configs/emoji.py."""
+"""Defines the settings of the bundled model's training, parsed once from a config like configs/emoji.py."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,18 +20,18 @@ STAGES = ("tokenizer", "backbone", "heads")
 
 @dataclasses.dataclass(frozen=True)
 class EmojiSpec:
-    """A whole training.
+    """Settings of a complete training.
 
     Attributes:
-        stages: of `STAGES`, which run.
-        seed: decides batches together with the step.
-        workdir: gets checkpoints, logs and images; the finished model goes to its folder export/.
-        data, styles, limit: the folder of images, the styles in it, and how many emoji are drawn (0 is all).
+        stages: the stages of `STAGES` to run.
+        seed: determines, with the step, the batches.
+        workdir: folder of checkpoints, logs and images; the final model is in its folder export/.
+        data, styles, limit: the folder of images, their styles, and the number of emoji to build (0 is all).
         vq: the image tokenizer.
         model: fields of the backbone's `ModelConfig` that do not depend on the captions' vocabulary.
-        tokenizer, backbone, heads: how the stages train.
-        report_drawn: images of trained captions, and of held-out combinations, that must be recognised.
-        sample_prompts: what is drawn while the backbone trains.
+        tokenizer, backbone, heads: settings of the stages.
+        report_drawn: number of images of trained captions, and of held-out combinations, for the recognition report.
+        sample_prompts: prompts of the samples that are generated while the backbone trains.
     """
 
     stages: tuple[str, ...]
@@ -50,7 +50,7 @@ class EmojiSpec:
 
     @classmethod
     def parse(cls, config: Any) -> Self:
-        """From a `ConfigDict`; raises `UserError` for whatever can be seen to be wrong before a stage begins."""
+        """Parses a `ConfigDict`; raises `UserError` for every mistake that can be found before a stage begins."""
         given = Section(config)
         stage, styles = given.text("stage"), given.texts("styles")
         require_one_of("stage", stage, ("all", *STAGES))
@@ -58,9 +58,7 @@ class EmojiSpec:
             require_one_of("style", style, tuple(STYLES))
         seed, vq = given.whole("seed", 0, 2**32 - 1), from_dict(VQConfig, given.part("vq"), "config.vq")
         if SIZE % vq.stride:
-            raise UserError(
-                f"config.vq: pictures of {SIZE} pixels have no whole number of codes of {vq.stride} pixels."
-            )
+            raise UserError(f"config.vq: images of {SIZE} pixels have no whole number of codes of {vq.stride} pixels.")
         heads = DraftHeadsSpec(
             from_dict(HeadsConfig, given.part("heads_model"), "config.heads_model"),
             smooth_l1=CaptionedSpec.parse(given.part("heads"), "heads"),
@@ -89,12 +87,12 @@ class EmojiSpec:
 
     @property
     def export(self) -> Path:
-        """The folder of the finished model."""
+        """The folder of the final model."""
         return self.workdir / "export"
 
     def backbone_config(self, words: int) -> ModelConfig:
-        """The backbone for a vocabulary of so many words and special tokens; raises `UserError` for sizes that cannot
-        be."""
+        """The backbone's config for a vocabulary of this many words and special tokens; raises `UserError` for invalid
+        sizes."""
         codes = self.vq.codebook_size
         values = dict(self.model, vocab_size=words + codes, visual_offset=words, visual_size=codes)
         values |= {f"{name.strip('<>')}_id": index for index, name in enumerate(SPECIALS)}
@@ -103,6 +101,6 @@ class EmojiSpec:
 
     @property
     def parts(self) -> dict[str, StageSpec]:
-        """What is trained, in order, by the name of its folder; draft heads are trained in two parts."""
+        """Folder name -> settings of every stage, in order; the draft heads' stage has two phases."""
         heads = {"heads": self.heads.smooth_l1, "overlap": self.heads.overlap}
         return {"tokenizer": self.tokenizer, "backbone": self.backbone, **heads}

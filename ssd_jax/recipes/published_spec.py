@@ -1,4 +1,4 @@
-"""What the training of draft heads for a published backbone is told, parsed once from a config like configs/emu3.py."""
+"""Defines the settings of draft-head training for a published backbone, parsed from a config like configs/emu3.py."""
 
 import dataclasses
 from pathlib import Path
@@ -17,12 +17,12 @@ from ssd_jax.training.spec import PromptedSpec
 
 @dataclasses.dataclass(frozen=True)
 class FromPrompts:
-    """Pictures that the backbone draws itself.
+    """Training images that the backbone generates itself.
 
     Attributes:
-        file: a prompt per line.
-        each: pictures of every prompt.
-        decoder: draws them; lossless.
+        file: a text file with a prompt per line.
+        each: images per prompt.
+        decoder: a lossless decoder.
     """
 
     file: str
@@ -32,27 +32,26 @@ class FromPrompts:
 
 @dataclasses.dataclass(frozen=True)
 class FromFolder:
-    """Pictures with captions that somebody else made; see `data.image_folder`."""
+    """Training images from a folder with captions; see `data.image_folder`."""
 
     folder: Path
 
 
 @dataclasses.dataclass(frozen=True)
 class PublishedSpec:
-    """A whole training.
+    """Settings of a complete training.
 
     Attributes:
-        weights, vq_weights: folders or names of the backbone's checkpoint, and of its image tokenizer's if that is
-            another.
-        architecture: that the checkpoint must have.
+        weights, vq_weights: folders or names of the backbone's checkpoint, and of its image tokenizer's if separate.
+        architecture: the architecture that the checkpoint must have.
         mesh: devices, such as "data:1,model:4"; None is one.
-        pictures: where they are from.
-        size: of the pictures, as `Pipeline.generate` takes it; None is the model's own.
-        data, pictures_per_file: the folder that keeps them as tokens, and how many it keeps in a file.
-        max_batch: pictures that are drawn or encoded at once.
-        heldout: pictures that are not trained on.
-        workdir: gets checkpoints, logs, the report and the folder export/.
-        heads: how the heads are trained.
+        pictures: source of the images.
+        size: image size, as for `Pipeline.generate`; None is the model's own.
+        data, pictures_per_file: the folder of their codes, and images per shard.
+        max_batch: images that are generated or encoded at once.
+        heldout: number of held-out images.
+        workdir: folder of checkpoints, logs, the report and export/.
+        heads: settings of the heads' training.
     """
 
     weights: str
@@ -70,14 +69,14 @@ class PublishedSpec:
 
     @classmethod
     def parse(cls, config: Any) -> Self:
-        """From a `ConfigDict`; raises `UserError` for whatever can be seen to be wrong before a file is opened."""
+        """Parses a `ConfigDict`; raises `UserError` for every mistake that can be found before a file is opened."""
         given = Section(config)
         weights, images, prompts_file = (given.text(name) for name in ("weights", "images", "prompts_file"))
         if not weights:
             raise UserError("No weights come with this config; say where they are with --config.weights=DIR.")
         if bool(images) == bool(prompts_file):
             raise UserError(
-                "Heads are trained on pictures: give either --config.images=DIR, a folder of pictures with captions, "
+                "Heads are trained on images: give either --config.images=DIR, a folder of images with captions, "
                 "or --config.prompts_file=FILE, and the model draws them."
             )
         heads = DraftHeadsSpec(
@@ -106,17 +105,17 @@ class PublishedSpec:
 
     @property
     def export(self) -> Path:
-        """The folder of the finished heads."""
+        """The folder of the final heads."""
         return self.workdir / "export"
 
     @property
     def report(self) -> Path:
-        """The file that says what they are worth."""
+        """The file of their evaluation."""
         return self.workdir / "report.md"
 
 
 def lossless(text: str) -> Decoder:
-    """The decoder of a config; raises `UserError` for one that does not draw what the model would."""
+    """Parses the decoder of a config; raises `UserError` for one that is not lossless."""
     decoder = parse_decoder(text)
     if not decoder.lossless:
         fitting = ", ".join(name for name, preset in PRESETS.items() if preset.lossless and not any(preset.heads))

@@ -1,4 +1,4 @@
-"""A config, or a part of one, whose values are checked as they are asked for."""
+"""Wraps a config, or a section of one, and checks values as they are read."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,11 +7,11 @@ from ssd_jax.errors import LARGEST, UserError, require_text, require_whole, show
 
 
 class Section:
-    """Values by name; what is missing or of another type is a `UserError` that names it.
+    """Values by name; a missing value or one of the wrong type is a `UserError` that names it.
 
     Args:
         values: a `ConfigDict` or a dictionary.
-        name: how messages call it.
+        name: its name in messages.
     """
 
     def __init__(self, values: Any, name: str = "config"):
@@ -21,7 +21,7 @@ class Section:
         self.values, self.name = values, name
 
     def any(self, key: str) -> Any:
-        """A value that somebody else checks."""
+        """A value that the caller checks."""
         if key not in self.values:
             raise UserError(f"{self.name}.{key} is missing.")
         return self.values[key]
@@ -35,12 +35,12 @@ class Section:
         return require_text(f"{self.name}.{key}", self.any(key))
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """A list of texts, of which there is at least one."""
+        """A non-empty list of texts."""
         values = self.any(key)
         if not isinstance(values, list | tuple) or not values:
             raise UserError(f"{self.name}.{key} must be a list of texts, not {shown(values)}.")
         return tuple(require_text(f"{self.name}.{key}", value) for value in values)
 
     def part(self, key: str) -> Mapping[str, Any]:
-        """The values of a section inside."""
+        """The values of a nested section."""
         return Section(self.any(key), f"{self.name}.{key}").values

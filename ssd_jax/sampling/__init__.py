@@ -1,1 +1,1 @@
-"""From logits to codes: distributions, noise, and the choice that noise makes."""
+"""Sampling: turns logits into distributions, and distributions and noise into codes."""

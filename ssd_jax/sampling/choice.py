@@ -1,4 +1,4 @@
-"""From a distribution to a code."""
+"""Draws a code from a distribution by Gumbel-max."""
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,9 @@ def choose(log_p: Float[Array, "*#batch V"], noise: Float[Array, "*batch V"]) ->
 
 
 def most_likely(values: Float[Array, "*batch V"]) -> Int32[Array, "*batch"]:
-    """argmax over the last axis, the lowest id wins a tie.
+    """argmax over the last axis; the lowest id wins a tie.
 
-    Two plain reductions: the one with an index that `jnp.argmax` makes is not vectorised on CPU.
+    Uses two plain reductions, because the indexed reduction of `jnp.argmax` is not vectorised on CPU.
     """
     ids = jax.lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 1)
     best = jnp.max(values, axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""From logits to the distribution p of a position: guidance, temperature, top-k, top-p."""
+"""Turns the logits of a position into its distribution p: guidance, temperature, top-k, top-p."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +15,13 @@ from ssd_jax.sampling.selection import kth_largest
 
 @flax.struct.dataclass
 class Sampler:
-    """The knobs of p, all traced scalars or numbers of Python: changing one compiles nothing.
+    """The sampling parameters, traced scalars or Python numbers: changing one does not recompile.
 
     Attributes:
-        cfg_scale: float32, classifier-free-guidance scale s in u + s * (c - u); not used without guided rows.
+        cfg_scale: float32, classifier-free-guidance scale s in u + s * (c - u); not used without guidance.
         temperature: float32 >= 0; 0 takes the most likely code.
         top_k: int32 >= 1, keep the k most likely codes (ties kept); V or more keeps all.
-        top_p: float32 in (0, 1], of what top_k leaves keep the smallest set of most likely codes whose mass reaches it
+        top_p: float32 in (0, 1], keep the smallest set of most likely codes left by top_k whose mass reaches top_p
             (ties kept); 1 keeps all.
     """
 
@@ -32,7 +32,7 @@ class Sampler:
 
 
 def residual(log_p: Float32[Array, "*batch V"], log_q: Float32[Array, "*batch V"]) -> Float32[Array, "*batch V"]:
-    """Log of max(0, p - q), not normalised (a Gumbel-max draw does not care); log p where p and q are the same law.
+    """Log of the residual max(0, p - q), not normalised (Gumbel-max does not need it); log p where p equals q.
 
     Source: speculative sampling, arXiv 2211.17192, section 2.3.
     """
@@ -41,7 +41,7 @@ def residual(log_p: Float32[Array, "*batch V"], log_q: Float32[Array, "*batch V"
 
 
 def guide(logits: Float[Array, "G W V"], cfg_scale: Real[ArrayLike, ""], guided: bool) -> Float[Array, "B W V"]:
-    """u + s * (c - u) of G = 2B rows (conditional ones first), or the logits themselves when `guided` is False."""
+    """u + s * (c - u) of a CFG batch of G = 2B rows, conditional first; the logits themselves if not `guided`."""
     if not guided:
         return logits
     conditional, unconditional = jnp.split(logits, 2)
@@ -49,9 +49,9 @@ def guide(logits: Float[Array, "G W V"], cfg_scale: Real[ArrayLike, ""], guided:
 
 
 def log_probabilities(logits: Float[Array, "*batch V"], sampler: Sampler) -> Float32[Array, "*batch V"]:
-    """log p: temperature, then top-k, then top-p, then softmax; -inf for what is cut off."""
+    """log p: temperature, then top-k, then top-p, then softmax; -inf for codes that are cut off."""
     filtered = (sampler.top_k < logits.shape[-1]) | (sampler.top_p < 1.0)
-    # Real branches: what is off costs nothing.
+    # Real branches: filters that are off cost nothing.
     which = jnp.where(sampler.temperature > 0, 1 + filtered.astype(jnp.int32), 0)
     return jax.lax.switch(which, (_greedy, _softened, _filtered), logits.astype(jnp.float32), sampler)
 
@@ -79,7 +79,7 @@ def _filtered(logits: Float32[Array, "*batch V"], sampler: Sampler) -> Float32[A
 
 
 def _nucleus(logits: Float32[Array, "*batch V"], top_p: Float32[Array, ""]) -> Float32[Array, "*batch V"]:
-    """Cuts logits below the largest threshold whose upper set holds at least `top_p` of the mass."""
+    """Sets to -inf all logits below the largest threshold above which at least `top_p` of the mass lies."""
     p = jax.nn.softmax(logits, axis=-1)
     bits = _ordered(p)
     threshold = _search(lambda t: jnp.sum(jnp.where(bits >= t, p, 0.0), axis=-1, keepdims=True) >= top_p, p.shape)
@@ -87,7 +87,7 @@ def _nucleus(logits: Float32[Array, "*batch V"], top_p: Float32[Array, ""]) -> F
 
 
 def _ordered(x: Float32[Array, "*batch V"]) -> UInt32[Array, "*batch V"]:
-    """Integers in the order of the floats."""
+    """Integers that sort as the floats do."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
 

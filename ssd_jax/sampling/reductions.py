@@ -1,7 +1,7 @@
-"""Sums and maxima over the last axis, as fast on a CPU as on other machines.
+"""Sums and maxima over the last axis that are vectorised on CPU, too.
 
-There XLA goes along an axis one number after the other, but adds whole arrays many numbers at a time. So an axis is cut
-into `PARTS` arrays that are added up first. That order is written down and hence the same in every batch and window.
+On CPU, XLA reduces along an axis one number at a time, but adds arrays elementwise with SIMD. So the axis is split into
+`PARTS` arrays that are added first. The order of the additions is explicit, hence the same for every batch and window.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32, Num
 
 PARTS = 8
-"""What was fastest on axes of 256 to 2048 numbers."""
+"""Fastest value measured on axes of 256 to 2048 numbers."""
 
 AnyArray = jax.Array | np.ndarray
 Combine = Callable[[ArrayLike, ArrayLike], jax.Array]
@@ -42,7 +42,7 @@ def inverse_rms(x: Float[AnyArray, "*batch Z"], eps: float) -> Float[Array, "*ba
 
 
 def folded(x: Num[AnyArray, "*batch Z"], parts: int, combine: Combine = jnp.add) -> Num[AnyArray, "*batch Z//{parts}"]:
-    """The equal parts of the last axis combined into one, from left to right."""
+    """Splits the last axis into equal parts and combines them elementwise, from left to right."""
     split = x.reshape(*x.shape[:-1], parts, x.shape[-1] // parts)
     out = split[..., 0, :]
     for part in range(1, parts):
@@ -51,9 +51,9 @@ def folded(x: Num[AnyArray, "*batch Z"], parts: int, combine: Combine = jnp.add)
 
 
 def _shorter(x: Num[AnyArray, "*batch Z"], combine: Combine) -> Num[AnyArray, "*batch _"]:
-    """x with `PARTS` parts of its last axis combined, where that pays and the axis divides.
+    """x with `PARTS` parts of its last axis combined, on CPU and where the axis divides.
 
-    Not over a mesh: there the axis may lie on several devices, and its parts would travel.
+    Not on a mesh: there the axis may be sharded, and its parts would be moved between devices.
     """
     if x.shape[-1] % PARTS or jax.default_backend() != "cpu" or not jax.sharding.get_abstract_mesh().empty:
         return x

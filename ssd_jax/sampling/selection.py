@@ -1,4 +1,4 @@
-"""The k-th largest of many numbers, found without a sort and in a fixed number of steps."""
+"""Finds the k-th largest number of an axis without a sort, in a fixed number of steps."""
 
 import jax
 import jax.numpy as jnp
@@ -7,16 +7,16 @@ from jaxtyping import Array, Bool, Float32, Int16, Int32
 from ssd_jax.sampling.reductions import folded
 
 HALF = 16
-"""Bits found at a time: numbers of 16 bits pass through a CPU's vector registers twice as many at once as of 32."""
+"""Bits found at a time: a CPU's vector registers hold twice as many 16-bit numbers as 32-bit ones."""
 
 LOWEST = -(2 ** (HALF - 1))
 
 
 def kth_largest(x: Float32[Array, "*batch V"], k: Int32[Array, ""]) -> Float32[Array, "*batch 1"]:
-    """The k-th largest of the last axis; k is in 1..V; equal numbers count each.
+    """The k-th largest number of the last axis, k in 1..V; equal numbers count separately.
 
-    A search for the bits of the answer from the top, first the upper half of a number, then the lower half among those
-    that share the upper one.
+    Searches for the bits of the answer from the top: first the upper half, then the lower half among the numbers that
+    share the upper one.
     """
     bits = jax.lax.bitcast_convert_type(x, jnp.int32)
     ordered = jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # integers in the order of the floats
@@ -30,7 +30,7 @@ def kth_largest(x: Float32[Array, "*batch V"], k: Int32[Array, ""]) -> Float32[A
 
 
 def _largest(x: Int16[Array, "*batch V"], k: Int32[Array, "..."]) -> Int32[Array, "*batch 1"]:
-    """The largest number that at least k of x reach, the lowest if there is none; k is one number or [..., 1]."""
+    """The largest number that at least k entries of x reach, `LOWEST` if there is none; k is a scalar or [..., 1]."""
 
     def body(step: Int32[Array, ""], found: Int32[Array, "*batch 1"]) -> Int32[Array, "*batch 1"]:
         candidate = found + (1 << (HALF - 1 - step))
@@ -40,10 +40,10 @@ def _largest(x: Int16[Array, "*batch V"], k: Int32[Array, "..."]) -> Int32[Array
 
 
 def _count(holds: Bool[Array, "*batch V"]) -> Int32[Array, "*batch 1"]:
-    """How many of the last axis are true.
+    """Number of true entries along the last axis.
 
-    XLA adds along an axis one number after the other on a CPU, but sums of whole arrays many at a time: so most of it
-    is written as these. The parts were measured on vocabularies of 1024 and 32768.
+    On CPU, XLA reduces along an axis one number at a time, but adds arrays with SIMD, so most of the sum is written as
+    the latter. The numbers of parts were measured on vocabularies of 1024 and 32768.
     """
     total = holds.astype(jnp.int16)
     for parts in (8, 16) if holds.shape[-1] > 4096 else (16,):

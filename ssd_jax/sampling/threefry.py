@@ -1,8 +1,8 @@
-"""The numbers of jax's default random generator (Threefry-2x32, 20 rounds, doi 10.1145/2063384.2063405), written out.
+"""Jax's default random generator (Threefry-2x32, 20 rounds, doi 10.1145/2063384.2063405) with its rounds unrolled.
 
-Bit for bit what `jax.random.bits` draws. On CPU jax keeps the rounds in a loop, so every number goes through memory
-many times before it is used; unrolled, they are one vectorised loop with what is made of them. That is for large arrays
-only: keys are few, and folding them in unrolled would repeat it for every number and take minutes to compile.
+The bits equal those of `jax.random.bits`. On CPU jax keeps the rounds in a loop, so every number goes through memory
+many times; unrolled, they fuse with the code that uses them into one vectorised loop. This is for large arrays only:
+keys are few, and unrolling `fold_in` would repeat it for every number and take minutes to compile.
 """
 
 import jax
@@ -14,7 +14,7 @@ PARITY = 0x1BD11BDA
 
 
 def bits(keys: Key[Array, "*batch"], count: int) -> UInt32[Array, "*batch {count}"]:
-    """`jax.random.bits(key, (count,))` of every key; keys are of jax's default kind."""
+    """`jax.random.bits(key, (count,))` for every key; keys are of jax's default kind."""
     data = jax.random.key_data(keys)
     first, second = data[..., 0, None], data[..., 1, None]
     schedule = (first, second, first ^ second ^ jnp.uint32(PARITY))
@@ -29,6 +29,6 @@ def bits(keys: Key[Array, "*batch"], count: int) -> UInt32[Array, "*batch {count
 
 
 def unit(words: UInt32[Array, "*batch"]) -> Float32[Array, "*batch"]:
-    """Numbers in [0, 1), as `jax.random.uniform`: the upper 23 bits are the mantissa."""
+    """Numbers in [0, 1), as from `jax.random.uniform`: the upper 23 bits become the mantissa."""
     one = jnp.uint32(0x3F800000)
     return jax.lax.bitcast_convert_type((words >> jnp.uint32(9)) | one, jnp.float32) - 1.0

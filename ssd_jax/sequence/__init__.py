@@ -1,1 +1,1 @@
-"""Where tokens sit in the sequence, and who sees whom."""
+"""Sequence geometry: token positions, attention masks and the key/value cache."""

@@ -1,7 +1,8 @@
-"""The key/value cache: explicit, functional, one array per layer.
+"""The key/value cache: an explicit pytree with one array of keys and one of values per layer.
 
-It lies as the attention that reads it wants it (`AXES`). "plain" has time in axis 2, so that its two products have
-their batch axes (row, head) in front; with time in axis 1 the CPU backend transposes the whole cache in every pass.
+The axis order depends on the attention implementation that reads the cache (`AXES`). "plain" keeps the slots in axis 2,
+so that the batch axes of its two products (batch row, head) come first; with the slots in axis 1 the CPU backend
+transposes the whole cache in every pass.
 """
 
 import dataclasses
@@ -20,17 +21,17 @@ AXES = {
     "plain": ("batch", "kv_heads", "slot", "head_dim"),
     "fused": ("batch", "slot", "kv_heads", "head_dim"),
 }
-"""Axes of a layer's keys or values, by the implementation of attention that reads them."""
+"""Axis order of a layer's keys or values, by attention implementation."""
 
 
 @flax.struct.dataclass
 class KVCache:
-    """Keys and values of every layer: arrays, or their shapes or shardings in their places.
+    """Keys and values of every layer; the leaves are arrays, or shapes or shardings in place of arrays.
 
     Attributes:
         keys: L arrays with the axes B, K, T and H in the order of `AXES[attention]`; rotated.
         values: L arrays of the same shape; not rotated.
-        attention: which implementation reads it (static).
+        attention: the attention implementation that reads the cache (static).
     """
 
     keys: tuple[Any, ...]
@@ -45,12 +46,12 @@ class KVCache:
 
 @dataclasses.dataclass(frozen=True)
 class CacheSpec:
-    """What a cache is, before there is one: a real, an abstract and a sharded one are made from this.
+    """Shape and dtype of a cache, from which `zeros` and `abstract` build one, sharded or not.
 
     Attributes:
-        layers, rows, kv_heads, length, head_dim: L, batch rows (guidance included), K, T, H.
+        layers, rows, kv_heads, length, head_dim: L, batch rows (the CFG batch), K, T, H.
         dtype: of keys and values.
-        attention: which implementation reads it.
+        attention: the attention implementation that reads the cache.
     """
 
     layers: int
@@ -63,7 +64,7 @@ class CacheSpec:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Names of the axes of a layer's keys or values."""
+        """Axis names of a layer's keys or values."""
         return AXES[self.attention]
 
     @property
@@ -73,11 +74,11 @@ class CacheSpec:
         return tuple(sizes[name] for name in self.axes)
 
     def zeros(self, sharding: Sharding | None = None) -> KVCache:
-        """An empty cache, its layers placed by `sharding`; writes past T are dropped."""
+        """A cache of zeros whose layers have this sharding; writes past T are dropped."""
         return self._made(lambda: jnp.zeros(self.shape, self.dtype, device=sharding))
 
     def abstract(self, sharding: Sharding | None = None) -> KVCache:
-        """Shapes alone."""
+        """The cache as `jax.ShapeDtypeStruct`s."""
         return self._made(lambda: jax.ShapeDtypeStruct(self.shape, self.dtype, sharding=sharding))
 
     def _made(self, layer: Callable[[], Any]) -> KVCache:
@@ -91,15 +92,15 @@ def write(
     slots: Int32[Array, "B W"],
     attention: str = "plain",
 ) -> Float[Array, "B X Y H"]:
-    """Puts a window into one layer's keys or values; slots past its end are dropped.
+    """Writes a window into one layer's keys or values; slots past the end of the cache are dropped.
 
-    Always written before it is attended to: attending first makes XLA copy the whole cache in every pass.
+    Always write before attending: attending first makes XLA copy the whole cache in every pass.
 
     Args:
-        layer: X and Y are K and T in the order that `attention` wants.
-        window: what is put there.
-        slots: where; rows of the batch may be at different places.
-        attention: which implementation reads the cache.
+        layer: X and Y are K and T in the axis order of `attention`.
+        window: the new keys or values.
+        slots: their cache slots; these may differ between batch rows.
+        attention: the attention implementation that reads the cache.
     """
 
     def write_row(
@@ -109,5 +110,5 @@ def write(
             return row.at[:, slots].set(new.swapaxes(0, 1), mode="drop")
         return row.at[slots].set(new, mode="drop")
 
-    # Mapped over rows, so that a cache whose rows are on several devices is written without talk between them.
+    # vmap over batch rows: a cache whose batch is sharded is then written without communication between devices.
     return jax.vmap(write_row)(layer, window.astype(layer.dtype), slots)

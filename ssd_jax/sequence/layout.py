@@ -1,12 +1,12 @@
-"""Where image tokens sit: grid positions, places in the sequence, cache slots, rotary positions.
+"""Maps grid positions of an image to places in the sequence, cache slots and rotary positions.
 
-The cache of a row of the batch holds, slot by slot,
+The cache slots of one batch row are
 
     [padding ...] [prompt, ending in begin-of-image] [place 0] [place 1] ...
      0             S - prompt length                  S         S + 1
 
-Prompts are padded on the left, so token i, at place `Layout.places(i)`, is at the same slot for every image of a batch;
-the hidden state one place before it predicts it. Rotary positions count from the first real prompt token.
+Prompts are left-padded, so token i, at place `Layout.places(i)`, has the same slot for every image of a batch; the
+hidden state one place before it predicts it. Rotary positions count from the first real prompt token.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ Positions = TypeVar("Positions", int, Int[np.ndarray, "..."], Int[Array, "..."])
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A picture's token grid; position i (raster order) is at row i // cols, column i % cols."""
+    """The token grid of an image; position i (raster order) is at grid row i // cols, column i % cols."""
 
     rows: int
     cols: int
@@ -36,8 +36,8 @@ class Grid:
     def targets(
         self, offsets: tuple[tuple[int, int], ...]
     ) -> tuple[Int32[np.ndarray, "O {self.size}"], Bool[np.ndarray, "O {self.size}"]]:
-        """For every (down, right) offset, none negative, and every position, where it leads (0 where invalid), and
-        whether that is in the row and the grid."""
+        """The target position of every (down, right) offset (none negative) from every position, 0 where invalid, and
+        whether it is valid: inside the grid, without wrapping to the next grid row."""
         row, col = np.divmod(np.arange(self.size), self.cols)
         to_row = row + np.array([down for down, _ in offsets]).reshape(-1, 1)
         to_col = col + np.array([right for _, right in offsets]).reshape(-1, 1)
@@ -46,11 +46,11 @@ class Grid:
 
 
 class Window(NamedTuple):
-    """What a verifier pass is fed: W visual tokens and, behind them, E slots for the row ends that follow some of them.
+    """The input of a verifier pass: W visual tokens, then E slots for the row ends that follow some of them.
 
     Attributes:
-        places: of the Z = W + E; those of padding lie behind the picture.
-        outputs: where among the Z the state is that predicts the visual token after each.
+        places: places of the Z = W + E inputs; padding has places past the end of the image.
+        outputs: for each visual token, the index among the Z of the state that predicts the next visual token.
     """
 
     places: Int32[Array, "B Z"]
@@ -59,19 +59,19 @@ class Window(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The sequence of a picture. Places count from its first token.
+    """How an image's tokens are laid out in the sequence. Places count from the image's first token.
 
-    Some backbones (Emu3, Lumina-mGPT) were trained with a token at the end of every row. It is forced, so it is fed
-    with the row's last token and never sampled. On a grid of 2 x 3 (E: row end)::
+    Some backbones (Emu3, Lumina-mGPT) were trained with a token at the end of every grid row. It is forced, so it is
+    fed together with the row's last token and never sampled. On a grid of 2 x 3 (E: row end)::
 
         place                 0 1 2 3 4 5 6             0 1 2 3 4 5
         token, row ends       0 1 2 E 3 4 5    none     0 1 2 3 4 5
 
-    The end of the last row predicts nothing and has no place.
+    The end of the last grid row predicts nothing and has no place.
 
     Attributes:
         grid: R and C.
-        row_ends: whether there are row ends.
+        row_ends: whether grid rows end with a row-end token.
     """
 
     grid: Grid
@@ -79,7 +79,7 @@ class Layout:
 
     @property
     def pitch(self) -> int:
-        """Places from a token to the one below it."""
+        """Number of places from a token to the token below it."""
         return self.grid.cols + self.row_ends
 
     @property
@@ -88,38 +88,38 @@ class Layout:
         return self.grid.size + self.row_ends * (self.grid.rows - 1)
 
     def places(self, positions: Positions) -> Positions:
-        """Places of grid positions, in the same shape; positions past the grid lie past the picture."""
+        """Places of grid positions, in the same shape; positions past the grid get places past the image."""
         return positions + positions // self.grid.cols if self.row_ends else positions
 
     def window(self, positions: Int32[Array, "B W"], ends: int | None = None) -> Window:
-        """What to feed for visual tokens at `positions`, with row ends; padding is R*C or more.
+        """The input window for the visual tokens at `positions`, with row ends; padding has position R*C or more.
 
-        They are consecutive, or, on a slanted front say, any distinct ones of which no more than `ends` are the last of
-        their row.
+        Positions are consecutive or, with `ends` given (a slanted front, say), any distinct ones of which at most
+        `ends` are the last of their grid row.
         """
         W = positions.shape[1]
         ends = min(-(-W // self.grid.cols) if ends is None else ends, self.grid.rows - 1)
         places = jnp.where(positions < self.grid.size, self.places(positions), self.length)
-        # The end of the last row has no place.
+        # The end of the last grid row has no place.
         ending = (positions % self.grid.cols == self.grid.cols - 1) & (places + 1 < self.length)
         slot = jnp.where(ending, W - 1 + jnp.cumsum(ending, axis=1), W + ends)
         places = jnp.pad(places, ((0, 0), (0, ends)), constant_values=self.length)
-        places = jax.vmap(lambda row, slot, end: row.at[slot].set(end, mode="drop"))(places, slot, places[:, :W] + 1)
+        places = jax.vmap(lambda each, slot, end: each.at[slot].set(end, mode="drop"))(places, slot, places[:, :W] + 1)
         return Window(places, jnp.where(ending, slot, jnp.arange(W, dtype=jnp.int32)))
 
     def sequence(self) -> tuple[Int32[np.ndarray, " {self.length}"], Bool[np.ndarray, " {self.length}"]]:
-        """Of every place of the picture the token it has, or, for a row end, the one it follows; and whether it is a
-        row end."""
+        """For every place of the image: the position of its token (for a row end, of the token before it), and whether
+        it is a row end."""
         places = np.arange(self.length)
         row_end = places % self.pitch == self.grid.cols
         return (places - self.row_ends * (places // self.pitch) - row_end).astype(np.int32), row_end
 
 
 def prompt_starts(prompt_mask: Bool[Array, "B S"]) -> Int32[Array, " B"]:
-    """First real slot of every row; padding is on the left."""
+    """First real slot of every batch row; padding is on the left."""
     return prompt_mask.shape[1] - prompt_mask.sum(axis=1, dtype=jnp.int32)
 
 
 def rotary_positions(slots: Int32[Array, "B W"], starts: Int32[Array, " B"]) -> Int32[Array, "B W"]:
-    """Rotary position of every slot; those in front of the prompt give 0."""
+    """Rotary position of every slot; 0 for the padding before the prompt."""
     return jnp.maximum(slots - starts[:, None], 0)

@@ -1,4 +1,4 @@
-"""Which cache slots a window position may attend to."""
+"""Attention masks: which cache slots each position of a window may attend to."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
@@ -7,19 +7,20 @@ from jaxtyping import Array, Bool, Int32
 def causal(slots: Int32[Array, "B W"], starts: Int32[Array, " B"], length: int) -> Bool[Array, "B W T"]:
     """Everything from the first real prompt token up to the position itself.
 
-    For a window at slots 3..5 of a cache of 7 slots whose row starts at slot 1 (rows: window, columns: cache)::
+    For a window at slots 3..5 of a cache of 7 slots, the prompt starting at slot 1 (columns: cache slots)::
 
         slot 3   . x x x . . .
         slot 4   . x x x x . .
         slot 5   . x x x x x .
 
-    Over a window of grid positions this is the *raster* block mask: earlier in raster order, the row above included.
+    Over a window of grid positions this is the *raster* block mask: everything earlier in raster order, the grid row
+    above included.
 
-    Padding slots (before the start) see themselves, so that no row of a softmax is empty.
+    Padding slots (before the start) see themselves, so that every softmax has at least one entry.
 
     Args:
         slots: the window's cache slots.
-        starts: first real slot of each row.
+        starts: first real slot of each batch row.
         length: T.
     """
     cache = jnp.arange(length, dtype=jnp.int32)[None, None, :]
@@ -28,9 +29,9 @@ def causal(slots: Int32[Array, "B W"], starts: Int32[Array, " B"], length: int) 
 
 
 def before(slots: Int32[Array, "B W"], starts: Int32[Array, " B"], length: int) -> Bool[Array, "B W T"]:
-    """Everything from the first real prompt token up to the slot before: for inputs in the place of what is at `slots`.
+    """Everything from the first real prompt token up to the slot before: for inputs that replace the one at `slots`.
 
-    For slots 3..5 of a cache of 7 slots whose row starts at slot 1::
+    For slots 3..5 of a cache of 7 slots, the prompt starting at slot 1::
 
         slot 3   . x x . . . .
         slot 4   . x x x . . .
@@ -48,10 +49,10 @@ def row(
     pitch: int,
     length: int,
 ) -> Bool[Array, "B W T"]:
-    """The *row* block mask: everything committed and, among the rest, only the own row up to the position itself.
+    """The *row* block mask: everything committed and, of the rest, only the same grid row up to the position itself.
 
-    For a grid of 4 columns whose first token is in slot 0, with positions 0..3 committed and rows 1 and 2 as the block
-    (rows: the window's inputs and the positions they predict, one further on; columns: what an input sees)::
+    For a grid of 4 columns whose first token is in slot 0, with positions 0..3 committed and grid rows 1 and 2 as the
+    block (lines: the window's inputs and the positions they predict, one further on; columns: what an input sees)::
 
         input  predicts   0 1 2 3   4 5 6 7   8 9 10 11
             3      4      x x x x   . . . .   . . . .
@@ -63,17 +64,17 @@ def row(
             9     10      x x x x   . . . .   x x . .
            10     11      x x x x   . . . .   x x x .
 
-    A row-end token belongs to the row it ends: with them, a row is `pitch` = 5 slots instead of 4.
+    A row-end token belongs to the grid row it ends: with row ends, a row is `pitch` = 5 slots instead of 4.
 
-    Not for lossless decoding: positions 9, 10 and 11 are predicted without the row above them. Position 8 is not: its
-    input, 7, is the last of that row (or its row end) and sees all of it. Committed past the end of the grid gives the
-    raster mask.
+    Not for lossless decoding: positions 9, 10 and 11 are predicted without the grid row above them. Position 8 is not:
+    its input, 7, is the last of that row (or its row end) and sees all of it. `committed` past the end of the grid
+    gives the raster mask.
 
     Args:
         slots, starts, length: as for `causal`.
         committed: the first slot that is not committed.
         first: slot of grid position 0.
-        pitch: slots from a row to the next, C or C + 1.
+        pitch: slots from one grid row to the next, C or C + 1.
     """
     cache = jnp.arange(length, dtype=jnp.int32)[None, None, :]
     own_row = (cache - first) // pitch == (slots[:, :, None] - first) // pitch

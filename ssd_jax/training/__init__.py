@@ -1,1 +1,1 @@
-"""How models are trained: specs, losses, and the loop with one file per stage."""
+"""Training: specs, losses, the training loop, and one file per stage."""

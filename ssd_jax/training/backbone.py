@@ -1,4 +1,4 @@
-"""Stage "backbone": train the transformer on caption -> image tokens."""
+"""The stage "backbone": trains the transformer on captions and image tokens."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,11 +21,11 @@ from ssd_jax.training.spec import BackboneSpec
 
 
 def corrupt(codes: np.ndarray, most: float, blind: float, rng: np.random.Generator) -> np.ndarray:
-    """The codes a model is shown in training: some are replaced by codes from elsewhere in the batch.
+    """The input codes of a training step: some are replaced by codes from elsewhere in the batch.
 
-    Each picture loses a share drawn evenly from 0 to `most`, with probability `blind` one from `most` to 1. A model
-    that always sees true codes knows a picture it has memorised from the first few and stops reading the caption, and
-    its own first mistake throws it off; one that sees hardly any has nothing but the caption to go by.
+    Each image loses a share drawn uniformly from 0 to `most`, or with probability `blind` from `most` to 1. A model
+    that always sees true codes recognises a memorised image from the first few, ignores the caption, and cannot
+    recover from its own first mistake; one that sees hardly any has to use the caption.
     """
     share = most * rng.random((len(codes), 1))
     share = np.where(rng.random((len(codes), 1)) < blind, 1.0 - (1.0 - most) * rng.random((len(codes), 1)), share)
@@ -34,12 +34,12 @@ def corrupt(codes: np.ndarray, most: float, blind: float, rng: np.random.Generat
 
 
 def mean_nll(nll, params: Any, source: CaptionedCodes, indices: np.ndarray, batch: int, captions_of=None) -> np.ndarray:
-    """NLL per token of every picture, float64 [M], with the jitted `nll(params, ids, mask, codes) -> [B, P]`."""
+    """NLL per token of every image, float64 [M], with the jitted `nll(params, ids, mask, codes) -> [B, P]`."""
     out = []
     for start in range(0, len(indices), batch):
         part = indices[start : start + batch]
         other = None if captions_of is None else captions_of[start : start + batch]
-        padded = np.resize(part, batch)  # one shape, one compilation; repeats are cut off again
+        padded = np.resize(part, batch)  # one shape, one compilation; repeats are cut off
         values = nll(params, *source.given(padded, None if other is None else np.resize(other, batch)))
         out.append(np.asarray(values, np.float64).mean(axis=1)[: len(part)])
     return np.concatenate(out)
@@ -53,15 +53,15 @@ def backbone_task(
     code_vectors: np.ndarray,
     draw: Callable[[Any], np.ndarray],
 ) -> Task:
-    """The backbone's part of the loop.
+    """The backbone's task for the training loop.
 
     Args:
-        model_config: what to train.
-        spec: what the stage is told.
-        seed: decides batches together with the step.
+        model_config: config of the backbone.
+        spec: settings of the stage.
+        seed: determines, with the step, the batches.
         source: captions and codes.
-        code_vectors: float32 [V, code_dim], the tokenizer's codebook, from which the visual rows start.
-        draw: params -> picture [height, width, 3], samples of the current model.
+        code_vectors: float32 [V, code_dim], the tokenizer's codebook, which initialises the visual embeddings.
+        draw: params -> image [height, width, 3], samples of the current model.
     """
     model, trained = Transformer(model_config), Transformer(model_config, PRODUCTS[spec.matmul])
     grid = Grid(model_config.rows, model_config.cols)
@@ -95,7 +95,7 @@ def backbone_task(
 
 
 def _codes_alike(params: dict, key: jax.Array, code_vectors: np.ndarray, config: ModelConfig) -> dict:
-    """Mixes a projection of the code vectors into embedding and head, so that similar codes start out similar."""
+    """Mixes a projection of the code vectors into embedding and output head, so that similar codes start similar."""
     V, code_dim = code_vectors.shape
     centred = code_vectors - code_vectors.mean(axis=0)
     centred = centred / np.sqrt((centred**2).sum(axis=1).mean())
@@ -116,5 +116,5 @@ MATRICES = {
 
 
 def block_matrices(params: Any) -> Any:
-    """What Muon trains: the matrices inside the blocks, not embedding, output head and norms."""
+    """The parameters that Muon trains: the matrices inside the blocks, not embedding, output head and norms."""
     return jax.tree.map_with_path(lambda path, _: MATRICES.get(path[-1].key), params)

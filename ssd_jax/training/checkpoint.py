@@ -1,4 +1,4 @@
-"""Training state on disk: a thin layer over orbax, so that a change of its API touches this file alone."""
+"""Saves and restores training states: a thin layer over orbax, so that a change of its API affects only this file."""
 
 import os
 import shutil
@@ -13,15 +13,15 @@ from ssd_jax.files import FULL, megabytes, require_space
 from ssd_jax.parallel.processes import together
 
 FULL_SAID = [os.strerror(number) for number in FULL]
-"""The same in words, which is all that tensorstore's errors have."""
+"""The same as text, because tensorstore's errors have no codes."""
 
 
 class Checkpoints:
-    """Numbered training states of one stage; a state is there whole or not at all.
+    """Numbered training states of one stage, written atomically.
 
     Args:
-        folder: where the states lie; made if absent.
-        keep: how many of the newest states to keep.
+        folder: folder of the states; created if absent.
+        keep: number of newest states to keep.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
@@ -36,11 +36,11 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Writes a pytree of arrays under `step`; returns when it is on disk.
 
-        Raises `UserError` if there is no room for it; a training that is started again with more goes on behind the
-        state before.
+        Raises `UserError` if the disk is full; a training that is restarted with more space continues from the previous
+        state.
         """
         what, size = f"The state of step {step}", sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        together(f"{what}: space", lambda: require_space(self._folder, size, what))  # one process tells all
+        together(f"{what}: space", lambda: require_space(self._folder, size, what))  # one process checks for all
         try:
             self._manager.save(step, args=ocp.args.StandardSave(state))
             self._manager.wait_until_finished()
@@ -53,8 +53,8 @@ class Checkpoints:
             raise UserError(f"{what} ({megabytes(size)}) cannot be written to {self._folder}: {full}.") from None
 
     def restore(self, step: int, like: Any) -> Any:
-        """Reads the state of `step` into the structure, shapes, dtypes and shardings of `like`, wherever it was when
-        it was saved; what has no sharding goes to one device."""
+        """Reads the state of `step` with the structure, shapes, dtypes and shardings of `like`, however it was sharded
+        when it was saved; leaves without a sharding go to one device."""
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
         def wanted(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -64,5 +64,5 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
 
     def close(self) -> None:
-        """Frees what orbax holds."""
+        """Frees orbax's resources."""
         self._manager.close()

@@ -1,12 +1,12 @@
-"""What draft heads are trained to make small, and how good their drafts are, offset by offset.
+"""Losses of the draft heads, which also measure how good their drafts are, per offset.
 
-There are two objectives. SSD trains on the Smooth L1 between the hidden state that a head drafts and the one that the
-backbone will have (arXiv 2606.20543). That asks for the middle of all that may follow, but a draft is kept with
-probability sum_v min(p, q); so heads may go on from there on 1 - sum_v min(p, q), the total variation distance between
-the head's distribution q and the verifier's p (ours).
+There are two objectives. SSD trains on the Smooth L1 between the hidden state that a head drafts and the backbone's
+(arXiv 2606.20543). It is minimal at the centre of all possible continuations, but a draft is accepted with probability
+sum_v min(p, q); so training may continue on 1 - sum_v min(p, q), the total variation distance between the head's
+distribution q and the verifier's p (ours).
 
-Both are means over all tokens of whole images that have a target. With 8100 positions and 32768 codes their arrays do
-not fit at once, so images are gone through a band of rows at a time.
+Both are means over all tokens of the images that have a target. With 8100 positions and 32768 codes their arrays do not
+fit in memory at once, so images are processed one band of grid rows at a time.
 """
 
 import dataclasses
@@ -27,18 +27,18 @@ from ssd_jax.sequence.layout import Grid
 from ssd_jax.training.losses import shared_mass, smooth_l1, valid_mean
 
 LIMIT = 2**27
-"""Numbers in the largest array of a band, about: half a gigabyte in float32, of which a loss has several."""
+"""About the most elements of a band's largest array: half a gigabyte in float32; a loss has several."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Drafting:
-    """Which heads draft for which backbone, and how much of it is computed at once.
+    """Configs of the backbone and its draft heads, and how much is computed at once.
 
     Attributes:
-        model, heads: the backbone's config and the heads'.
-        grid: of the images.
+        model, heads: configs of the backbone and the draft heads.
+        grid: the images' grid.
         matmul: one of `PRODUCTS`.
-        window: positions that a forward of the backbone sees at once; 0 is all (see `models.teacher_forcing`).
+        window: positions per forward pass of the backbone; 0 is all (see `models.teacher_forcing`).
         limit: see `LIMIT`.
     """
 
@@ -51,23 +51,23 @@ class Drafting:
 
     @property
     def backbone(self) -> Transformer:
-        """The frozen model."""
+        """The frozen backbone."""
         return Transformer(self.model, PRODUCTS[self.matmul])
 
     @property
     def drafter(self) -> DraftHeads:
-        """The heads."""
+        """The draft heads."""
         return DraftHeads(self.heads, self.model.width, self.model.norm_eps, PRODUCTS[self.matmul])
 
 
 class Band(NamedTuple):
-    """Some rows of a batch of images.
+    """Consecutive grid rows of a batch of images.
 
     Attributes:
-        hidden, embeddings: what heads draft from at each of the P tokens: h and e, [B, P, D].
+        hidden, embeddings: inputs of the draft heads at each of the P tokens: h and e, [B, P, D].
         columns: int32 [B, P].
-        states: the backbone's h from the first of these tokens to the last row that heads reach, [B, Q, D].
-        targets: int32 [O, P], which of the states each of the O heads should draft.
+        states: the backbone's h from the first of these tokens to the last grid row that heads reach, [B, Q, D].
+        targets: int32 [O, P], index of the state that each of the O draft heads should predict.
     """
 
     hidden: jax.Array
@@ -78,23 +78,23 @@ class Band(NamedTuple):
 
 
 class Objective(Protocol):
-    """A value of drafts; `name` is that of its metrics."""
+    """A measure of drafts; `name` is the name of its metrics."""
 
     name: str
 
     def numbers(self, drafting: Drafting) -> int:
-        """How many numbers it looks at for a token and an offset; decides how high a band is."""
+        """Array elements per token and offset, which decide the number of grid rows of a band."""
 
     def values(self, drafting: Drafting, params: Any, backbone: Any, band: Band) -> jax.Array:
-        """Of every draft of a band, [O, B, P]; meaningless where the target lies outside the row or the grid."""
+        """The value of every draft of a band, [O, B, P]; undefined where the target is outside the grid row or grid."""
 
     def loss(self, each: jax.Array) -> jax.Array:
-        """What training makes small: a scalar of the means of all offsets, [O]."""
+        """The scalar to minimise, from the means of all offsets, [O]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SmoothL1:
-    """How far a drafted state is from the backbone's."""
+    """Smooth L1 between a drafted state and the backbone's."""
 
     name = "smooth_l1"
 
@@ -111,12 +111,12 @@ class SmoothL1:
 
 @dataclasses.dataclass(frozen=True)
 class Overlap:
-    """The chance that speculative sampling keeps a draft, sum_v min(p, q).
+    """The probability that speculative sampling accepts a draft, sum_v min(p, q).
 
     Attributes:
         distribution: logits [G, P, V] -> probabilities [B, P, V]; G = 2B with guidance (conditional rows first), else
-            B. Heads are trained without guidance: that costs half as many rows as the guided distributions, and in a
-            comparison it raised the guided overlap as much.
+            B. Draft heads are trained without guidance: it needs half as many batch rows as guided distributions, and
+            in a comparison it raised the guided overlap as much.
     """
 
     distribution: Callable[[jax.Array], jax.Array] = jax.nn.softmax
@@ -127,7 +127,7 @@ class Overlap:
 
     def values(self, drafting: Drafting, params: Any, backbone: Any, band: Band) -> jax.Array:
         def probabilities(states: jax.Array) -> jax.Array:
-            # For sampling, a sharded model gathers its logits on every device; here they stay where they are made.
+            # For sampling, a sharded model replicates its logits on every device; here they stay sharded.
             with nn.logical_axis_rules(()):
                 return self.distribution(drafting.backbone.apply(backbone, states, method="logits"))
 
@@ -141,7 +141,7 @@ class Overlap:
 
 
 def guided_overlap(sampler: Sampler) -> Overlap:
-    """The overlap of what images are drawn with: guidance, temperature and filters of a sampler."""
+    """The overlap under a sampler's guidance, temperature and filters, as in decoding."""
     return Overlap(lambda logits: jnp.exp(log_probabilities(guide(logits, sampler.cfg_scale, True), sampler)))
 
 
@@ -154,14 +154,12 @@ def mean_per_offset(
     mask: jax.Array,
     codes: jax.Array,
 ) -> jax.Array:
-    """An objective's mean over all tokens whose targets lie in the row and the grid, [O].
-
-    The backbone reads true codes.
+    """An objective's mean over all tokens whose target is in the grid row and the grid, [O], by teacher forcing.
 
     Args:
-        objective, drafting: what is measured, of which heads (static).
-        params, backbone: of the heads and of the backbone.
-        ids, mask: prompts, int32 and bool [G, S], padded on the left; G is B, or 2B with unconditional rows behind.
+        objective, drafting: the measure, and the models (static).
+        params, backbone: parameters of the draft heads and of the backbone.
+        ids, mask: prompts, int32 and bool [G, S], left-padded; G is B, or 2B with unconditional rows last.
         codes: int32 [B, R*C].
     """
     codes = jnp.tile(codes, (ids.shape[0] // codes.shape[0], 1))
@@ -187,7 +185,7 @@ def mean_over_bands(
     targets = Grid(rows + drafting.heads.vertical, C).targets(offsets)[0][:, :P]
     below = jnp.pad(hidden, ((0, 0), (0, reach), (0, 0)))
 
-    @jax.checkpoint  # a band's arrays are made again for its gradient, not kept
+    @jax.checkpoint  # a band's arrays are recomputed for its gradient, not kept
     def sums(start: jax.Array) -> jax.Array:
         def cut(x: jax.Array, length: int) -> jax.Array:
             return jax.lax.dynamic_slice_in_dim(x, start, length, axis=1)

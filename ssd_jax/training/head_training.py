@@ -1,4 +1,4 @@
-"""Trains draft heads on the hidden states of a frozen backbone (arXiv 2606.20543), and says what they are worth."""
+"""Trains draft heads on the hidden states of a frozen backbone (arXiv 2606.20543), and evaluates them."""
 
 import dataclasses
 import hashlib
@@ -31,19 +31,19 @@ from ssd_jax.weights.tensors import read_tensors
 EXPORT_DTYPE = jnp.bfloat16
 
 Values = dict[str, dict[str, dict[str, float]]]
-"""{measure: {state of training: {offset: value}}}"""
+"""{measure: {stage of training: {offset: value}}}"""
 
 
 @dataclasses.dataclass(frozen=True)
 class DraftHeadsSpec:
-    """How draft heads are trained.
+    """Settings of a training of draft heads.
 
     Attributes:
-        heads: which there are.
-        smooth_l1, overlap: the two parts of their training, one after the other; no steps leave out the second.
-        seed: decides batches together with the step.
-        window: positions that a forward of the backbone sees at once; 0 is all.
-        report_images: held-out images that the finished heads are measured on, at most.
+        heads: config of the draft heads.
+        smooth_l1, overlap: the two phases of their training, in order; 0 steps skip the second.
+        seed: determines, with the step, the batches.
+        window: positions per forward pass of the backbone; 0 is all.
+        report_images: the most held-out images on which the finished heads are evaluated.
     """
 
     heads: HeadsConfig
@@ -56,13 +56,13 @@ class DraftHeadsSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Frozen:
-    """The backbone that heads are trained for.
+    """The frozen backbone of the draft heads.
 
     Attributes:
-        model: its parameters and config; nothing changes them.
-        grid: of the images.
-        weights: the file, or the index of files, that the parameters are from.
-        mesh: the devices over which they are spread; None is one.
+        model: its parameters and config.
+        grid: the images' grid.
+        weights: the file of the parameters, or the index of its shards.
+        mesh: the devices over which they are sharded; None is one.
     """
 
     model: LoadedModel
@@ -71,23 +71,23 @@ class Frozen:
     mesh: Mesh | None = None
 
     def drafting(self, spec: DraftHeadsSpec, matmul: str = "float32") -> Drafting:
-        """What its heads compute, with one of `PRODUCTS`."""
+        """The configs of a computation with its draft heads; `matmul` is one of `PRODUCTS`."""
         return Drafting(self.model.config, spec.heads, self.grid, matmul, spec.window)
 
 
 def train_draft_heads(
     frozen: Frozen, source: PromptedSource, spec: DraftHeadsSpec, workdir: Path, data: dict[str, Any]
 ) -> Values:
-    """Trains heads into `<workdir>/export/heads.safetensors`; goes on where an earlier run was stopped.
+    """Trains draft heads and writes `<workdir>/export/heads.safetensors`; resumes an interrupted run.
 
     Args:
         frozen: the backbone.
         source: images as codes with their prompts.
-        spec: how.
-        workdir: gets checkpoints and logs, too.
-        data: JSON that identifies the source; states that began on other data are refused with a `UserError`.
+        spec: settings of the training.
+        workdir: folder of checkpoints, logs and export.
+        data: JSON that identifies the source; states from a training on other data are refused with a `UserError`.
     Returns:
-        Smooth L1 and overlap of the untrained heads, of each part's, and of the last as they are stored.
+        Smooth L1 and overlap of the untrained heads, after each phase, and of the final heads as stored.
     """
     path = workdir / "export" / "heads.safetensors"
     origin = {**heads_metadata(spec.heads, frozen.weights), **data}
@@ -113,14 +113,14 @@ def draft_task(
     frozen: Frozen,
     source: PromptedSource,
     spec: DraftHeadsSpec,
-    part: PromptedSpec,
+    phase: PromptedSpec,
     start: Any = None,
 ) -> Task:
-    """A part of the training as the loop takes it; `start` are the parameters that the part before it left."""
-    drafting = frozen.drafting(spec, part.matmul)
+    """A phase of the training as a task for the loop; `start` are the parameters after the previous phase."""
+    drafting = frozen.drafting(spec, phase.matmul)
     values = partial(mean_per_offset, objective, drafting)
-    heldout = source.heldout(part.eval_images)
-    mean = mean_over_images(values, frozen, source.given, part.part)
+    heldout = source.heldout(phase.eval_images)
+    mean = mean_over_images(values, frozen, source.given, phase.micro_batch)
 
     def loss(params: Any, backbone: Any, batch: Rows, key: jax.Array):
         del key
@@ -134,12 +134,12 @@ def draft_task(
         name,
         None if start is not None else lambda key: init_heads(drafting.drafter, key),
         loss,
-        lambda step: source.batch(part.batch, part.dropped, spec.seed, step),
+        lambda step: source.batch(phase.batch, phase.dropped, spec.seed, step),
         evaluate,
         matrices=head_matrices,
         frozen=frozen.model.params,
         start=start,
-        accumulation=part.accumulation,
+        accumulation=phase.accumulation,
         mesh=frozen.mesh,
         placed=placed_heads(drafting, frozen.mesh),
     )
@@ -148,12 +148,12 @@ def draft_task(
 def measure(frozen: Frozen, source: PromptedSource, spec: DraftHeadsSpec, trained: dict[str, Any]) -> Values:
     """Smooth L1 and overlap on held-out images, the latter with the model's default guidance and top-k.
 
-    `trained` are the heads' parameters after each part of their training; the untrained heads, which copy, are added.
+    `trained` are the heads' parameters after each phase of their training; the untrained heads, which copy, are added.
     """
     config, embedding = frozen.model.config, frozen.model.params["params"]["embedding"]
-    # As drawing multiplies, where heads have the dtype of the backbone.
+    # With the products of decoding, where heads have the backbone's dtype.
     drafting = frozen.drafting(spec, "bfloat16" if embedding.dtype == jnp.bfloat16 else "float32")
-    picked, batch = source.heldout(spec.report_images), spec.smooth_l1.part
+    picked, batch = source.heldout(spec.report_images), spec.smooth_l1.micro_batch
     sampler = sampler_of(config, config.cfg_scale, temperature=1.0, top_k=None, top_p=None)
     states = {"untrained": untrained(drafting, frozen.mesh), **trained}
     objectives = {"Smooth L1": (SmoothL1(), source.given), "overlap": (guided_overlap(sampler), source.guided)}
@@ -169,8 +169,8 @@ def measure(frozen: Frozen, source: PromptedSource, spec: DraftHeadsSpec, traine
 def mean_over_images(
     values: Callable[..., jax.Array], frozen: Frozen, rows: Callable[[np.ndarray], Rows], batch: int
 ) -> Callable[[Any, np.ndarray], np.ndarray]:
-    """Compiles values(params, backbone, ids, mask, codes) -> [O]; returns (params, numbers of images) -> its mean over
-    whole batches of `rows(numbers)`, float64 [O]."""
+    """Compiles values(params, backbone, ids, mask, codes) -> [O]; returns (params, image indices) -> its mean over full
+    batches of `rows(indices)`, float64 [O]."""
     jitted = jax.jit(values)
 
     def mean(params: Any, indices: np.ndarray) -> np.ndarray:
@@ -182,18 +182,18 @@ def mean_over_images(
 
 
 def untrained(drafting: Drafting, mesh: Mesh | None = None) -> Any:
-    """The heads that copy, on the mesh."""
+    """Untrained draft heads, which copy their source, on the mesh."""
     shardings = None if mesh is None else jax.tree.map(lambda leaf: leaf.sharding, placed_heads(drafting, mesh))
     return jax.jit(lambda: init_heads(drafting.drafter, jax.random.key(0)), out_shardings=shardings)()
 
 
 def placed_heads(drafting: Drafting, mesh: Mesh | None) -> Any:
-    """Where the heads go on a mesh, as `Task.placed` wants it."""
+    """Abstract draft heads with their shardings, for `Task.placed`."""
     return None if mesh is None else place(boxed_heads(drafting.heads, drafting.model.width), mesh)
 
 
 def head_matrices(params: Any) -> Any:
-    """What Muon trains: the stacked matrices, one per offset."""
+    """The parameters that Muon trains: the stacked matrices, one per offset."""
     return jax.tree.map(lambda p: MuonDimensionNumbers(p.ndim - 1, p.ndim - 2) if p.ndim > 2 else None, params)
 
 
@@ -209,7 +209,7 @@ def named(what: str, each: jax.Array, config: HeadsConfig) -> dict[str, jax.Arra
 
 
 def digest(params: Any) -> str:
-    """Identifies parameters by every bit of them."""
+    """Digest of all bits of the parameters."""
     hashed = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
         hashed.update(np.asarray(leaf).tobytes())
@@ -223,7 +223,7 @@ def export_heads(path: Path, params: Any, heads: HeadsConfig, backbone_path: Pat
 
 
 def tables(values: Values) -> list[str]:
-    """What `measure` gives as lines of markdown: a table for each measure."""
+    """The result of `measure` as lines of markdown, a table for each measure."""
     lines = []
     for name, states in values.items():
         lines += ["", f"| {name} | {' | '.join(states)} |", "|---" * (len(states) + 1) + "|"]

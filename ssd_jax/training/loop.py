@@ -1,4 +1,4 @@
-"""The training loop that all stages share: resume, step, log, checkpoint, look."""
+"""The training loop of all stages: resume, step, log, checkpoint, evaluate."""
 
 import dataclasses
 import time
@@ -24,23 +24,23 @@ from ssd_jax.training.step import Loss, TrainState, init_state, make_optimizer, 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a stage adds to the loop.
+    """A stage of training, as the loop needs it.
 
     Attributes:
         name: "tokenizer", "backbone", "heads" or "overlap"; the folder of its checkpoints and logs.
-        init: key -> params; None where there is a `start`.
+        init: key -> params; None if there is a `start`.
         loss: the loss function (see `step.Loss`).
         batch: step number -> batch of host arrays; a pure function of the step, so that resuming is exact.
         evaluate: params -> {"heldout": ..., ...}; called at every checkpoint and at the end.
-        sample: params -> uint8 picture [height, width, 3]; called at every checkpoint. None: nothing to look at.
+        sample: params -> uint8 image [height, width, 3]; called at every checkpoint. None: no samples.
         matrices: which parameters Muon trains (see `step.make_optimizer`); None: AdamW trains all.
-        revise: what is done to the parameters after an update (see `step.make_step`).
-        frozen: parameters that the loss needs and nothing changes. They are an argument of the compiled step: what a
-            function closes over becomes a constant inside its program, once per program.
+        revise: a change of the parameters after an update (see `step.make_step`).
+        frozen: constant parameters that the loss needs. They are an argument of the compiled step: values that a
+            function closes over become constants of its program, once per program.
         start: parameters to start from instead of `init`'s; they are copied.
-        accumulation: in how many parts a batch is gone through.
-        mesh: the devices over which batches and parameters are spread; None is one device.
-        placed: where the parameters go on the mesh, a pytree of `jax.ShapeDtypeStruct`; None without a mesh.
+        accumulation: number of micro-batches per batch.
+        mesh: the devices over which batches and parameters are sharded; None is one device.
+        placed: shapes and shardings of the parameters, a pytree of `jax.ShapeDtypeStruct`; None without a mesh.
     """
 
     name: str
@@ -62,9 +62,9 @@ def fit(task: Task, spec: StageSpec, seed: int, workdir: Path, origin: dict[str,
     """Trains a stage to `spec.steps` and returns its parameters.
 
     Starts from the newest checkpoint under `workdir/<name>`. A run killed at any moment and started again ends with the
-    weights of an uninterrupted one: batches and keys depend on (seed, step) alone and a checkpoint is whole or absent.
-    `origin` (JSON) says what the stage is built on; a folder whose states began from something else is refused. Of
-    several processes the first one alone writes logs and pictures.
+    weights of an uninterrupted one: batches and keys depend only on (seed, step), and checkpoints are written
+    atomically. `origin` (JSON) identifies the stage's inputs; a folder with states from other inputs is refused. Of
+    several processes only the first writes logs and images.
     """
     folder = workdir / task.name
     together(f"{task.name}: origin", lambda: check_origin(folder / "origin.json", origin, "a training", "workdir"))
@@ -93,7 +93,7 @@ def fit(task: Task, spec: StageSpec, seed: int, workdir: Path, origin: dict[str,
     ) as bar:
         for step in range(start, spec.steps):
             state, metrics = update(state, task.frozen, spread(task.batch(step), task.mesh))
-            # Reading the metrics waits for the step, so the rate below is honest.
+            # Reading the metrics waits for the step, so that the rate below is correct.
             for key, value in jax.device_get(metrics).items():
                 sums[key] = sums.get(key, 0.0) + float(value)
             done = step + 1
@@ -107,7 +107,7 @@ def fit(task: Task, spec: StageSpec, seed: int, workdir: Path, origin: dict[str,
                 bar.set_postfix(loss=f"{values['loss']:.4f}", images_s=f"{rate:.1f}")
                 sums, since, seconds = {}, done, now
             if done % spec.save_every == 0 or done == spec.steps:
-                _look(task, state, log, folder, done)  # first, so that what a checkpoint follows is always there
+                _look(task, state, log, folder, done)  # first, so that a checkpoint's outputs exist
                 checkpoints.save(done, state)
                 sums, since, seconds = {}, done, time.perf_counter()
     checkpoints.close()
@@ -115,7 +115,7 @@ def fit(task: Task, spec: StageSpec, seed: int, workdir: Path, origin: dict[str,
 
 
 def _look(task: Task, state: TrainState, log: MetricLog | None, folder: Path, step: int) -> None:
-    """Held-out numbers, a picture and the curve: what one wants to see of a running training."""
+    """Logs held-out metrics, and writes a sample image and the loss curve."""
     found = task.evaluate(state.params)
     if log is None:
         return

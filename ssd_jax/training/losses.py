@@ -1,4 +1,4 @@
-"""What each stage minimises. Pure functions of arrays; every one returns (loss, metrics)."""
+"""Loss functions of the stages, and the terms that they are made of: pure functions of arrays."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def smooth_l1(predicted: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def shared_mass(p: jax.Array, q: jax.Array) -> jax.Array:
-    """sum_v min(p, q) of probabilities [..., V]: the chance that speculative sampling keeps a draft from q; [...].
+    """sum_v min(p, q) of probabilities [..., V]: the chance that speculative sampling accepts a draft from q; [...].
 
     One minus it is the total variation distance.
     """
@@ -50,7 +50,7 @@ def shared_mass(p: jax.Array, q: jax.Array) -> jax.Array:
 
 
 def valid_mean(values: jax.Array, valid: jax.Array) -> jax.Array:
-    """Mean over the valid places of every entry of axis 0; [O, ...] and bool, broadcast to it -> [O]."""
+    """Mean over the valid elements of every entry of axis 0; [O, ...] and bool, broadcast to it -> [O]."""
     axes = tuple(range(1, values.ndim))
     valid = jnp.broadcast_to(valid, values.shape).astype(values.dtype)
     return (values * valid).sum(axes) / jnp.maximum(valid.sum(axes), 1.0)

@@ -1,4 +1,4 @@
-"""The record of a run: one JSON line per logged step, and the curve drawn from it."""
+"""Logs a training run as one JSON line per logged step, and plots its loss curve."""
 
 import importlib.util
 import json
@@ -9,7 +9,7 @@ from ssd_jax.files import replacing
 
 
 class MetricLog:
-    """Appends JSON lines to `path`; a resumed run first drops the lines of steps it will make again."""
+    """Appends JSON lines to `path`; a resumed run first drops the lines of steps that it will repeat."""
 
     def __init__(self, path: Path, resume_at: int):
         self.path = path
@@ -36,7 +36,7 @@ def read_log(path: Path) -> list[dict]:
 
 
 def require_plots() -> None:
-    """Raises `UserError` without the package that draws the curves: at the end of a stage it would be too late."""
+    """Raises `UserError` without the package that plots the curves: at the end of a stage it would be too late."""
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError('matplotlib, which draws the loss curves, is missing: pip install "ssd_jax[train]".')
 

@@ -1,4 +1,4 @@
-"""What the stages of a training are told: frozen values in their bounds, parsed once from the sections of a config."""
+"""Defines the settings of the training stages: frozen, checked values, parsed once from the sections of a config."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from ssd_jax.models.matmul import PRODUCTS
 
 
 def _whole(least: int, **default: Any) -> Any:
-    """A field for whole numbers of at least so much."""
+    """A field for whole numbers of at least `least`."""
     return dataclasses.field(metadata={"least": least}, **default)
 
 
@@ -21,23 +21,23 @@ def _number(bounds: str, **default: Any) -> Any:
 
 BOUNDS = {
     "share": (lambda value: 0 <= value <= 1, "lie between 0 and 1"),
-    "memory": (lambda value: 0 <= value < 1, "lie between 0 and 1"),  # of a running mean: 1 would never learn
+    "memory": (lambda value: 0 <= value < 1, "lie between 0 and 1"),  # decay of a running mean: 1 would never learn
     "positive": (lambda value: value > 0, "be above 0"),
     "not negative": (lambda value: value >= 0, "be at least 0"),
 }
-"""What a number may be -> whether it is, and what it must do, for the message."""
+"""Name of a bound -> its check, and its wording in messages."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageSpec:
-    """What every stage is told.
+    """Settings of every stage.
 
     Attributes:
-        steps, batch: updates, and images for each.
-        lr, warmup, decay: the schedule's peak, steps up to it, and the share of all steps that leads back to zero.
-        clip, weight_decay, b2: the gradient's largest norm; the optimizer's decay of weights and of squared gradients.
+        steps, batch: number of updates, and images per update.
+        lr, warmup, decay: peak learning rate, warm-up steps, and the share of all steps that decays to zero.
+        clip, weight_decay, b2: largest gradient norm; the optimizer's weight decay and decay of squared gradients.
         save_every, log_every: steps between checkpoints, and between lines of the log.
-        eval_images: held-out images that are looked at, at every checkpoint.
+        eval_images: held-out images that are evaluated at every checkpoint.
     """
 
     steps: int = _whole(1)
@@ -54,12 +54,12 @@ class StageSpec:
 
     @classmethod
     def parse(cls, section: Mapping[str, Any], name: str, least_steps: int = 1) -> Self:
-        """From a section of a config; raises `UserError`, which names the setting, for one that no training can use.
+        """Parses a section of a config; raises a `UserError` that names the setting for an invalid one.
 
         Args:
-            section: setting -> value; all without a default are needed.
-            name: of the section, for the message.
-            least_steps: 0 for a stage that may be left out.
+            section: setting -> value; all without a default are required.
+            name: the section's name in messages.
+            least_steps: 0 for a stage that may be skipped.
         """
         fields, values = {field.name: field for field in dataclasses.fields(cls)}, {}
         for key in section:
@@ -76,11 +76,11 @@ class StageSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerSpec(StageSpec):
-    """What the image tokenizer's stage is told.
+    """Settings of the image tokenizer's stage.
 
     Attributes:
-        continuous_steps: steps before the latents are rounded to codes.
-        gradient_weight: of the errors of edges, beside those of pixels.
+        continuous_steps: steps before the latents are quantised.
+        gradient_weight: weight of the edge loss relative to the pixel loss.
     """
 
     continuous_steps: int = _whole(0)
@@ -89,11 +89,11 @@ class TokenizerSpec(StageSpec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptedSpec(StageSpec):
-    """What stages on images with prompts are told.
+    """Settings of stages on images with prompts.
 
     Attributes:
         caption_drop: see `data.batches.Dropped.prompt`.
-        accumulation: in how many parts a batch is gone through.
+        accumulation: number of micro-batches per batch.
         matmul: one of `PRODUCTS`, for the products of the training steps.
     """
 
@@ -112,37 +112,37 @@ class PromptedSpec(StageSpec):
         return spec
 
     @property
-    def part(self) -> int:
-        """Images that are gone through at once."""
+    def micro_batch(self) -> int:
+        """Images per micro-batch."""
         return self.batch // self.accumulation
 
     @property
     def dropped(self) -> Dropped:
-        """What the stage does not tell."""
+        """The shares of the prompts' content that the stage drops."""
         return Dropped(self.caption_drop)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CaptionedSpec(PromptedSpec):
-    """What stages on emoji are told; the shares are those of `data.batches.Dropped`."""
+    """Settings of stages on emoji; the shares are those of `data.batches.Dropped`."""
 
     style_drop: float = _number("share")
     word_drop: float = _number("share")
 
     @property
     def dropped(self) -> Dropped:
-        """What the stage does not tell."""
+        """The shares of the prompts' content that the stage drops."""
         return Dropped(self.caption_drop, self.style_drop, self.word_drop)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackboneSpec(CaptionedSpec):
-    """What the backbone's stage is told; see `training.backbone.corrupt`.
+    """Settings of the backbone's stage; see `training.backbone.corrupt`.
 
     Attributes:
-        code_noise: the largest share of wrong codes that an image is shown with.
-        code_blind: the share of images with still fewer true codes.
-        code_noise_from: the step from which on there are any.
+        code_noise: largest share of wrong codes in an image.
+        code_blind: share of images with even fewer true codes.
+        code_noise_from: first step with wrong codes.
     """
 
     code_noise: float = _number("share")

@@ -1,4 +1,4 @@
-"""One optimizer step: the state that training carries, the learning-rate schedule, the jitted update."""
+"""Builds the jitted optimizer step, with its training state, optimizer and learning-rate schedule."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,12 +16,12 @@ Loss = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array
 
 @flax.struct.dataclass
 class TrainState:
-    """What a stage carries from step to step, and all that a checkpoint holds.
+    """The state of a stage between steps, and the contents of a checkpoint.
 
     Attributes:
-        step: int32 scalar, updates made so far.
+        step: int32 scalar, number of updates so far.
         params: pytree of float32 arrays.
-        opt_state: the optimizer's own state.
+        opt_state: the optimizer's state.
     """
 
     step: jax.Array
@@ -38,11 +38,11 @@ def schedule(peak: float, steps: int, warmup: int, decay: float) -> optax.Schedu
 
 
 def make_optimizer(spec: StageSpec, matrices: Callable[[Any], Any] | None = None) -> optax.GradientTransformation:
-    """Clipped AdamW, or Muon for the matrices and AdamW for the rest, on the schedule of a stage.
+    """Clipped AdamW, or Muon for the matrices and AdamW for the rest, with the schedule of a stage.
 
     Args:
-        spec: its learning rate, steps, warm-up, decay, clip, weight decay and b2.
-        matrices: params -> a pytree of `optax.contrib.MuonDimensionNumbers`, None for what AdamW should train. Muon's
+        spec: learning rate, steps, warm-up, decay, clip, weight decay and b2.
+        matrices: params -> a pytree of `optax.contrib.MuonDimensionNumbers`, None for parameters of AdamW. Muon's
             updates are scaled to AdamW's usual size (arXiv 2502.16982, equation 4), so one learning rate serves both.
     """
     rate = schedule(spec.lr, spec.steps, spec.warmup, spec.decay)
@@ -74,10 +74,10 @@ def make_step(
 ) -> Callable:
     """Returns the jitted `(state, frozen, batch) -> (state, metrics)`; the state is donated.
 
-    The key of a step depends on `seed` and the step's number alone, so a resumed run draws what it would have drawn.
+    The key of a step depends only on `seed` and the step's number, so a resumed run repeats the same draws.
     `revise` (params, batch, key) -> params changes parameters after the update by other means than the gradient. The
-    batch is gone through in `accumulation` parts of equal size, whose gradients are averaged. `shardings` are those of
-    the new state, None on one device.
+    batch is split into `accumulation` micro-batches of equal size, whose gradients are averaged. `shardings` are those
+    of the new state, None on one device.
     """
 
     def gradient(params: Any, frozen: Any, batch: Any, key: jax.Array):
@@ -85,11 +85,11 @@ def make_step(
         return grads, {"loss": value, **metrics}
 
     def accumulated(params: Any, frozen: Any, batch: Any, key: jax.Array):
-        # Every accumulation-th row is a part, so that a part has rows of every device the batch is spread over.
+        # Every accumulation-th row, so that a micro-batch has rows of every device the batch is sharded over.
         parts = jax.tree.map(lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
 
-        def add(sums: Any, part: tuple[jax.Array, Any]):
-            index, rows = part
+        def add(sums: Any, micro_batch: tuple[jax.Array, Any]):
+            index, rows = micro_batch
             found = gradient(params, frozen, rows, jax.random.fold_in(key, index))
             return jax.tree.map(lambda a, b: a + b / accumulation, sums, found), None
 

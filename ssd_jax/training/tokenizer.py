@@ -1,4 +1,4 @@
-"""Stage "tokenizer": train the VQ model on pictures.
+"""The stage "tokenizer": trains the VQ model on images.
 
 The stage's parameters are {"params": the model's, "usage": float32 [V]}, the running share of latents per code.
 """
@@ -19,26 +19,26 @@ from ssd_jax.training.spec import TokenizerSpec
 from ssd_jax.viz import grid
 
 SHIFT = 8
-"""Pixels by which a training picture may move, so that codes do not tie themselves to the centred layout."""
+"""Most pixels by which a training image is shifted, so that codes do not overfit the centred layout."""
 
 MEMORY = 0.95
 """Decay per step of the running usage of a code."""
 
 DEAD = 0.05
-"""A code used less than this share of an even spread is moved to where codes are missing."""
+"""A code used less than this share of uniform usage is moved to where codes are missing."""
 
 FRESH = 0.25
-"""What a new or moved code is credited with: about thirty steps to be found by some latent."""
+"""Usage credited to a new or moved code: about thirty steps for a latent to find it."""
 
 
 def tokenizer_task(vq: VQConfig, spec: TokenizerSpec, seed: int, data: EmojiData) -> Task:
-    """The tokenizer's part of the loop.
+    """The tokenizer's task for the training loop.
 
     Args:
-        vq: what to train.
-        spec: what the stage is told.
-        seed: decides batches and augmentation together with the step.
-        data: pictures; those of the held-out identities are only evaluated on.
+        vq: config of the tokenizer.
+        spec: settings of the stage.
+        seed: determines, with the step, batches and augmentation.
+        data: images; those of held-out identities are for evaluation only.
     """
     model = VQModel(vq)
     train = data.indices("train")
@@ -106,7 +106,7 @@ def tokenizer_task(vq: VQConfig, spec: TokenizerSpec, seed: int, data: EmojiData
 
 
 def conv_matrices(params: Any) -> Any:
-    """What Muon trains: every convolution and projection as a matrix from all its inputs to its outputs."""
+    """The parameters that Muon trains: every convolution and projection, as a matrix from all inputs to its outputs."""
 
     def axes(path: tuple, leaf: Any) -> MuonDimensionNumbers | None:
         if path[-1].key != "kernel":
@@ -117,7 +117,7 @@ def conv_matrices(params: Any) -> Any:
 
 
 def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mirrors half of the pictures and moves each by up to `SHIFT` pixels over white; uint8 in and out."""
+    """Mirrors half of the images and shifts each by up to `SHIFT` pixels, filling with white; uint8 in and out."""
     size = images.shape[1]
     out = np.empty_like(images)
     for index, image in enumerate(images):

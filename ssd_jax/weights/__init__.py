@@ -1,1 +1,1 @@
-"""Checkpoint folders: config.json and safetensors files, read, checked and written; no pickle."""
+"""Reads, checks and writes checkpoint folders: config.json and safetensors files, no pickles."""

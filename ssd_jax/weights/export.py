@@ -1,4 +1,4 @@
-"""Writing a checkpoint folder. A file appears whole or not at all: it is written under another name, then renamed."""
+"""Writes checkpoint folders. Files are written atomically: under another name, then renamed."""
 
 import dataclasses
 import json
@@ -38,26 +38,26 @@ the backbone's, which may be the same:
 def write_tensors(
     path: Path, params: Mapping[str, Any], dtype: DTypeLike, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes parameters as one safetensors file; makes the folder if absent.
+    """Writes parameters as one safetensors file; creates the folder if absent.
 
     Args:
         path: the file, replaced if it exists.
         params: nested dict of unboxed arrays, with or without the leading "params".
-        dtype: what floating-point tensors are stored as; integers keep their own dtype.
-        metadata: text to put into the file's header; one entry at most, because safetensors writes several in an order
-            that changes from process to process, and equal weights should give equal bytes.
+        dtype: dtype in which floating-point tensors are stored; integers keep theirs.
+        metadata: text for the file's header; one entry at most, because safetensors writes several in an order that
+            differs between processes, and equal weights should give equal bytes.
     """
     if metadata is not None and len(metadata) > 1:
         raise ValueError(f"one metadata entry at most, not {sorted(metadata)}")
     tensors = {}
     for name, leaf in flatten(params).items():
         stored = dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
-        # safetensors copies memory as it lies, so anything but C order would be stored scrambled.
+        # safetensors copies raw memory, so any other order than C would be stored scrambled.
         tensors[name] = np.asarray(leaf, dtype=stored, order="C")
     with replacing(Path(path)) as temporary:
         mode = temporary.stat().st_mode
         save_file(tensors, temporary, metadata=None if metadata is None else dict(metadata))
-        temporary.chmod(mode)  # safetensors leaves its files unreadable to others
+        temporary.chmod(mode)  # safetensors makes its files unreadable to others
 
 
 def write_config(folder: Path, model: ModelConfig, vq: VQConfig) -> None:
@@ -74,8 +74,8 @@ def heads_metadata(config: HeadsConfig, backbone_path: Path) -> dict[str, str]:
 
 
 def write_heads_card(heads_path: Path, config: HeadsConfig, backbone_path: Path) -> None:
-    """Writes README.md beside a heads file: what is in it, the fingerprint of the backbone file it was trained on, how
-    it is used. Equal configs and backbones give equal bytes."""
+    """Writes README.md beside a heads file: its contents, the fingerprint of the backbone file it was trained on, and
+    its use. Equal configs and backbones give equal bytes."""
     text = HEADS_CARD.format(**dataclasses.asdict(config), fingerprint=fingerprint(backbone_path))
     with replacing(Path(heads_path).with_name(CARD_NAME)) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")

@@ -1,4 +1,4 @@
-"""A file of draft heads, which says in its header what they are and to which backbone they belong."""
+"""Finds files of draft heads and reads their headers, which hold the config and the backbone's fingerprint."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ HEADS_KEY = "heads"
 
 
 def heads_file(path: Path) -> Path:
-    """The file of draft heads: the path itself, or the one in that folder, which need not be there."""
+    """The file of draft heads: the path itself, or the file in that folder, which need not exist."""
     return path / HEADS_NAME if require_name(path).is_dir() else path
 
 
 def read_heads_config(path: Path, backbone_path: Path) -> HeadsConfig:
-    """The config of a heads file; raises `WeightsError` unless the heads were trained on this very backbone file."""
+    """The config of a heads file; raises `WeightsError` unless the heads were trained on this backbone file."""
     config, trained_on = describe_heads(path)
     if trained_on != fingerprint(backbone_path):
         raise WeightsError(f"{path}: these draft heads were trained on another backbone than {backbone_path}.")
@@ -28,7 +28,7 @@ def read_heads_config(path: Path, backbone_path: Path) -> HeadsConfig:
 
 
 def describe_heads(path: Path) -> tuple[HeadsConfig, str]:
-    """The config of a heads file and the fingerprint of the backbone that they belong to, from its header alone."""
+    """The config of a heads file and the fingerprint of its backbone, read from the header."""
     metadata = read_metadata(path)
     if HEADS_KEY not in metadata:
         raise WeightsError(f"{path}: metadata {HEADS_KEY!r} is missing, so this is no file of draft heads.")

@@ -1,4 +1,4 @@
-"""Checkpoints of the Hugging Face hub: only for an explicit `organisation/name`, and only files that are safe."""
+"""Downloads checkpoints from the Hugging Face hub: only for an explicit `organisation/name`, and only safe files."""
 
 import re
 from pathlib import Path
@@ -10,11 +10,11 @@ from ssd_jax.weights.store import WeightsError
 FILES = ("*.json", "*.safetensors") + tuple(
     name for published in PUBLISHED.values() if published.tokenizer for name in published.tokenizer.names
 )
-"""What is downloaded: configurations, tokenizers and weights; no pickles and no code."""
+"""Files to download: configurations, tokenizers and weights; no pickles and no code."""
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a text reads as `organisation/name` and cannot be meant as a path."""
+    """Whether a text has the form `organisation/name` and cannot be a path."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source):
         return False
     return Path(source).parts[0] not in {path.name for path in Path().iterdir()}
@@ -33,7 +33,7 @@ def download(source: str) -> Path:
         raise WeightsError(f"{source!r} needs the package huggingface_hub, which is not installed.") from None
     try:
         folder = Path(snapshot_download(source, allow_patterns=list(FILES)))
-    except Exception as error:  # the library raises those of its HTTP client, too
+    except Exception as error:  # the library also raises its HTTP client's exceptions
         first = str(error).strip().split("\n")[0]
         raise WeightsError(f"{source!r} could not be downloaded from the Hugging Face hub: {first}") from None
     if not any(folder.glob("*.safetensors")):
@@ -46,6 +46,6 @@ def download(source: str) -> Path:
 
 
 def find_local(source: str | Path) -> Path:
-    """A file or folder as it is, there or not; of a hub id, unless such a path is there, the downloaded folder."""
+    """The path itself, existing or not; for a hub id, unless such a path exists, the downloaded folder."""
     path = require_name(source)
     return download(str(source)) if not path.exists() and is_hub_id(str(source)) else path

@@ -1,4 +1,4 @@
-"""Reading a checkpoint folder: its config and, under whatever names they are stored, the parameters of its models."""
+"""Reads a checkpoint folder: its config and the parameters of its models, in our tensor names or published ones."""
 
 import hashlib
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ from ssd_jax.weights.vq_names import find_vq_sources
 
 CONFIG_NAME, TOKENIZER_NAME = "config.json", "tokenizer.json"
 FORMAT = "ssd_jax-2"
-"""Of config.json and of heads files: matrices are [out, in]. In "ssd_jax-1" they were [in, out]."""
+"""Format of config.json and of heads files: matrices are [out, in]. In "ssd_jax-1" they were [in, out]."""
 
 
 def read_backbone(path: Path, config: ModelConfig, like: Mapping[str, Any], dtype: DTypeLike) -> dict[str, Any]:
-    """Reads a backbone's parameters under our own names or under those of its publishers; otherwise `read_tensors`."""
+    """Reads a backbone's parameters, under our own or published names; otherwise as `read_tensors`."""
     names = opened(path).tensors.keys()
     if "embedding" in names or config.architecture not in PUBLISHED:
         return read_tensors(path, like, dtype)
@@ -40,12 +40,12 @@ def read_backbone(path: Path, config: ModelConfig, like: Mapping[str, Any], dtyp
 
 
 def read_vq(path: Path, family: str, like: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads an image tokenizer's parameters, in float32, under our own names or under those of its publishers.
+    """Reads an image tokenizer's parameters, in float32, under our own or published names; otherwise as `read_tensors`.
 
     Args:
-        path: the tokenizer's own file, or that of a whole published model; or the index of a sharded one.
+        path: the tokenizer's own file, or that of a full published model; or the index of a sharded one.
         family: `ModelConfig.architecture`.
-        like: as for `read_tensors`, which this is otherwise.
+        like: as for `read_tensors`.
     """
     shapes = {name: tensor.shape for name, tensor in opened(path).tensors.items()}
     if family not in PUBLISHED or "codebook" in shapes:
@@ -58,7 +58,7 @@ def read_vq(path: Path, family: str, like: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_vq_weights(source: Path, family: str) -> Path:
-    """The file or index with an image tokenizer: `source` itself, or in this folder the tokenizer's own file or, of
+    """The file or index with an image tokenizer: `source` itself, or in that folder the tokenizer's own file or, for
     published models, the model's, which often holds both."""
     source = Path(source)
     if source.is_file():
@@ -75,10 +75,10 @@ def read_config(
     """Reads `config.json` of a checkpoint folder, in our own format or as published.
 
     Args:
-        folder: its tokenizer.json, if any, names special ids of a published model.
-        tokens: special ids that are known better (see `backbones.hf_config.from_hf`).
+        folder: the folder; its tokenizer.json, if any, gives special ids of a published model.
+        tokens: special ids that override the files' (see `backbones.hf_config.from_hf`).
     Raises:
-        UserError: names the file and what is wrong in it.
+        UserError: a missing or invalid file, which it names.
     """
     path = Path(folder) / CONFIG_NAME
     values = read_json(path)
@@ -116,10 +116,10 @@ def read_metadata(path: Path) -> dict[str, str]:
 def fingerprint(path: Path) -> str:
     """Identifies a backbone's file or index: sha256 of the sorted tensor names with shapes and of all 1-D tensors.
 
-    Only the 1-D tensors are hashed, because a backbone may have 16 GB: they are the norm scales, a few kilobytes, and
-    as trained parameters they differ between any two trainings. Two untrained backbones, whose scales are all ones,
-    or two that differ in matrices alone are not told apart. The bytes are those stored: the dtype in which a file is
-    loaded does not matter, nor how it is sharded, but the same weights saved in another dtype are another file.
+    Only 1-D tensors are hashed, because a backbone may have 16 GB: they are the norm scales, a few kilobytes, and as
+    trained parameters they differ between any two trainings. Untrained backbones, whose scales are all ones, and
+    backbones that differ in matrices only are not distinguished. The hash is of the stored bytes: the dtype in which a
+    file is loaded and its sharding do not matter, but the same weights saved in another dtype are another file.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(opened(path).tensors.items()):

@@ -1,8 +1,8 @@
-"""Where a parameter's values lie in a file.
+"""Maps parameters to the stored tensors that they are read from.
 
 Our own files hold nested linen parameters under flat names: {"block_0": {"mlp": {"up": x}}} is {"block_0.mlp.up": x}.
-In published files a parameter has another name, its axes are permuted and grouped, and it may be a part of a tensor;
-a `Source` says how.
+In published files a parameter has another name, its axes are permuted and grouped, and it may be a part of a tensor,
+as described by a `Source`.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
     """Flat names and leaves of a nested dict, with or without the leading "params"; leaves are arrays or abstract.
 
     Raises:
-        TypeError: a leaf is no array; logical-partitioning boxes must be removed first (`flax.linen.meta.unbox`).
-        ValueError: a key has a dot, so that its flat name could not be read back.
+        TypeError: a leaf is not an array; logical-partitioning boxes must be removed first (`flax.linen.meta.unbox`).
+        ValueError: a key contains a dot, so its flat name could not be read back.
     """
     if set(params) == {COLLECTION}:
         params = params[COLLECTION]
@@ -49,12 +49,12 @@ class Source:
 
     Attributes:
         name: the tensor's name.
-        layout: the stored axes and the parameter's, as in "(n h) d -> d n h": stored axes in the order of the file,
-            those in brackets are stored as one, and a number is the length of an axis that the parameter lacks, of
-            which the last entry is read. Empty: the same axes.
+        layout: stored axes and the parameter's, as in "(n h) d -> d n h": stored axes in the file's order; those in
+            brackets are stored as one, and a number is the length of an axis that the parameter lacks, of which the
+            last entry is read. Empty: the same axes.
         first, rows: the parameter is a part of the stored axis 0, which has `rows` entries, from entry `first` on;
-            `rows` 0: the whole axis.
-        spread: the stored axis 0 may have fewer entries than the parameter's, each of them for equally many in a row.
+            `rows` 0: the full axis.
+        spread: the stored axis 0 may have fewer entries than the parameter's, each repeated equally often.
     """
 
     name: str
@@ -79,12 +79,12 @@ class Source:
         return stored == wanted
 
     def read(self, tensor: Any, shape: tuple[int, ...], index: tuple[slice, ...] | None = None) -> np.ndarray:
-        """The part `index` of the parameter of `shape`; of the tensor no more than needed is read.
+        """The part `index` of the parameter of `shape`; reads no more of the tensor than needed.
 
         Args:
-            tensor: the stored tensor, of which parts can be taken with a slice for every axis; it must fit.
-            shape: the parameter's.
-            index: one slice with step 1 for every axis of the parameter; None is the whole parameter.
+            tensor: the stored tensor, indexable by one slice per axis; it must fit.
+            shape: the parameter's shape.
+            index: one slice with step 1 per axis of the parameter; None is the full parameter.
         """
         ranges = [
             part.indices(size)[:2] for part, size in zip(index or (slice(None),) * len(shape), shape, strict=True)
@@ -113,13 +113,13 @@ class Source:
         return out[tuple(slice(None) if axis in leading else slice(*part) for axis, part in enumerate(ranges))]
 
     def _groups(self, ndim: int) -> tuple[tuple[int, ...] | int, ...]:
-        """For every stored axis the parameter's axes that it is made of, or the length of one that it lacks."""
+        """For every stored axis, the parameter's axes that it combines, or the length of an axis that it lacks."""
         return _parse(self.layout) if self.layout else tuple((axis,) for axis in range(ndim))
 
 
 @functools.cache
 def _parse(layout: str) -> tuple[tuple[int, ...] | int, ...]:
-    """For every stored axis of a layout the positions of its parts among ours, or the length of one without any."""
+    """For every stored axis of a layout, the indices of its parts among our axes, or the length of one without any."""
     stored, ours = (side.split() for side in layout.replace("(", " ( ").replace(")", " ) ").split("->"))
     if sorted(token for token in stored if token not in "()" and not token.isdigit()) != sorted(ours):
         raise ValueError(f"{layout!r} does not name every axis once on both sides.")

@@ -1,4 +1,4 @@
-"""Where each of our parameters is among the tensors of a published backbone, whose room says how it names them."""
+"""Maps each of our parameters to a tensor of a published backbone, by the namings of `ssd_jax.backbones`."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -25,30 +25,30 @@ BLOCK = {
     "mlp.up": ("mlp.up_proj.weight", ""),
     "mlp.down": ("mlp.down_proj.weight", ""),
 }
-"""Parameter of a block -> tensor of a layer, as transformers names those of a Llama, and the layout of its axes."""
+"""Parameter of a block -> tensor of a layer, as transformers names a Llama's, and the layout of its axes."""
 
 ROTARY = r".*\.rotary_emb\.inv_freq"
-"""Computed tensors, which a file may hold, too."""
+"""Pattern of computed tensors that a file may contain."""
 
 
 def ignored_names(config: ModelConfig) -> str:
-    """The pattern of the names that are left out on purpose when this backbone is read: those of image tokenizers,
-    which are read by themselves, what is computed, and what drawing does not need."""
+    """Pattern of the tensor names that are ignored when this backbone is read: those of image tokenizers, which are
+    read separately, computed tensors, and tensors that generation does not need."""
     patterns = [*(f"{re.escape(prefix)}.*" for prefix in PREFIXES), ROTARY, PUBLISHED[config.architecture].unused]
     return "|".join(filter(None, patterns))
 
 
 def find_sources(config: ModelConfig, parameters: Iterable[str], names: Collection[str]) -> dict[str, Source]:
-    """Where every parameter of a published backbone is stored.
+    """Finds the stored tensor of every parameter of a published backbone.
 
     Args:
-        config: the backbone's.
+        config: the backbone's config.
         parameters: flat names of its parameters.
-        names: of the tensors in the file; they show which naming it has.
+        names: names of the tensors in the file, from which the naming is recognised.
     Returns:
         flat parameter name -> source.
     Raises:
-        WeightsError: the names are of no known kind.
+        WeightsError: no known naming fits.
     """
     namings = PUBLISHED[config.architecture].namings
     naming = next((naming for naming in namings if naming.embedding in names), None)
@@ -62,10 +62,10 @@ def _source(name: str, naming: Naming, config: ModelConfig) -> Source:
     block, _, part = name.partition(".")
     if block.startswith("block_"):
         tensor, layout = BLOCK[part]
-        # Files of one process have one row for all heads, others a row for every process that trained its heads.
+        # Files written by one process have one row for all attention heads, others one for every process of a training.
         rows_per_process = part.startswith(("attention.q_norm", "attention.k_norm"))
         return Source(f"{naming.trunk}layers.{block.removeprefix('block_')}.{tensor}", layout, spread=rows_per_process)
-    if name == "visual_head":  # a text model's head has a row for every id
+    if name == "visual_head":  # a text model's head has an output for every id
         return Source(naming.rest[name], first=config.visual_offset, rows=config.vocab_size)
     own = {"embedding": naming.embedding, "final_norm.scale": f"{naming.trunk}norm.weight"}
     return Source((own | naming.rest)[name])

@@ -1,4 +1,4 @@
-"""Stored tensors: one safetensors file, or the shards that an index lists. Opening checks every header first."""
+"""Opens one safetensors file, or the shards that an index lists, and checks every header first."""
 
 import dataclasses
 import math
@@ -16,17 +16,17 @@ from ssd_jax.errors import UserError
 from ssd_jax.files import parse_json, require_file
 
 INDEX_SUFFIX = ".index.json"
-"""What the name of a sharded checkpoint's index ends with: model.safetensors.index.json."""
+"""Suffix of the index of a sharded checkpoint, such as model.safetensors.index.json."""
 
 _LENGTH = 8
-"""Bytes that tell the header's length, in front of it."""
+"""Number of bytes before the header, which hold its length."""
 
 _DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "BOOL": np.bool_,
     "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
     "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8,
 }  # fmt: skip
-"""The dtypes that can be read, by their names in safetensors."""
+"""The supported dtypes, by their names in safetensors."""
 
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 
@@ -37,13 +37,13 @@ class WeightsError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A stored tensor, of which nothing is read yet.
+    """A stored tensor that is not read yet.
 
     Attributes:
         path: the safetensors file.
-        kind: the dtype's name in safetensors, "BF16".
-        shape: the tensor's.
-        start, stop: its bytes in the file.
+        kind: the dtype's name in safetensors, such as "BF16".
+        shape: the tensor's shape.
+        start, stop: its byte range in the file.
     """
 
     path: Path
@@ -53,8 +53,8 @@ class Tensor:
     stop: int
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        """A part of the tensor, given by a slice with step 1 for every axis. Of the file the wanted entries of axis 0
-        are read, one after the other; a mapped file would be read in the order in which its axes are permuted."""
+        """A part of the tensor, given by one slice with step 1 per axis. Reads the wanted entries of axis 0 in file
+        order; a memory-mapped file would be read in the order of the permuted axes."""
         first, stop, _ = index[0].indices(self.shape[0]) if self.shape else (0, 1, 1)
         size, dtype = math.prod(self.shape[1:]), np.dtype(_DTYPES[self.kind])
         offset = self.start + first * size * dtype.itemsize
@@ -70,12 +70,12 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """What is stored in a file or in several; made by `opened`.
+    """The tensors of one file or of several; made by `opened`.
 
     Attributes:
         path: the file, or the index of the shards.
-        tensors: by name, in the order in which they are read best: file by file.
-        metadata: the text in the header; empty for shards.
+        tensors: by name, file by file, the best order to read them.
+        metadata: text of the header; empty for shards.
     """
 
     path: Path
@@ -87,8 +87,8 @@ def opened(path: Path) -> Store:
     """Reads the headers of a safetensors file or of those that an index lists.
 
     Raises:
-        WeightsError: the file is missing, damaged or a pickle, a shard is, or index and shards do not fit together.
-            A header must fit its file's size and describe every byte of it.
+        WeightsError: the file or a shard is missing, damaged or a pickle, or index and shards do not match. A header
+            must match its file's size and describe every byte of it.
     """
     path = Path(path)
     if not path.name.endswith(INDEX_SUFFIX):
@@ -107,7 +107,7 @@ def find_weights(folder: Path, stem: str = "model") -> Path:
     """The folder's `stem`.safetensors, or the index of its shards.
 
     Raises:
-        WeightsError: there is neither; where the folder has pickles instead, the error says how to convert them.
+        WeightsError: there is neither; if the folder has pickles instead, the message says how to convert them.
     """
     folder = Path(folder)
     single = folder / f"{stem}.safetensors"
@@ -121,7 +121,7 @@ def find_weights(folder: Path, stem: str = "model") -> Path:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a folder means to have a safetensors file: it is there, or a link that leads nowhere.
+    """Whether a folder has a safetensors file, or a dangling link in its place.
 
     Raises:
         WeightsError: there are pickles of that name instead.

@@ -1,4 +1,4 @@
-"""Reading parameters from safetensors files, which are checked from their headers before any data is read."""
+"""Reads parameters from safetensors files, after checking all headers."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from ssd_jax.weights.mapping import COLLECTION, Source, flatten, unflatten
 from ssd_jax.weights.store import Store, WeightsError, opened, others
 
 SMALL = 2**20
-"""Tensors of fewer numbers are looked through by NumPy."""
+"""Tensors with fewer numbers are checked by NumPy."""
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
@@ -28,17 +28,17 @@ def read_tensors(
     sources: Mapping[str, Source] | None = None,
     ignored: str = "",
 ) -> dict[str, Any]:
-    """Reads parameters one tensor at a time: host memory holds one tensor more than the result, and a device at most
-    one that is still to be cast. Headers are compared with the wanted parameters before anything is read.
+    """Reads parameters one tensor at a time: host memory holds one tensor beyond the result, and a device at most one
+    that is not cast yet. Headers are compared with the wanted parameters before any data is read.
 
     Args:
         path: a safetensors file or the index of a sharded one.
         like: nested dict of `jax.ShapeDtypeStruct`, with or without the leading "params". A leaf's sharding, if
-            any, says where the array goes; a device is then given its own part alone. An int8 leaf with a scale
-            beside it (see `models.int8`) is stored as a float tensor and quantised as soon as it is read.
-        dtype: what floating-point tensors are cast to; others must be stored as `like` has them.
-        sources: for every flat name of `like`, but scales, where it is stored; None: under its own name, as it is.
-        ignored: a pattern of the names of tensors that are left out on purpose.
+            any, is the array's; every device then gets only its own shard. An int8 leaf with a scale beside it (see
+            `models.int8`) is stored as a float tensor and quantised when it is read.
+        dtype: dtype to cast floating-point tensors to; others must be stored with the dtype in `like`.
+        sources: the stored tensor of every flat name of `like` except scales; None: the tensor of that name.
+        ignored: pattern of the names of tensors to ignore.
     Returns:
         the structure of `like` with arrays.
     Raises:
@@ -69,19 +69,19 @@ def read_tensors(
 
 
 def _floating(leaf: Any) -> jax.ShapeDtypeStruct:
-    """The float parameter that a quantised one is made of."""
+    """The float parameter from which a quantised one is made."""
     return jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=leaf.sharding)
 
 
 def _read(store: Store, leaf: Any, source: Source, dtype: DTypeLike | None) -> jax.Array:
-    """One parameter; None leaves it in the dtype it is stored in."""
+    """Reads one parameter; `dtype` None keeps the stored dtype."""
     tensor, shape = store.tensors[source.name], tuple(leaf.shape)
     kind = dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
     if leaf.sharding is None:
         values = source.read(tensor, shape)
-        # Axes are permuted by the transfer, which is many times faster at it than NumPy.
+        # The device permutes the axes, many times faster than NumPy.
         array = jax.device_put(values).block_until_ready()
-        del values  # before the cast takes memory
+        del values  # before the cast allocates memory
     else:
         array = jax.make_array_from_callback(shape, leaf.sharding, lambda index: source.read(tensor, shape, index))
     if not finite(array):
@@ -102,9 +102,9 @@ def _each_finite(array: jax.Array) -> jax.Array:
 def finite(array: jax.Array) -> bool:
     """Whether all numbers of an array are finite.
 
-    Reads it once, as fast as memory gives it: sums of rows tell, ten times as fast as a look at each number, which
-    decides where a sum overflows. (Maxima do not: those of large arrays pass over NaN on a CPU with jax 0.10.2.) Small
-    arrays, of which every shape would have to be compiled, are NumPy's.
+    Reads the array once, at memory speed: sums of rows are ten times as fast as checking each number, which is done
+    only where a sum overflows. (Maxima would not do: on a CPU with jax 0.10.2 those of large arrays ignore NaN.) NumPy
+    checks small arrays, as every shape would have to be compiled.
     """
     if not array.size or not jnp.issubdtype(array.dtype, jnp.floating):
         return True

@@ -1,7 +1,7 @@
-"""Tensor names of the published image tokenizers, as they are on disk and in transformers, and ours.
+"""Maps tensor names of the published image tokenizers, original and transformers', to ours.
 
-Ours are the names of `mapping.flatten`: "encoder.down_0_block_1.conv2.kernel". Theirs are those of VQGAN's first code
-(CompVis/taming-transformers), or become so by the rules of the backbone's room.
+Ours are the names of `mapping.flatten`: "encoder.down_0_block_1.conv2.kernel". Theirs are those of the original VQGAN
+code (CompVis/taming-transformers), or are mapped to them by the rules in the backbone's file.
 """
 
 import re
@@ -13,30 +13,30 @@ from ssd_jax.weights.mapping import Source, flatten
 from ssd_jax.weights.store import WeightsError, others
 
 PREFIXES = tuple(dict.fromkeys(prefix for published in PUBLISHED.values() for prefix in published.vq.prefixes))
-"""What stands before a tokenizer's names inside a whole model; nothing in a file of its own."""
+"""Prefixes of a tokenizer's names in a checkpoint of the full model; none in a file of its own."""
 
 _OWN = re.compile(r"(encoder|decoder|quantize|quant_conv|post_quant_conv|loss)\.")
-"""How a tokenizer's names begin without such a prefix."""
+"""First parts of a tokenizer's names without such a prefix."""
 
 _LEFT_OUT = re.compile(
-    r"loss\..*"  # the losses' own networks, in a training checkpoint
-    r"|.*\.num_batches_tracked"  # of batch norms, which only count while they are trained
-    r"|quantize\.codebook_used"  # a record of training
+    r"loss\..*"  # the loss networks of a training checkpoint
+    r"|.*\.num_batches_tracked"  # counters of batch norms, used in training only
+    r"|quantize\.codebook_used"  # statistics of training
 )
 
 _COMMON = (
     (r"\.(down|up)\.(\d+)\.(block|attn)\.(\d+)\.", r".\1_\2_\3_\4."),
     (r"\.(down|up)\.(\d+)\.(downsample|upsample)\.", r".\1_\2_\3."),
-    (r"(\.conv)+\.(weight|bias)$", r".\2"),  # a convolution inside a module that only pads, enlarges or shifts time
+    (r"(\.conv)+\.(weight|bias)$", r".\2"),  # a convolution inside a module that only pads, upsamples or shifts time
     (r"^quantize\.embedding\.weight$", "codebook"),
     (r"(\.norm\w*)\.weight$", r"\1.scale"),
     (r"\.running_(mean|var)$", r".\1"),
     (r"\.weight$", ".kernel"),
 )
-"""(pattern, replacement) in order: from the first code's names to ours."""
+"""(pattern, replacement) pairs, in order, from the original code's names to ours."""
 
 ELSEWHERE = "say with vq_weights (sample.py: --vq_weights) in which file or folder all of it is"
-"""What to do about a file without a whole image tokenizer."""
+"""What to do about a file without a complete image tokenizer."""
 
 _KERNELS = {
     (2, 2): "o i -> i o",
@@ -46,22 +46,22 @@ _KERNELS = {
     (5, 4): "o i 3 h w -> h w i o",
     (5, 5): "o i t h w -> t h w i o",
 }
-"""(axes of a published kernel, of ours) -> layout. Of three taps along time the last is taken, which sees the only
-frame there is; models/movq.py says why that is exact."""
+"""(axes of a published kernel, of ours) -> layout. Of three taps over time the last is taken, which sees the only
+frame; models/movq.py explains why that is exact."""
 
 
 def is_vq_name(name: str) -> bool:
-    """Whether a tensor of a whole published model belongs to its image tokenizer."""
+    """Whether a tensor of a full published model belongs to its image tokenizer."""
     return _local(name) != name or _OWN.match(name) is not None
 
 
 def find_vq_sources(family: str, like: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Source]:
-    """Where every parameter of a published image tokenizer is stored.
+    """Finds the stored tensor of every parameter of a published image tokenizer.
 
     Args:
         family: `ModelConfig.architecture` of a published model.
         like: the parameters' shapes, nested.
-        shapes: of all tensors in the file, by name; what is not the tokenizer's is passed over.
+        shapes: shapes of all tensors in the file, by name; others than the tokenizer's are ignored.
     Returns:
         flat parameter name -> source.
     Raises:
@@ -90,7 +90,7 @@ def find_vq_sources(family: str, like: Mapping[str, Any], shapes: Mapping[str, t
 
 
 def _local(name: str) -> str:
-    """A name without what stands before it in a whole model."""
+    """A name without its prefix in a full model."""
     return next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)
 
 

@@ -56,7 +56,7 @@ def both(tmp_path_factory):
 
 
 def embedded(pipe, theirs) -> jax.Array:
-    """Input embeddings of prompt and picture, [2, S + T, D]."""
+    """Input embeddings of prompt and image, [2, S + T, D]."""
     model, image = Transformer(pipe.config), jnp.asarray(theirs.image_ids, jnp.int32)
     images = model.apply(pipe.params, image, method="embed_codes" if theirs.offset is None else "embed")
     prompts = model.apply(pipe.params, jnp.asarray(PROMPTS, jnp.int32), method="embed")

@@ -1,4 +1,4 @@
-"""What is read from the config.json of a published backbone, and what is refused."""
+"""Reading the config.json of a published backbone: which values are read, and which are refused."""
 
 import dataclasses
 import json

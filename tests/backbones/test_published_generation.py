@@ -1,6 +1,6 @@
-"""Greedy, guided pictures of the published backbones are those of torch, code for code, with every lossless decoder.
+"""Greedy, guided images of the published backbones are those of torch, code for code, with every lossless decoder.
 
-Emu3 and Janus are compared with transformers' own `generate`; transformers draws no pictures with a Chameleon, so
+Emu3 and Janus are compared with transformers' own `generate`; transformers draws no images with a Chameleon, so
 Lumina-mGPT's reference is its published rule, token by token.
 """
 
@@ -63,7 +63,7 @@ def emu3(theirs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def chameleon(theirs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Guided by the picture alone: begin of image and two sizes, positions from 0, no text."""
+    """Guided by the image alone: begin of image and two sizes, positions from 0, no text."""
     opening = [2, 11, 11]
     negative = np.array([[0] * 3 + opening] * 2)
     mask = np.array([[False] * 3 + [True] * 3] * 2)

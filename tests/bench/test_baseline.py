@@ -137,7 +137,7 @@ def test_passes_with_a_cache_agree_with_one_wide_pass(family, setting):
     np.testing.assert_allclose(one_by_one, at_once, atol=2e-5)
 
 
-# ---- the passes of a picture
+# ---- the passes of an image
 
 
 def test_row_ends_are_forced_where_the_family_has_them(family):
@@ -149,12 +149,12 @@ def test_row_ends_are_forced_where_the_family_has_them(family):
     prompt, *tokens = fed
     assert prompt.shape == (2, 6)
     tokens = torch.cat(tokens, dim=1)
-    assert (tokens[0] == tokens[1]).all()  # both guidance rows see the same picture
+    assert (tokens[0] == tokens[1]).all()  # both guidance rows see the same image
     size, first = timed.sizes["visual_size"], 0 if family == "janus" else timed.sizes["visual_offset"]
     ends = tokens[0] == timed.sizes["row_end_id"]
     is_code = (first <= tokens[0]) & (tokens[0] < first + size)
     if ROW_ENDS[family]:
-        # The last token of a picture, a row end, is not fed any more.
+        # The last token of an image, a row end, is not fed any more.
         assert ends.nonzero().flatten().tolist() == [4, 9, 14]
         assert is_code[~ends].all() and len(tokens[0]) == 19
     else:

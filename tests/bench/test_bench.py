@@ -1,4 +1,4 @@
-"""The bench: decoders by text, what a picture's passes are made of, its tables, and one small run of everything."""
+"""The bench: decoders by text, what an image's passes are made of, its tables, and one small run of everything."""
 
 import importlib.util
 import json
@@ -98,7 +98,7 @@ def test_split_weights_pieces_by_how_often_they_run(headed):
     assert parts == pytest.approx({"verify": 1.0, "draft": 0.1 * 5 / 11})
 
 
-# -- passes instead of pictures
+# -- passes instead of images
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_split_weights_pieces_by_how_often_they_run(headed):
         (SSD(rounds=2), 4, Part(11, 6, 80)),
         (Wave(), 8, Part(1, 8, 48)),
         (SSD(rounds="auto"), 8, Part(1 + 5 + 23, 8, None)),  # behind the most that row 0 can take
-        (PRESETS["sjd"], 8, Part(1, 8, None)),  # how many there are depends on the picture
+        (PRESETS["sjd"], 8, Part(1, 8, None)),  # how many there are depends on the image
         (Raster(window=64, drafter="above"), 100, Part(1, 100, None)),
         (MTP(), 8, Part(1, 8, None)),
     ],
@@ -148,7 +148,7 @@ def test_seconds_of_a_picture_from_some_of_its_passes(headed):
     adaptive = some["jacobi-above"]
     assert (adaptive.seconds, adaptive.passes, adaptive.tokens) == (None, None, None)
     assert adaptive.seconds_per_pass == pytest.approx(0.1) and adaptive.extrapolated == 4
-    # A picture that is finished first: as many as were made.
+    # An image that is finished first: as many as were made.
     more = measure_speed(Stopwatch(headed), decoders, ["dog"], 1, 1, passes=99)["jacobi-above"]
     assert more.seconds_per_pass == pytest.approx(0.1) and more.extrapolated == 8
     # Random weights: what has a known number of passes is drawn whole.
@@ -183,7 +183,7 @@ def test_table_has_the_columns_that_were_measured():
 
 @pytest.fixture
 def data(tmp_path):
-    """Ten reference pictures in the format of ssd_jax.data.emoji."""
+    """Ten reference images in the format of ssd_jax.data.emoji."""
     folder = tmp_path / "data"
     folder.mkdir()
     images = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
@@ -203,7 +203,7 @@ def run(monkeypatch, *flags):
 
 
 def test_small_run_of_everything(headed_folder, data, tmp_path, monkeypatch, capsys):
-    """On ten prompts of the reference pictures, the last nine of which pass for fresh ones."""
+    """On ten prompts of the reference images, the last nine of which pass for fresh ones."""
     monkeypatch.setattr(bench, "TUNED", 1)
     out = tmp_path / "out"
     flags = [
@@ -231,7 +231,7 @@ def test_small_run_of_everything(headed_folder, data, tmp_path, monkeypatch, cap
         assert row["verify"] > 0
         assert row["verify"] + row["draft"] + row["rest"] == pytest.approx(row["seconds per pass"])
     assert (rows["ar"]["draft"], rows["ssd-wave"]["draft"] > 0) == (0, True)
-    # The picture of `ar` has the likelihood and the distances of `ar`.
+    # The image of `ar` has the likelihood and the distances of `ar`.
     assert rows["jacobi-above"]["nll difference"]["value"] == 0
     assert rows["ssd-wave"]["nll difference"]["value"] != 0
     assert list(values["seconds per pass by window"]) == ["1", "2", "4", "8", "16"]
@@ -248,7 +248,7 @@ def test_small_run_of_everything(headed_folder, data, tmp_path, monkeypatch, cap
 
 
 def test_other_heads_and_paired_differences(headed_folder, tmp_path, monkeypatch, capsys):
-    """The same heads under another name draw the same pictures; with one prompt there are no distances."""
+    """The same heads under another name draw the same images; with one prompt there are no distances."""
     flags = [f"--weights={headed_folder}", f"--other_heads=twin={headed_folder}", "--metrics=quality", "--images=4"]
     flags += ["--prompt=dog", "--batch=4", "--against=ssd", f"--out={tmp_path}"]
     run(monkeypatch, *flags, "--decoders=ssd,ssd@twin,SSD(rounds=0)")
@@ -302,13 +302,13 @@ def test_random_weights_beside_transformers(tmp_path, monkeypatch, capsys):
         assert rows[name]["of transformers"] == pytest.approx(rows[name]["seconds"] / theirs)
     assert rows["transformers"]["of transformers"] == 1
     assert rows["transformers"]["speedup"] == pytest.approx(rows["ar"]["seconds"] / theirs)
-    # Of noise, passes that depend on the picture mean nothing.
+    # Of noise, passes that depend on the image mean nothing.
     assert "seconds" not in rows["ssd-exact"] and "passes" not in rows["ssd-exact"]
     assert rows["ssd-exact"]["seconds per pass"] and rows["ssd-exact"]["extrapolated"] > 0
     assert values["setup"]["model"] == "random-0" and all(values["setup"][name] > 0 for name in RATES)
     printed = capsys.readouterr().out
-    assert "The weights are random: seconds are real, pictures are noise." in printed
-    assert re.search(r"depends on the picture, and of noise .* mean nothing: ssd-exact\.", printed)
+    assert "The weights are random: seconds are real, images are noise." in printed
+    assert re.search(r"depends on the image, and of noise .* mean nothing: ssd-exact\.", printed)
     assert re.search(r"^transformers: JanusForConditionalGeneration.generate in its image mode", printed, re.MULTILINE)
 
 
@@ -390,5 +390,5 @@ def test_a_step_of_the_runbook(tmp_path, monkeypatch):
 
 
 def test_data_that_is_none(headed_folder, tmp_path):
-    with pytest.raises(UserError, match="reference pictures cannot be read"):
+    with pytest.raises(UserError, match="reference images cannot be read"):
         Gallery.read(tmp_path)

@@ -112,7 +112,7 @@ def test_trace_beside_ordinary_pictures(headed_folder, tmp_path, monkeypatch):
         ("--decoder=SSD(rounds=-1)", "rounds must be"),
         (
             "--compare=ar,Raster(window=17,drafter='above')",
-            "window of 17 is larger than the picture, which has 16 tokens",
+            "window of 17 is larger than the image, which has 16 tokens",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Where the entry points keep compiled programs, and how a user moves the place or turns it off."""
+"""The compilation cache of the entry points: its folder, and how a user moves it or turns it off."""
 
 from pathlib import Path
 

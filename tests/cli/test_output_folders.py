@@ -255,7 +255,7 @@ def drawn(run):
 
 
 def remove_earlier(folder: Path) -> tuple[int, list[Path]]:
-    """What a run removes that leaves no pictures, and the sidecars that it cannot read."""
+    """What a run removes that leaves no images, and the sidecars that it cannot read."""
     with replacing_results(folder, "new.json") as results:
         pass
     (folder / "new.json").unlink()

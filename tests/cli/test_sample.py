@@ -1,4 +1,4 @@
-"""sample.py from end to end: pictures, grid and sidecar; the same command gives the same bytes; mistakes cost nothing.
+"""sample.py from end to end: images, grid and sidecar; the same command gives the same bytes; mistakes cost nothing.
 
 Most of it runs in this process, through the same `entry.run` as the command line does.
 """
@@ -24,7 +24,7 @@ from ssd_jax.prompts.lines import read_lines
 
 @pytest.fixture(scope="module")
 def load():
-    """`ssd_jax.load` that reads a checkpoint once, so that a program serves all tests that draw as many pictures."""
+    """`ssd_jax.load` that reads a checkpoint once, so that a program serves all tests that draw as many images."""
     return functools.cache(ssd_jax.load)
 
 

@@ -26,7 +26,7 @@ from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.weights.export import heads_metadata, write_tensors
 from ssd_jax.weights.load import read_config
 
-SIDE = 4  # codes along a side of a picture
+SIDE = 4  # codes along a side of an image
 HEADS = HeadsConfig(horizontal=2, vertical=2)
 WITHOUT_HEADS = ["ar", "sjd", "scd", "scd-gumbel", "gsd", "jacobi-match", "jacobi-above", "jacobi-wave"]
 

@@ -20,7 +20,7 @@ def test_comparison_has_a_line_per_row_and_a_column_per_picture():
     rows = [("red apple, noto", [picture(10), picture(20)]), ("dog", [picture(30), picture(40)])]
     sheet = comparison(rows, [["ar: 16 passes, 0.1 s", "ssd"], ["ar", "ssd"]])
     assert sheet.dtype == np.uint8
-    assert 2 * 96 <= sheet.shape[1] < 3 * 96  # pictures of 32 pixels, three times as large
+    assert 2 * 96 <= sheet.shape[1] < 3 * 96  # images of 32 pixels, three times as large
     for value in (10, 20, 30, 40):
         assert len(places(sheet, value)) == 96 * 96
     assert places(sheet, 10)[:, 1].max() < places(sheet, 20)[:, 1].min()

@@ -1,4 +1,4 @@
-"""What the emoji data promises: captions, splits that do not leak, weights, and a build that is whole or absent."""
+"""The emoji data: captions, splits that do not leak, weights, and a build that is complete or absent."""
 
 import io
 import json
@@ -56,7 +56,7 @@ def records(table) -> list[dict[str, str]]:
 
 
 def draw_with(monkeypatch, **drawings) -> None:
-    """Replaces the two-dimensional art by functions from a code to a picture or an error."""
+    """Replaces the two-dimensional art by functions from a code to an image or an error."""
     for style, draw in drawings.items():
         monkeypatch.setitem(
             emoji_sources.STYLES,
@@ -66,7 +66,7 @@ def draw_with(monkeypatch, **drawings) -> None:
 
 
 def dot(code: str):
-    """A picture that no other code has."""
+    """An image that no other code has."""
     from PIL import Image
 
     picture = Image.new("RGBA", (emoji.SIZE, emoji.SIZE))
@@ -163,7 +163,7 @@ def test_held_out_combinations_have_seen_parts(records, styles):
 
 
 def test_the_only_picture_of_an_identity_stays_in_train(records):
-    """With one style, an emoji without tones has one picture, which is never the combination."""
+    """With one style, an emoji without tones has one image, which is never the combination."""
     records = [r for r in records if r["style"] == "noto" and not r["tone"]]
     assert set(emoji_splits.assign_splits(records)) == {"train", "identity"}
 

@@ -1,4 +1,4 @@
-"""The ends of the acceptance rule: a chance of 0 never keeps a draft, a chance of 1 always does."""
+"""The ends of the acceptance rule: a chance of 0 never accepts a draft, a chance of 1 always does."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -141,5 +141,5 @@ def test_a_known_answer_is_the_token_of_ar(row_end, monkeypatch):
 def test_options(options, message):
     with pytest.raises(UserError, match=message):
         Raster(**options)
-    with pytest.raises(UserError, match="Alternatives up to 16 are more than the picture's 15 tokens"):
+    with pytest.raises(UserError, match="Alternatives up to 16 are more than the image's 15 tokens"):
         Raster(window=4, alternatives=16).check(GRID)

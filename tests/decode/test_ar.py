@@ -82,7 +82,7 @@ def test_ar_equals_a_slow_loop_over_full_forwards(backbone, guided, knobs):
     keys = image_keys(jnp.array([1, 2], jnp.uint32), jnp.array([0, 0]))
     out = run(config, params, keys, sampler(**knobs), guided)
     np.testing.assert_array_equal(out.tokens, slow_loop(config, params, keys, sampler(**knobs), guided))
-    assert len(np.unique(out.tokens)) > 3  # not a picture that any decoder would draw
+    assert len(np.unique(out.tokens)) > 3  # not an image that any decoder would draw
 
 
 # -- the compiled program

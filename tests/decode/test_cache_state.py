@@ -2,7 +2,7 @@
 
 It holds for the inputs the loop still needs: for loops that commit in raster order and for the row loop (whose last
 pass is a commit pass, or, with rounds="auto", a pass that changed nothing) up to and including token R*C - 2; for a
-wave that settles tokens in raster order, down >= right * (C - 1), up to the first token of its last pass. Other waves
+wave that commits tokens in raster order, down >= right * (C - 1), up to the first token of its last pass. Other waves
 leave the keys of tokens that were final before all that comes before them: at the end these are of contexts that have
 changed since.
 """

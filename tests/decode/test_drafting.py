@@ -1,4 +1,4 @@
-"""Where drafts come from that are copies of tokens the verifier has already given."""
+"""Drafters that copy tokens: which of the verifier's earlier tokens they copy."""
 
 import jax.numpy as jnp
 import numpy as np

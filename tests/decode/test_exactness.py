@@ -1,7 +1,7 @@
-"""The match coupling gives the pictures of `ar`, token for token, whatever the drafter: a bad one costs passes only.
+"""The match coupling gives the images of `ar`, token for token, whatever the drafter: a bad one only costs passes.
 
-float32. Two programs may round differently, so the first divergence of a picture is excused where the two best values
-of log p + g lie closer than 1e-4; the number of excused pictures must stay small and is printed at the end of a run.
+float32. Two programs may round differently, so the first divergence of an image is excused where the two best values
+of log p + g lie closer than 1e-4; the number of excused images must stay small and is printed at the end of a run.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ IMAGES = 16
 
 @pytest.fixture
 def assert_same_pictures(record_property):
-    """Equal tokens, but for pictures whose first divergence is a near-tie."""
+    """Equal tokens, but for images whose first divergence is a near-tie."""
 
     def compare(out, oracle, **call):
         tokens, expected = np.asarray(out.tokens), np.asarray(oracle.tokens)
@@ -94,7 +94,7 @@ def test_without_guidance(assert_same_pictures):
 
 
 def test_batch_size_and_order():
-    """A picture depends on its key and prompt alone: alone, in a batch, and in a batch of another order."""
+    """An image depends on its key and prompt alone: alone, in a batch, and in a batch of another order."""
     order = np.array([5, 3, 4, 1, 6, 2, 7, 0, *range(8, IMAGES)])
     call = {"which": 0, "seed": 4}
     oracle = decode(TOY, "ar", GRID, images=IMAGES, **call)

@@ -1,4 +1,4 @@
-"""Drafts from earlier passes: what the verifier said when it was given the surroundings that a position has now."""
+"""Drafts from earlier passes: the verifier's outputs for the neighbouring tokens that a position has now."""
 
 import jax.numpy as jnp
 import numpy as np

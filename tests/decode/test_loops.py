@@ -39,7 +39,7 @@ EVERY_DRAFTER = ["jacobi-match", "jacobi-above", Raster(window=6, drafter="horiz
     ids=lambda value: f"{value.rows}x{value.cols}" if isinstance(value, Grid) else str(value),
 )
 def test_odd_grids(name, grid):
-    """Every preset that commits in raster order fills its grid, the match ones with the pictures of `ar`; for the row
+    """Every preset that commits in raster order fills its grid, the match ones with the images of `ar`; for the row
     loops see test_cost.
 
     What a grid of one row or column is to a preset depends on its drafter alone.
@@ -68,7 +68,7 @@ def test_odd_grids(name, grid):
     ids=str,
 )
 def test_a_slow_image_does_not_change_the_others(decoder):
-    """Pictures, passes and trace are those each image has among copies of itself, which are as fast as it is."""
+    """Images, passes and trace are those each image has among copies of itself, which are as fast as it is."""
     grid, numbers = Grid(3, 6), [0, 1, 2, 3, 4, 5]
     together = stub.decode(decoder, grid, numbers=numbers)
     assert len(set(np.asarray(together.passes).tolist())) > 1

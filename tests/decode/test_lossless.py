@@ -1,9 +1,9 @@
-"""The lossless decoders follow the backbone's law: chi-square tests against the enumerated law of all pictures.
+"""The lossless decoders follow the backbone's distribution: chi-square tests against the enumerated one of all images.
 
-Every combination that is called lossless draws pictures of the stub: 3 codes on a grid of 6, 3^6 pictures. A few draw
+Every combination that is called lossless draws images of the stub: 3 codes on a grid of 6, 3^6 images. A few draw
 those of a toy transformer, with guidance and top-k 3 of 4 codes. 24,000 samples per decoder; a lossless one must reach
 p > 1e-3, a control must fall below 1e-9. Seeds are fixed, so the outcome is too. For draws that hang together, faults
-that hardly show in whole pictures, see test_window_laws.py.
+that hardly show in whole images, see test_window_laws.py.
 """
 
 import itertools
@@ -49,7 +49,7 @@ LOSSLESS = RASTER | {
 
 
 def of_pictures(log_p, codes: int) -> np.ndarray:
-    """Probability of every picture, float64 [codes^6], from log p [codes^6, 6, codes] of `every_picture`."""
+    """Probability of every image, float64 [codes^6], from log p [codes^6, 6, codes] of `every_picture`."""
     tokens = np.asarray(every_picture(codes))
     law = np.exp(np.take_along_axis(np.asarray(log_p, np.float64), tokens[..., None], axis=-1)[..., 0].sum(axis=1))
     assert abs(law.sum() - 1.0) < 1e-4
@@ -72,10 +72,10 @@ def law_of_toy() -> np.ndarray:
 
 
 def p_value(tokens, law: np.ndarray, codes: int) -> float:
-    """Of the chi-square of pictures int32 [SAMPLES, 6]; cells that expect less than 5 are pooled."""
+    """Of the chi-square of images int32 [SAMPLES, 6]; cells that expect less than 5 are pooled."""
     digits = codes ** np.arange(GRID.size - 1, -1, -1)
     counts, expected = np.bincount(np.asarray(tokens) @ digits, minlength=law.size), law * SAMPLES
-    if counts[expected == 0].any():  # impossible pictures were drawn
+    if counts[expected == 0].any():  # impossible images were drawn
         return 0.0
     big = expected >= 5
     counts, expected = np.append(counts[big], counts[~big].sum()), np.append(expected[big], expected[~big].sum())

@@ -1,6 +1,6 @@
 """Multi-token prediction: what every pass drafts, from which state, and what it commits; the stub's calls are recorded.
 
-That it follows the law is in test_lossless.py, its passes are in test_cost.py.
+That it follows the distribution is in test_lossless.py, its passes are in test_cost.py.
 """
 
 import jax
@@ -19,7 +19,7 @@ GRID, IMAGES = Grid(3, 4), 6
 
 @pytest.fixture(scope="module", params=[(3, 5), (5, 2)], ids=["more heads than drafts", "fewer heads than drafts"])
 def recorded(request):
-    """k, the verifier, (draft, verify) calls in order, the pictures' states, and what came out."""
+    """k, the verifier, (draft, verify) calls in order, the images' states, and what came out."""
     (drafts, heads), k = request.param, min(request.param)
     keys, calls = image_keys(jnp.zeros(IMAGES, jnp.int32), jnp.arange(IMAGES)), []
     verifier, cache, start = stub.stub(IMAGES, GRID, keys, sharpness=0.3, horizontal=heads)
@@ -40,7 +40,7 @@ def recorded(request):
     spied = stub.changed(verifier, verify=verify, draft=draft)
     out = jax.jit(lambda cache: MTP(drafts).run(spied, cache, start, GRID))(cache)
     jax.effects_barrier()
-    # The states that predict the tokens, when all of a picture is seen at once.
+    # The states that predict the tokens, when all of an image is seen at once.
     whole = jnp.broadcast_to(jnp.arange(GRID.size, dtype=jnp.int32), out.tokens.shape)
     states = jnp.concatenate([start, verifier.verify(cache, out.tokens, whole)[0][:, :-1]], axis=1)
     return k, verifier, calls, np.asarray(states), out

@@ -50,7 +50,7 @@ def test_which_are_lossless():
         (lambda: Raster(history=-1), "history must be a whole number of at least 0"),
         (lambda: Raster(history=8, coupling="gumbel"), "Only the match coupling has a history"),
         (lambda: AR(window=0), "window must be a whole number of at least 1, not 0"),
-        (lambda: require_fits(AR(window=13), Grid(3, 4)), "A window of 13 is larger than the picture, which has 12"),
+        (lambda: require_fits(AR(window=13), Grid(3, 4)), "A window of 13 is larger than the image, which has 12"),
         (lambda: MTP(drafts=0), "drafts must be a whole number of at least 1, not 0"),
         (lambda: Group(size=0), "size must be a whole number of at least 1"),
         (lambda: Group(delta=-1.0), "delta must be None or at least 0"),

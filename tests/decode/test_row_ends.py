@@ -1,4 +1,4 @@
-"""Backbones with a forced token at the end of every row: it sits in the sequence and costs no pass.
+"""Backbones with a forced token at the end of every grid row: it is in the sequence and costs no pass.
 
 Everything is compared with whole sequences, row ends written in, that go through the model as if they were a prompt.
 """
@@ -52,7 +52,7 @@ def decoded(decoder):
 
 
 def whole(tokens) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and mask of prompts followed by pictures, [G, PROMPT + 23], written out row by row."""
+    """Ids and mask of prompts followed by images, [G, PROMPT + 23], written out row by row."""
     ids, mask = (np.asarray(x) for x in toy.prompts(IMAGES, guided=True))
     rows = np.asarray(tokens).reshape(IMAGES, GRID.rows, GRID.cols) + TOY.config.visual_offset
     lines = np.concatenate([rows, np.full((IMAGES, GRID.rows, 1), ROW_END)], axis=2).reshape(IMAGES, -1)[:, :-1]

@@ -1,4 +1,4 @@
-"""With the dtype and the programs that users get, exact decoders draw `ar`'s pictures bit for bit.
+"""With the dtype and the programs that users run, exact decoders give `ar`'s images bit for bit.
 
 On a CPU with bfloat16 products nothing else is needed: a token has the same bits in every window and batch. Elsewhere
 bits depend on how many positions stand in a window, and the decoders are compared with `AR(window=W)` of their own.

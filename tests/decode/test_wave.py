@@ -142,7 +142,7 @@ def test_with_a_pass_for_every_token_it_draws_what_ar_draws(heads, drafter, dept
 
 
 def test_a_flat_one_does_not():
-    """Negative control: with whole rows settling at once pictures differ."""
+    """Negative control: with whole rows settling at once images differ."""
     flat = toy.decode(toy.TOY, Wave(down=1, right=0, depth=1), GRID)
     assert np.mean(np.asarray(flat.tokens) != np.asarray(toy.decode(toy.TOY, "ar", GRID).tokens)) > 0.2
 

@@ -1,9 +1,9 @@
-"""Drafts that are settled twice: every token that is committed follows its law, whatever was decided before it.
+"""Drafts that are verified twice: every committed token follows its distribution, whatever was decided before it.
 
-The laws are constants, so that tokens, not pictures, are counted: three positions with drafts from Q are settled by P;
-where the first draft is refused, the window moves on by one, and the second position is settled again, by a P that has
-changed, as it does when a token before it is corrected. Each share is counted apart for every history before it, which
-finds draws that hang together. A right rule must reach p > 1e-3, a wrong one must fall below 1e-9.
+The distributions are constants, so that tokens, not images, are counted: three positions with drafts from Q meet P;
+where the first draft is rejected, the window moves on by one, and the second position is verified again, with
+another P, as happens when a token before it is corrected. Shares are counted separately for every history, which finds
+dependent draws. A correct rule must reach p > 1e-3, a wrong one must fall below 1e-9.
 
 Two tags may share a key where no position draws with both in one pass: RESIDUAL and RESAMPLE do no harm.
 """
@@ -59,10 +59,14 @@ def settle_twice(rule: str) -> Settled:
             second = acceptance.auto_correct(verifier, first, law(LATER, 3), law(P, 3), at, clock + 1)
             return Settled(first, second, jnp.zeros_like(numbers))
         coupling, chance = "resample" if rule == "mtp" else rule, acceptance.token_chance
-        first, stood = acceptance.settle(verifier, coupling, chance, drafts[:, :2], law(P, 3), law(Q, 2), at, clock)
+        first, stood = acceptance.accept_window(
+            verifier, coupling, chance, drafts[:, :2], law(P, 3), law(Q, 2), at, clock
+        )
         at, q = at[:, 1:], REDRAFT if rule == "mtp" else P
         drafts = choose(law(q, 1), verifier.noise(at[:, :1])) if rule == "mtp" else first[:, 1:2]
-        second, _ = acceptance.settle(verifier, coupling, chance, drafts, law(LATER, 2), law(q, 1), at, clock + 1)
+        second, _ = acceptance.accept_window(
+            verifier, coupling, chance, drafts, law(LATER, 2), law(q, 1), at, clock + 1
+        )
         return Settled(first, second, stood)
 
     return jax.tree.map(np.asarray, jax.jit(draw)(jnp.arange(IMAGES, dtype=jnp.int32)))

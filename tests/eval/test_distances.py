@@ -1,5 +1,5 @@
-"""KID and FD between pictures of prompts: unbiased, and with intervals that hold the true value, whether the two sets
-share their prompts or not. A painter here draws what the prompt asks for, and something of its own."""
+"""KID and FD between images of prompts: unbiased, and with intervals that hold the true value, whether the two sets
+share their prompts or not. A painter here is a random generator with a component per prompt and one of its own."""
 
 import itertools
 from functools import cache
@@ -18,12 +18,12 @@ MIX = np.random.default_rng(7).normal(size=(DIMS, DIMS)) * [0.6, 0.3, 0.2, 0.1]
 
 
 def paint(rng: np.random.Generator, asked: np.ndarray, shift: float) -> np.ndarray:
-    """Features of a picture of every prompt: between 0 and 6, as those of the network."""
+    """Features of an image of every prompt: between 0 and 6, as those of the network."""
     return np.clip(asked @ MIX + 0.5 * rng.normal(size=asked.shape) + 0.5 + shift, 0, 6)
 
 
 def sets(seed: int, count: int, shared: bool, shift: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures of `count` prompts by two painters, of the same prompts or of others."""
+    """Images of `count` prompts by two painters, of the same prompts or of others."""
     rng = np.random.default_rng(seed)
     asked = rng.normal(size=(count, DIMS))
     return paint(rng, asked, 0), paint(rng, asked if shared else rng.normal(size=asked.shape), shift)
@@ -45,7 +45,7 @@ def fit(x: np.ndarray, y: np.ndarray) -> float:
 
 @cache
 def truth(shift: float) -> dict:
-    """Both distances between the painters, from 200,000 pictures of each."""
+    """Both distances between the painters, from 200,000 images of each."""
     if not shift:
         return {kernel_distance: 0.0, frechet_distance: 0.0}
     rng = np.random.default_rng(1)
@@ -60,7 +60,7 @@ def found(distance, shared: bool, shift: float, count: int = 48) -> list:
 
 
 def many_axes(seed: int, count: int, shared: bool) -> distances.Estimate:
-    """FD as the bench measures it, in 16 axes of 40 features that pictures of other prompts give; one law."""
+    """FD as the bench measures it, in 16 axes of 40 features that images of other prompts give; one distribution."""
     rng = np.random.default_rng([seed, count])
     mix = np.random.default_rng(3).normal(size=(40, 40)) * np.linspace(0.4, 0.1, 40)
     asked = rng.normal(size=(3, count, 40)) @ mix
@@ -98,7 +98,7 @@ def test_frechet_distance_in_as_many_axes_as_the_bench_takes(shared):
 
 
 def independent(x: np.ndarray, y: np.ndarray):
-    """KID as for independent sets: pictures of one prompt are compared across, too."""
+    """KID as for independent sets: images of one prompt are compared across, too."""
     d = x.shape[1]
     inner = [(a @ b.T / d + 1.0) ** 3 for a, b in ((x, x), (y, y), (x, y))]
     within = sum((k.sum() - np.trace(k)) / (len(x) * (len(x) - 1)) for k in inner[:2])
@@ -132,7 +132,7 @@ def test_values_do_not_depend_on_the_number_of_pictures(distance):
 
 
 def test_kernel_distance_equals_its_definition():
-    """Over pairs of different prompts, of which two have two pictures here."""
+    """Over pairs of different prompts, of which two have two images here."""
     x, y = sets(0, 10, True, 0.4)
     prompts = np.array([0, 1, 0, 2, 1, 3, 4, 5, 6, 7])
 
@@ -150,7 +150,7 @@ def test_kernel_distance_equals_its_definition():
 
 
 def test_intervals_are_over_prompts():
-    """Each picture twice tells no more than once."""
+    """Each image twice tells no more than once."""
     x, y = sets(0, 40, True, 0.4)
     once = kernel_distance(x, y)
     twice = kernel_distance(*(np.repeat(v, 2, axis=0) for v in (x, y)), np.repeat(np.arange(40), 2))

@@ -1,4 +1,4 @@
-"""Reference pictures: which captions are asked for, what a drawn picture is looked up among, and the report's R@k."""
+"""Reference images: which captions are asked for, what a drawn image is looked up among, and the report's R@k."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ needs_features = pytest.mark.skipif(not available(), reason="the extra [eval] is
 
 @pytest.fixture(scope="module")
 def data(fixtures, heldout, tmp_path_factory) -> Path:
-    """The held-out pictures of the fixtures as a data folder; two of three count as trained on, one has a skin tone."""
+    """The held-out images of the fixtures as a data folder; two of three count as trained on, one has a skin tone."""
     folder = tmp_path_factory.mktemp("data")
     records = []
     for index, caption in enumerate(heldout["captions"]):
@@ -50,7 +50,7 @@ def test_prompts_are_captions_of_their_splits_without_skin_tone(gallery, splits)
 
 
 def test_a_split_without_pictures_is_one_sentence(gallery):
-    with pytest.raises(UserError, match="no picture without skin tone in nothing"):
+    with pytest.raises(UserError, match="no image without skin tone in nothing"):
         gallery.prompts(4, ("nothing",))
 
 
@@ -77,21 +77,21 @@ def test_features_are_computed_once(data, tmp_path, monkeypatch):
     first, again = one.shelf(None), Gallery.read(one.folder).shelf(None)
     np.testing.assert_array_equal(first, again)
     assert sum(computed) == len(first) == 31
-    changed = dataclasses.replace(one, mark="0" * 12)  # other pictures in the same folder
+    changed = dataclasses.replace(one, mark="0" * 12)  # other images in the same folder
     changed.shelf(None)
     assert sum(computed) == 62
 
 
 @needs_features
 def test_recognition_of_fixed_codes_is_what_it_was(gallery, bundled, heldout):
-    """Codes of real pictures, decoded by the bundled tokenizer: 29 of 31 are nearest to the pictures they are of."""
+    """Codes of real images, decoded by the bundled tokenizer: 29 of 31 are nearest to the images they are of."""
     images = bundled.decode(np.array(heldout["codes"], np.int32).reshape(-1, 16, 16))
     network = load_network()
     shares, note = gallery.find(bundled, network, heldout["captions"], {"codes": features(network, images)})
     assert (shares["codes"][1].value, shares["codes"][5].value) == (29 / 31, 1.0)
     shares, _ = gallery.find(bundled, network, heldout["captions"], {"codes": features(network, images[::-1])})
     assert shares["codes"][1].value == 0.0
-    assert f"31 pictures among 31 (gallery {gallery.mark})" in note
+    assert f"31 images among 31 (gallery {gallery.mark})" in note
 
 
 @needs_features
@@ -99,4 +99,4 @@ def test_recognition_asks_for_trained_and_for_held_out_captions(gallery, bundled
     found = recognition(bundled, gallery, 2)
     assert set(found.shares) == set(ASKED)
     assert all(0 <= share[1].value <= share[5].value <= 1 for share in found.shares.values())
-    assert all(f"{name}: Retrieval: 2 pictures among 31" in found.note for name in ASKED)
+    assert all(f"{name}: Retrieval: 2 images among 31" in found.note for name in ASKED)

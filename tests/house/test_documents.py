@@ -12,8 +12,8 @@ from conftest import ROOT
 
 import ssd_jax
 from ssd_jax.bench.options import parse as parse_bench
-from ssd_jax.cli import entry, sample
-from ssd_jax.decode.names import parse_decoders
+from ssd_jax.cli import benchmarks, entry, sample
+from ssd_jax.decode.names import parse_decoder, parse_decoders
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGE = ROOT / "ssd_jax"
@@ -55,6 +55,10 @@ def test_commands_are_understood(path):
                 setting_of(config, word.removeprefix("--config.").partition("=")[0])
         elif words[:3] == ["python", "-m", "ssd_jax.bench"]:
             parse_bench(words[3:])
+        elif words[:3] == ["python", "-m", "ssd_jax.eval.benchmarks"]:
+            args = benchmarks.parse([word for word in words[3:] if word != "&"])
+            parse_decoder(args.decoder)
+            entry.read_config(args.config)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

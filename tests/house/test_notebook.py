@@ -33,7 +33,7 @@ def printed(cell: nbformat.NotebookNode) -> str:
 
 
 def shown(cell: nbformat.NotebookNode) -> list[np.ndarray]:
-    """The pictures below a cell, uint8 [height, width, 3]."""
+    """The images below a cell, uint8 [height, width, 3]."""
     found = [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")) for data in found]
 
@@ -111,7 +111,7 @@ def test_heads_are_trained_and_draw(executed):
     assert (Path(executed.metadata.folder) / "results" / "heads" / "export" / "heads.safetensors").is_file()
     (report,) = [output.data["text/markdown"] for output in train.outputs if "text/markdown" in output.get("data", {})]
     assert (
-        "untrained" in report and "trained on 24 pictures" in report and "12 steps" in report and len(shown(train)) == 1
+        "untrained" in report and "trained on 24 images" in report and "12 steps" in report and len(shown(train)) == 1
     )
     assert "ssd-wave" in printed(heads).splitlines()[0]
     assert passes(heads)["ar"] == 16 and passes(heads)["ssd"] == 1 + 2 + 3 * 3

@@ -1,4 +1,4 @@
-"""Both implementations of attention give the same numbers and draw the same pictures; the fused one lowers for CUDA."""
+"""Both implementations of attention give the same numbers and draw the same images; the fused one lowers for CUDA."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Draft heads: what an untrained one does, where their targets lie, and how they are scored, against slow NumPy."""
+"""Draft heads: untrained heads, their targets, and their losses, against slow NumPy."""
 
 import dataclasses
 from functools import partial
@@ -313,7 +313,7 @@ def test_a_mean_counts_only_valid_places():
 
 
 class Pictures:
-    """Four captioned pictures."""
+    """Four captioned images."""
 
     prompts = [[2, 5, 3], [2, 4, 5, 6, 3], [2, 7, 3], [2, 6, 6, 3]]
     empty, pad_id, length = [2, 3], 0, 8

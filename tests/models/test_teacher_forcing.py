@@ -140,7 +140,7 @@ def test_windows_of_published_sizes():
 
 
 def test_a_likelihood_of_emu3_takes_less_than_2_gb_beside_weights_and_cache():
-    """One picture with guidance, from shapes: no weights are there, and nothing runs. A second cache would be 4 GB.
+    """One image with guidance, from shapes: no weights are there, and nothing runs. A second cache would be 4 GB.
 
     In float32: a bfloat16 program for a CPU may hold float32 copies of the weights, which no other machine makes.
     """

@@ -1,4 +1,4 @@
-"""The backbone over a cache is the backbone over the whole sequence, whatever the padding, windows and head counts."""
+"""The backbone over a cache equals that over the full sequence, for any padding, windows and attention heads."""
 
 from functools import partial
 
@@ -30,7 +30,7 @@ def whole(params, ids, *, config):
 
 
 def unpadded(config, params, codes) -> list[np.ndarray]:
-    """Logits of every sequence by itself, without padding on the left: one array [prompt + picture, V] each."""
+    """Logits of every sequence by itself, without padding on the left: one array [prompt + image, V] each."""
     sequences = [[*prompt, *(row + config.visual_offset)] for prompt, row in zip(PROMPTS, codes, strict=True)]
     ids = np.zeros((len(sequences), S + PICTURE), np.int32)
     for row, sequence in zip(ids, sequences, strict=True):
@@ -45,7 +45,7 @@ def spec(config, rows: int) -> kv.CacheSpec:
 
 @partial(jax.jit, static_argnames=("config", "window"))
 def cached(params, ids, mask, codes, *, config, window):
-    """Logits of every slot, [B, S + PICTURE, V], through the cache: the prompt, then the picture window by window."""
+    """Logits of every slot, [B, S + PICTURE, V], through the cache: the prompt, then the image window by window."""
     model = Transformer(config)
     B, starts = ids.shape[0], prompt_starts(mask)
     cache = spec(config, B).zeros()
@@ -55,7 +55,7 @@ def cached(params, ids, mask, codes, *, config, window):
         params, model.apply(params, ids, method="embed"), angles, sees, slots, cache, method="hidden"
     )
     parts = [hidden]
-    codes = jnp.pad(codes, ((0, 0), (0, window)))  # the last window may reach past the picture; its rest is junk
+    codes = jnp.pad(codes, ((0, 0), (0, window)))  # the last window may reach past the image; its rest is junk
     for start in range(0, PICTURE, window):
         slots = jnp.broadcast_to(S + start + jnp.arange(window), (B, window))
         x = model.apply(params, codes[:, start : start + window], method="embed_codes")

@@ -18,7 +18,7 @@ from ssd_jax.training.losses import psnr
 
 SMALL = dict(channels=8, multipliers=(1, 2), patch=2, groups=4, codebook_size=16, code_dim=4)
 MIN_PSNR = 22.0
-"""Decibels that the bundled tokenizer must reach on average on held-out pictures."""
+"""Decibels that the bundled tokenizer must reach on average on held-out images."""
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["normalised", "euclidean"])
@@ -163,7 +163,7 @@ def test_many_pictures_go_in_parts_of_one_size(pipe, monkeypatch):
     monkeypatch.setattr(tokenizing, "LIMIT", 2 * 8 * 12 * pipe.vq_config.channels)
     for found, whole in zip((pipe.encode(pictures), pipe.decode(codes)), expected, strict=True):
         np.testing.assert_array_equal(found, whole)
-    assert sizes == [2] * 6  # the last part, of one picture, is filled up
+    assert sizes == [2] * 6  # the last part, of one image, is filled up
 
 
 def test_how_many_pictures_go_together():

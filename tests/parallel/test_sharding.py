@@ -1,4 +1,4 @@
-"""A model on many devices draws what it draws on one, and little travels between them."""
+"""A model on many devices gives the tokens of one device, with little communication between devices."""
 
 import json
 import subprocess

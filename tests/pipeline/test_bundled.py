@@ -1,4 +1,4 @@
-"""The model that comes with the package has learned what its prompts mean: held-out pictures, of identities and of
+"""The model that comes with the package has learned what its prompts mean: held-out images, of identities and of
 skin tones or styles that it saw but never together, are likelier under their own caption than under another's."""
 
 import dataclasses
@@ -18,7 +18,7 @@ MARGIN = 0.05
 
 @pytest.fixture(scope="module")
 def nll(bundled, heldout):
-    """nll(captions) -> nats per token of every held-out picture under these captions, [M]."""
+    """nll(captions) -> nats per token of every held-out image under these captions, [M]."""
     codes = np.array(heldout["codes"], np.int32)
     length = pad_left([bundled.prompts.frame(text) for text in heldout["captions"]], 0)[0].shape[1]
 
@@ -50,7 +50,7 @@ def test_prompts_matter(nll, heldout):
     own = nll(heldout["captions"])
     combination = np.array(heldout["split"]) == "combination"
     shuffled = heldout["captions"][:]
-    for split in ("combination", "identity"):  # every caption moves to another picture of its own split
+    for split in ("combination", "identity"):  # every caption moves to another image of its own split
         places = [place for place, name in enumerate(heldout["split"]) if name == split]
         for place, other in zip(places, places[len(places) // 2 :] + places[: len(places) // 2], strict=True):
             shuffled[place] = heldout["captions"][other]

@@ -49,7 +49,7 @@ def test_what_is_no_matrix_is_one_or_zero():
 
 @pytest.mark.parametrize("spec", ["configs/emoji.py", *TINY])
 def test_entropy_is_near_the_bundled_models(spec):
-    """Of p, guided and filtered, along pictures drawn by it: sampling is neither greedy nor blind."""
+    """Of p, guided and filtered, along images drawn by it: sampling is neither greedy nor blind."""
     pipe = load_random(models(spec, rows=4, cols=4), dtype=jnp.float32)
     out = pipe.generate(["a", "b c", "d"], num_images=4, pixels=False)
     grid = tuple(out.tokens.shape[1:])
@@ -71,7 +71,7 @@ def test_the_command_line_draws_noise_and_says_so(command_line, tmp_path):
     flags = "--config=emoji", "--weights=random", "--prompt=a"
     code, out, err = command_line(*flags, f"--out={tmp_path}")
     assert code == 0, err
-    assert out.startswith("The weights are random: seconds are real, pictures are noise.")
+    assert out.startswith("The weights are random: seconds are real, images are noise.")
     assert json.loads((tmp_path / "images.json").read_text())["model"]["weights"] == "random, seed 0"
     assert (tmp_path / "000.png").is_file()
 

@@ -1,5 +1,5 @@
-"""What users pass to `Pipeline.generate`: what float32 cannot do, and what is of another type, is one sentence; just
-inside the bounds p is what float64 says."""
+"""Arguments of `Pipeline.generate`: values out of float32's range or of another type give one sentence; just inside the
+bounds p equals float64's."""
 
 from fractions import Fraction
 

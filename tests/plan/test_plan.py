@@ -26,7 +26,7 @@ from ssd_jax.plan.attention import attention, scores
 from ssd_jax.plan.chips import CHIPS, chip_of
 from ssd_jax.plan.job import Job, count, job_for
 from ssd_jax.plan.memory import Scratch, compiled, memory, smallest_mesh
-from ssd_jax.plan.rendering import render, rows
+from ssd_jax.plan.rendering import decoder_lines, render
 from ssd_jax.plan.roofline import seconds, together
 from ssd_jax.plan.speed import draft, picture, twice, verify
 from ssd_jax.sequence.layout import Grid
@@ -230,12 +230,12 @@ def test_a_batch_reads_the_weights_once_for_all_pictures():
 
 def test_passes_that_depend_on_the_picture_are_a_range():
     job = published("janus_pro")
-    table = {row.name: row for row in rows(job, PRESETS)}
+    table = {row.name: row for row in decoder_lines(job, PRESETS)}
     assert table["ssd"].passes == (80, 80) and table["ar"].passes == (576, 576)
     assert table["ssd-exact"].passes == (1 + 9, 576 // 3)  # 575 tokens in windows of 64; a third is an assumption
     for row in table.values():
         assert all(least <= most for least, most in row.seconds)
-    few = rows(dataclasses.replace(job, heads=HeadsConfig(1, 0)), PRESETS)
+    few = decoder_lines(dataclasses.replace(job, heads=HeadsConfig(1, 0)), PRESETS)
     assert [row.name for row in few] == [name for name in PRESETS if PRESETS[name].heads <= (1, 0)]
 
 
@@ -377,7 +377,7 @@ def test_a_checkpoint_folder_goes_before_the_config(headed_folder):
 def test_impossible_jobs_are_refused():
     with pytest.raises(UserError, match="model:3 does not divide the 32 heads; it can be 1, 2, 4"):
         published("emu3", "model:3")
-    with pytest.raises(UserError, match="larger than the picture"):
+    with pytest.raises(UserError, match="larger than the image"):
         compiled(small_job(), Raster(window=13, drafter="above"))
     with pytest.raises(UserError, match="needs draft heads"):
         compiled(small_job(heads=HeadsConfig(1, 0)), PRESETS["ssd"])

@@ -1,4 +1,4 @@
-"""Sums, maxima, softmax and root mean square against NumPy, on axes that are cut into parts and on others."""
+"""Sums, maxima, softmax and root mean square against NumPy, on axes that are split and on others."""
 
 import jax
 import jax.numpy as jnp

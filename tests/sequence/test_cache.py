@@ -1,4 +1,4 @@
-"""Writing a window to the cache: each row at its own slots, nothing else touched, nothing past the end."""
+"""Writing a window to the cache: each batch row at its own slots, nothing else changed, nothing past the end."""
 
 import jax
 import jax.numpy as jnp

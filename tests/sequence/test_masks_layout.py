@@ -1,4 +1,4 @@
-"""Where image tokens sit and what each may attend to, against matrices written by hand."""
+"""Positions of image tokens and their attention masks, against matrices written by hand."""
 
 import jax.numpy as jnp
 import numpy as np

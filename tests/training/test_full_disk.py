@@ -1,4 +1,4 @@
-"""What happens where a disk, or whoever reads standard output, takes no more: a sentence, and nothing half-made."""
+"""A full disk, or a closed standard output: one sentence, and no partial files."""
 
 import errno
 import os

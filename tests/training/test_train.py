@@ -1,4 +1,4 @@
-"""train.py from end to end: what a run leaves behind, that killing it changes nothing, how mistakes are reported."""
+"""train.py from end to end: the files of a run, that killing it changes nothing, how user errors are reported."""
 
 import dataclasses
 import json
@@ -233,7 +233,7 @@ def test_weight_decay_leaves_vectors_alone():
 
 @pytest.mark.parametrize(("blind", "least", "most"), [(0.0, 0.0, 0.4), (1.0, 0.4, 1.0)])
 def test_pictures_are_shown_with_wrong_codes_from_their_batch(blind, least, most):
-    """The share of wrong codes is drawn evenly between its bounds, for every picture anew."""
+    """The share of wrong codes is drawn evenly between its bounds, for every image anew."""
     codes = np.arange(400 * 256, dtype=np.int32).reshape(400, 256)  # no code occurs twice, so what is wrong can be seen
     shown = corrupt(codes, 0.4, blind, np.random.default_rng(0))
     shares = (shown != codes).mean(axis=1)
@@ -267,7 +267,7 @@ def test_the_tokenizers_update_is_compiled_once(tiny_run):
 
 @pytest.mark.parametrize(("log_every", "save_every"), [(4, 4), (4, 6), (5, 3)])
 def test_minutes_count_every_step_once(tmp_path, log_every, save_every):
-    """At 2 pictures a second, 12 steps of 4 pictures take 24 seconds, wherever lines and checkpoints fall."""
+    """At 2 images a second, 12 steps of 4 images take 24 seconds, wherever lines and checkpoints fall."""
     every = dict(log_every=log_every, save_every=save_every)
     lines = [{"step": step, "images_per_second": 2.0} for step in range(log_every, 13, log_every)]
     for stage in STAGES:
@@ -348,7 +348,7 @@ def test_a_value_that_cannot_be_is_refused_before_anything_is_begun(tmp_path, na
 
 
 def test_data_of_another_style_is_refused(tiny_run, tmp_path):
-    with pytest.raises(ssd_jax.UserError, match="has pictures of the style twemoji, which config.styles leaves out"):
+    with pytest.raises(ssd_jax.UserError, match="has images of the style twemoji, which config.styles leaves out"):
         emoji_recipe.run(EmojiSpec.parse(tiny_config(tmp_path / "runs", tiny_run / "data", styles=("noto",))))
 
 

@@ -90,7 +90,7 @@ def trained(emu3, prompts, tmp_path_factory) -> Path:
     return folder
 
 
-# -- a whole run, on pictures that the backbone draws
+# -- a whole run, on images that the backbone draws
 
 
 def test_the_loss_of_the_heads_falls(trained):
@@ -122,7 +122,7 @@ def test_the_exported_heads_belong_to_the_checkpoint_and_draw(emu3, trained, tmp
 
 
 def test_every_picture_is_the_one_its_prompt_and_seed_give(emu3, trained):
-    """Alone, with another lossless decoder, a picture is the same: what else was drawn does not matter."""
+    """Alone, with another lossless decoder, an image is the same: what else was drawn does not matter."""
     pipe, found = ssd_jax.load(emu3), jobs(len(PROMPTS), PER_PROMPT)
     for number in (0, 1, 30, 47):
         prompt, image = found[number]
@@ -211,12 +211,12 @@ def test_a_file_cut_short_is_drawn_again(tmp_path):
         shards.read()
 
 
-# -- the other backbones, on a folder of pictures
+# -- the other backbones, on a folder of images
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """Twelve pictures of two colours in four sizes, captions beside them."""
+    """Twelve images of two colours in four sizes, captions beside them."""
     folder = tmp_path_factory.mktemp("pictures") / "pictures"
     (folder / "more").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -273,7 +273,7 @@ def test_batches_go_through_all_pictures_and_never_through_those_held_out():
     frames = [([1, 10 + i, 2], [1, 2]) for i in range(6)]
     source = PromptedCodes(codes, prompts, frames, 0, heldout=3)
     heldout = source.heldout(100)
-    assert len(heldout) == 4 and len(set(prompts[heldout])) == 2  # both pictures of a prompt, or none
+    assert len(heldout) == 4 and len(set(prompts[heldout])) == 2  # both images of a prompt, or none
     batches = [source.batch(4, Dropped(0.3), 7, step) for step in range(40)]
     seen = np.concatenate([batch[2][:, 0] for batch in batches])
     assert set(seen) == set(range(12)) - set(heldout)
@@ -319,7 +319,7 @@ def test_a_training_step_of_emu3_takes_the_memory_that_its_config_says():
         ({"decoder": "ssd-exact"}, ["draft heads"]),
         ({"heads.accumulation": 3}, ["config.heads.batch", "4", "3"]),
         ({"overlap.matmul": "int4"}, ["config.overlap.matmul", "int4"]),
-        ({"heldout": 24}, ["24 pictures", "config.heldout"]),
+        ({"heldout": 24}, ["24 images", "config.heldout"]),
         ({"seed": -1}, ["config.seed"]),
         ({"prompts_file": "", "images": "nowhere"}, ["'nowhere'"]),
         ({"images": "nowhere"}, ["either", "--config.images=DIR"]),
@@ -357,7 +357,7 @@ def test_a_folder_that_does_not_tell_what_is_on_its_pictures(tmp_path, line, wor
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\nnothing", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n"])
 def test_a_picture_that_is_damaged_or_something_else_is_named(tmp_path, content):
     (tmp_path / "0.png").write_bytes(content)
-    with pytest.raises(UserError, match="0.png is damaged or not a picture"):
+    with pytest.raises(UserError, match="0.png is damaged or not an image"):
         read_picture(tmp_path / "0.png", 8, 8)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint folders that are whole and wrong: each is one clear sentence, and nothing waits, hangs or draws."""
+"""Checkpoint folders that are complete but wrong: each gives one sentence, and nothing waits, hangs or decodes."""
 
 import json
 import os
@@ -227,7 +227,7 @@ def test_pictures_that_do_not_fit_are_refused_with_the_numbers(folder, monkeypat
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--num_images=1000000000"], ["1048576 pictures", "1000000000"]),
+        (["--num_images=1000000000"], ["1048576 images", "1000000000"]),
         (["--num_images=" + "9" * 4000], ["At most", "999..."]),
         (["--size=99992x99992"], ["4096 pixels a side", "99992"]),
         (["--size=" + "1" * 10_000], ["HEIGHTxWIDTH", "111..."]),

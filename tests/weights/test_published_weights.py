@@ -1,4 +1,4 @@
-"""Checkpoint folders of the published backbones: any naming and any sharding is the same model; damage is told."""
+"""Checkpoint folders of the published backbones: any naming and sharding gives the same model; damage is reported."""
 
 import json
 import re

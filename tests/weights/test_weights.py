@@ -1,4 +1,4 @@
-"""Checkpoint folders: what is written is what is read, and every way a file can be wrong has its own sentence."""
+"""Checkpoint folders: reading returns what was written, and every kind of faulty file has its own error."""
 
 import dataclasses
 import json
