@@ -67,13 +67,8 @@ def look(found: Found) -> Iterator[Part]:
     pipe = load(found.folder, dtype="float32")  # refuses values that are not finite
     yield Part("values", True, f"backbone{' and draft heads' if pipe.heads else ''} are finite")
     image, tokenizer = given_image(CODES * found.vq.stride), Tokenizer(found)
-    codes = tokenizer.read(image)["encoded"]
-    pixels = tokenizer.pixels(codes)
-    again = tokenizer.read(np.asarray(pipe.decode(codes[None]))[0])["encoded"]
-    finite = bool(np.isfinite(pixels).all())
-    yield Part(
-        "image and back", finite, _round_trip(image, pixels) + f"; {(again == codes).mean():.0%} codes come back"
-    )
+    pixels = tokenizer.pixels(tokenizer.read(image)["encoded"])
+    yield Part("image and back", bool(np.isfinite(pixels).all()), _round_trip(image, pixels))
 
 
 def _round_trip(image: np.ndarray, pixels: np.ndarray) -> str:

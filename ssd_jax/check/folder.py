@@ -55,9 +55,9 @@ class Found:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The safetensors files, those of the image tokenizer included."""
-        stores = [self.weights, *([self.vq_weights] if self.vq_weights else [])]
-        return tuple(sorted({tensor.path for store in stores for tensor in store.tensors.values()}))
+        """The safetensors files: the folder's own, and those of an image tokenizer that lies elsewhere."""
+        elsewhere = self.vq_weights.tensors.values() if self.vq_weights else ()
+        return tuple(sorted({*self.folder.glob("*.safetensors"), *(tensor.path for tensor in elsewhere)}))
 
     def numbers(self, layers: int | None = None) -> int:
         """How many numbers the backbone's files hold, all tensors included, of the first `layers` layers alone."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ssd_jax.decode.model_verifier import Draw
 from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.models.transformer import boxed_backbone
 from ssd_jax.models.vq import to_float
-from ssd_jax.models.vq_models import vq_model
+from ssd_jax.models.vq_models import AnyVQConfig, vq_model
 from ssd_jax.parallel.mesh import abstract
 from ssd_jax.pipeline.execution import Execution
 from ssd_jax.pipeline.images import Pictures
@@ -70,8 +71,12 @@ class Tokenizer:
             return np.asarray(self._apply(np.asarray(codes, np.int32)[None], "decode")[0])
 
     def _apply(self, given: Any, method: str) -> Any:
-        model = vq_model(self._config)
-        return jax.jit(lambda params, x: model.apply(params, x, method=method))(self._pictures.params, given)
+        return _tokenizer(self._pictures.params, given, config=self._config, method=method)
+
+
+@partial(jax.jit, static_argnames=("config", "method"))
+def _tokenizer(params: Any, given: jax.Array, *, config: AnyVQConfig, method: str) -> jax.Array:
+    return vq_model(config).apply(params, given, method=method)
 
 
 def _exact() -> contextlib.AbstractContextManager:
