@@ -20,10 +20,10 @@ def small_files(found: Found) -> dict[str, str]:
     return {path.name: sha256(path) for path in sorted(paths) if path.is_file()}
 
 
-def weight_files(found: Found, full: bool) -> dict[str, tuple[int, str]]:
-    """Name -> bytes, and the SHA-256 of all of them or, unless `full`, of those that a safetensors file begins with:
+def weight_files(found: Found, full: bool) -> list[tuple[str, int, str]]:
+    """Name, bytes, and the SHA-256 of all of them or, unless `full`, of those that a safetensors file begins with:
     the length of its header and the header, which has every tensor's name, dtype, shape and place, but no value."""
-    return {path.name: (path.stat().st_size, sha256(path, None if full else header(path))) for path in found.files}
+    return [(path.name, path.stat().st_size, sha256(path, None if full else header(path))) for path in found.files]
 
 
 def header(path: Path) -> int:

@@ -54,14 +54,14 @@ def _tensor_lines(found: Found) -> list[str]:
     kinds = sorted({tensor.kind for tensor in stored.values()})
     size = sum(tensor.stop - tensor.start for tensor in stored.values())
     lines = [line("tensors", f"{len(stored)}, {found.numbers()} numbers in {' and '.join(kinds)}, {gigabytes(size)}")]
-    spare = [name for name in stored if name not in found.used]
+    spare = len(stored) - len(found.used)
     lines.append(line("", f"{len(found.used)} read as the backbone, {len(found.missing)} missing"))
     if found.vq_weights is None:
         lines.append(line("", "no image tokenizer; --vq_weights=DIR says where it is"))
     else:
         lines.append(line("", f"{found.vq_used} read as the image tokenizer"))
-        spare = spare if found.vq_weights.path != found.weights.path else spare[: max(0, len(spare) - found.vq_used)]
-    lines.append(line("", f"{len(spare)} not needed to draw"))
+        spare -= found.vq_used if found.vq_weights.path == found.weights.path else 0
+    lines.append(line("", f"{spare} not needed to draw"))
     return lines
 
 
@@ -69,7 +69,7 @@ def _file_lines(found: Found, full: bool) -> list[str]:
     what = "the file" if full else "its header"
     lines = [line("files", f"SHA-256, the first 16 digits; of weights that of {what}, and bytes")]
     lines += [f"  {digits}  {name}" for name, digits in small_files(found).items()]
-    lines += [f"  {digits}  {name}  {size}" for name, (size, digits) in weight_files(found, full).items()]
+    lines += [f"  {digits}  {name}  {size}" for name, size, digits in weight_files(found, full)]
     return lines
 
 

@@ -4,7 +4,6 @@ Its memory is free again when it has answered.
 """
 
 import dataclasses
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from ssd_jax.bench.torch_process import require_packages, run_process
 from ssd_jax.check.folder import Found, tokenizer_places
 from ssd_jax.check.task import GRID, Task
 from ssd_jax.errors import UserError
+from ssd_jax.models.config_json import read_json
+from ssd_jax.weights.load import CONFIG_NAME
 
 MODULE = "ssd_jax.check.transformers_process"
 WHAT = "The comparison with transformers"
@@ -41,11 +42,10 @@ class Answer:
 
 def require_reference(found: Found) -> None:
     """Raises `UserError` if transformers is not installed, or does not read a folder of this layout."""
-    values = json.loads((found.folder / "config.json").read_text(encoding="utf-8"))
-    if values.get("model_type") not in READS[found.config.architecture]:
+    if read_json(found.folder / CONFIG_NAME).get("model_type") not in READS[found.config.architecture]:
         raise UserError(
-            f"transformers does not read {found.folder}, which has the layout of the model's first repository; name a "
-            "folder of the same model in transformers' layout with --reference=DIR."
+            f"transformers does not read {found.folder}, which has another layout than its own; name a folder of the "
+            "same model in transformers' layout with --reference=DIR."
         )
     require_packages(WHAT)
 

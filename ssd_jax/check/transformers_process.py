@@ -64,6 +64,8 @@ def read(kind: type[transformers.PreTrainedModel], job: dict[str, Any]) -> tuple
     image tokenizer are not among them: it is read by itself, in float32."""
     config = kind.config_class.from_pretrained(job["folder"])
     config.get_text_config(decoder=True).num_hidden_layers = job["model"]["layers"]
+    if getattr(config, "vocabulary_map", {}) is None:
+        config.vocabulary_map = {"<image>": 0}  # the classes with such a map do not run without one
     options = dict(dtype=getattr(torch, job["dtype"]), attn_implementation="eager", use_safetensors=True)
     model, found = kind.from_pretrained(
         job["folder"], config=config, local_files_only=True, output_loading_info=True, **options

@@ -38,13 +38,16 @@ class Bounds:
 
 
 def bounds_for(dtype: str, layers: int) -> Bounds:
-    """In float32 both sides round alike, and bounds are some thirty times what was measured on random models of every
-    family with up to 32 layers. In bfloat16 transformers rounds what goes from layer to layer and this library does
-    not, so that differences grow with depth; bounds are about twice those measured (docs/big-models.md)."""
+    """From what was measured on random models of every family with up to 32 layers (docs/big-models.md).
+
+    Bounds in float32 are thirty times the largest, because real models are wider. In bfloat16 transformers rounds what
+    goes from layer to layer and this library does not, so that differences grow with depth; there bounds are about
+    twice those measured.
+    """
     if dtype == "float32":
         return Bounds(mean=3e-4, most=3e-3, tie=1e-3)
     depth = math.sqrt(layers + 1)
-    return Bounds(mean=0.03 * depth, most=0.3 * depth, tie=0.1 * depth)
+    return Bounds(mean=0.04 * depth, most=0.3 * depth, tie=0.1 * depth)
 
 
 LATENTS, CODES, PIXELS = 1e-3, 0.98, 5e-3
@@ -80,7 +83,7 @@ def special_ids(config: ModelConfig, reference: ModelConfig, known: Mapping[str,
 
 def logits(ours: np.ndarray, theirs: np.ndarray, bounds: Bounds) -> Part:
     """Of given codes, both [R*C, V]."""
-    spread = float(theirs.std())
+    spread = _spread(theirs)
     apart = np.abs(ours.astype(np.float64) - theirs) / spread
     mean, most = float(apart.mean()), float(apart.max())
     same = int((ours.argmax(-1) == theirs.argmax(-1)).sum())
@@ -98,7 +101,7 @@ def greedy(ours: np.ndarray, theirs: np.ndarray, their_logits: np.ndarray, bound
     places = np.flatnonzero(ours != theirs)
     if not len(places):
         return Part("greedy codes", True, f"{len(theirs)} of {len(theirs)} the same")
-    place, spread = int(places[0]), float(their_logits.std())
+    place, spread = int(places[0]), _spread(their_logits)
     row = their_logits[place]
     gap = float(row[theirs[place]] - row[ours[place]]) / spread
     said = (
@@ -133,8 +136,13 @@ def decoding(ours: np.ndarray, theirs: np.ndarray | None) -> Part:
 
 def _apart(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
     """The largest difference as a share of the spread, and the spread."""
-    spread = float(theirs.std())
+    spread = _spread(theirs)
     return float(np.abs(ours.astype(np.float64) - theirs).max()) / spread, spread
+
+
+def _spread(theirs: np.ndarray) -> float:
+    """The standard deviation; 1 of what is the same everywhere."""
+    return float(theirs.std()) or 1.0
 
 
 def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:

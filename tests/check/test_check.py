@@ -144,7 +144,9 @@ def test_transformers_answers_in_a_process_of_its_own(check, sound):
 
 
 def test_an_image_tokenizer_may_be_absent(here, check, damaged):
+    """And the config that of the first repository, whose codes no vocabulary of config.json names."""
     folder = damaged("lumina_mgpt")
+    edit(folder, lambda values: values.pop("vocabulary_map") and values.update(model_type="chameleon_xllmx"))
     (folder / "vqgan.safetensors").unlink()
     change_names(folder, lambda name: "vqmodel" not in name)
     code, page, _ = check(f"--weights={folder}")
@@ -270,9 +272,9 @@ def test_hashes_of_headers_and_of_whole_files(sound, damaged):
     change(folder, "embed_tokens", np.negative)
     one, other = inspect(sound["emu3"]), inspect(folder)
     assert weight_files(one, full=False) == weight_files(other, full=False)  # the same names and shapes
-    (size, digits), (_, others) = (weight_files(found, full=True)["model.safetensors"] for found in (one, other))
+    [(name, size, digits)], [(*_, others)] = (weight_files(found, full=True) for found in (one, other))
     path = sound["emu3"] / "model.safetensors"
-    assert size == path.stat().st_size and others != digits
+    assert (name, size) == (path.name, path.stat().st_size) and others != digits
     assert hashlib.sha256(path.read_bytes()).hexdigest().startswith(digits)
     assert small_files(one) == small_files(other) and set(small_files(one)) >= {"config.json", "tokenizer.json"}
 

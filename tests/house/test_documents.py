@@ -12,7 +12,7 @@ from conftest import ROOT
 
 import ssd_jax
 from ssd_jax.bench.options import parse as parse_bench
-from ssd_jax.cli import entry, sample
+from ssd_jax.cli import check, entry, sample
 from ssd_jax.decode.names import parse_decoders
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -55,6 +55,8 @@ def test_commands_are_understood(path):
                 setting_of(config, word.removeprefix("--config.").partition("=")[0])
         elif words[:3] == ["python", "-m", "ssd_jax.bench"]:
             parse_bench(words[3:])
+        elif words[:3] == ["python", "-m", "ssd_jax.check"]:
+            check.parse(words[3:])
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
