@@ -26,8 +26,8 @@ def require_room(arrays: Mapping[str, Any], mesh: Mesh | None = None, said: str 
     free = free_bytes()
     if free is None or sum(needed.values()) <= free:
         return
-    listed = ", ".join(f"{name} {_gigabytes(size)}" for name, size in needed.items() if size)
-    raise UserError(f"{said} {_gigabytes(sum(needed.values()))} ({listed}), and {_gigabytes(free)} are free.")
+    listed = ", ".join(f"{name} {gigabytes(size)}" for name, size in needed.items() if size)
+    raise UserError(f"{said} {gigabytes(sum(needed.values()))} ({listed}), and {gigabytes(free)} are free.")
 
 
 def free_bytes() -> int | None:
@@ -36,6 +36,11 @@ def free_bytes() -> int | None:
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None
+    return free_host_bytes()
+
+
+def free_host_bytes() -> int | None:
+    """Memory that processes may still take beside the accelerators'; None where nothing tells."""
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free = int(lines["MemAvailable"].split()[0]) * 1024
@@ -56,5 +61,6 @@ def _container_bytes() -> int | None:
         return None
 
 
-def _gigabytes(size: int) -> str:
+def gigabytes(size: int) -> str:
+    """A number of bytes for a message."""
     return f"{size / 1e9:.2f} GB"

@@ -37,10 +37,16 @@ def open_model(config: Mapping[str, Any], where: str, weights: str | None = None
             f"--weights={RANDOM}."
         )
     pipe = load(source, **options)
-    wanted, found = config["model"].get("architecture"), pipe.config.architecture
-    if weights and wanted and found != wanted:
-        raise UserError(f"{where} is for checkpoints of {wanted}, but {weights} is one of {found}.")
+    if weights:
+        require_family(config, where, weights, pipe.config.architecture)
     return pipe
+
+
+def require_family(config: Mapping[str, Any], where: str, weights: str, found: str) -> None:
+    """Raises `UserError` if weights are `found` to be of another family than a config is for."""
+    wanted = config["model"].get("architecture")
+    if wanted and found != wanted:
+        raise UserError(f"{where} is for checkpoints of {wanted}, but {weights} is one of {found}.")
 
 
 def is_random(pipe: Pipeline) -> bool:

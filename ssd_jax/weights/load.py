@@ -26,17 +26,20 @@ FORMAT = "ssd_jax-2"
 """Format of config.json and of heads files: matrices are [out, in]. In "ssd_jax-1" they were [in, out]."""
 
 
-def read_backbone(path: Path, config: ModelConfig, like: Mapping[str, Any], dtype: DTypeLike) -> dict[str, Any]:
-    """Reads a backbone's parameters, under our own or published names; otherwise as `read_tensors`."""
+def read_backbone(
+    path: Path, config: ModelConfig, like: Mapping[str, Any], dtype: DTypeLike, whole: bool = True
+) -> dict[str, Any]:
+    """Reads a backbone's parameters, under our own or published names; otherwise as `read_tensors`. Unless `whole`, the
+    file may hold more than the config has, such as further layers."""
     names = opened(path).tensors.keys()
     if "embedding" in names or config.architecture not in PUBLISHED:
-        return read_tensors(path, like, dtype)
+        return read_tensors(path, like, dtype, ignored="" if whole else ".*")
     leaves = flatten(like)
     try:
         sources = find_sources(config, leaves.keys() - scales(leaves), names)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
-    return read_tensors(path, like, dtype, sources, ignored_names(config))
+    return read_tensors(path, like, dtype, sources, ignored_names(config) if whole else ".*")
 
 
 def read_vq(path: Path, family: str, like: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,12 +50,18 @@ def find_sources(config: ModelConfig, parameters: Iterable[str], names: Collecti
     Raises:
         WeightsError: no known naming fits.
     """
+    naming = find_naming(config, names)
+    return {name: _source(name, naming, config) for name in parameters}
+
+
+def find_naming(config: ModelConfig, names: Collection[str]) -> Naming:
+    """How the tensors of a file are named; raises `WeightsError` if it is in no known way."""
     namings = PUBLISHED[config.architecture].namings
     naming = next((naming for naming in namings if naming.embedding in names), None)
     if naming is None:
         known = " or ".join(repr(naming.embedding) for naming in namings)
         raise WeightsError(f"there is no tensor {known}, so this is no model of the family {config.architecture!r}.")
-    return {name: _source(name, naming, config) for name in parameters}
+    return naming
 
 
 def _source(name: str, naming: Naming, config: ModelConfig) -> Source:

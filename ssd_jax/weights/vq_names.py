@@ -52,7 +52,7 @@ frame; models/movq.py explains why that is exact."""
 
 def is_vq_name(name: str) -> bool:
     """Whether a tensor of a full published model belongs to its image tokenizer."""
-    return _local(name) != name or _OWN.match(name) is not None
+    return local_name(name) != name or _OWN.match(name) is not None
 
 
 def find_vq_sources(family: str, like: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Source]:
@@ -69,9 +69,9 @@ def find_vq_sources(family: str, like: Mapping[str, Any], shapes: Mapping[str, t
     """
     leaves, sources = flatten(like), {}
     for name, shape in shapes.items():
-        if not is_vq_name(name) or _LEFT_OUT.fullmatch(_local(name)):
+        if not is_vq_name(name) or _LEFT_OUT.fullmatch(local_name(name)):
             continue
-        path = _parameter(family, _local(name), leaves)
+        path = _parameter(family, local_name(name), leaves)
         if path not in leaves:
             raise WeightsError(f"tensor {name!r} is unexpected.")
         if path in sources:
@@ -89,7 +89,7 @@ def find_vq_sources(family: str, like: Mapping[str, Any], shapes: Mapping[str, t
     return sources
 
 
-def _local(name: str) -> str:
+def local_name(name: str) -> str:
     """A name without its prefix in a full model."""
     return next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)
 

@@ -12,7 +12,7 @@ from conftest import ROOT
 
 import ssd_jax
 from ssd_jax.bench.options import parse as parse_bench
-from ssd_jax.cli import benchmarks, entry, sample
+from ssd_jax.cli import benchmarks, check, entry, sample
 from ssd_jax.decode.names import parse_decoder, parse_decoders
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -59,6 +59,8 @@ def test_commands_are_understood(path):
             args = benchmarks.parse([word for word in words[3:] if word != "&"])
             parse_decoder(args.decoder)
             entry.read_config(args.config)
+        elif words[:3] == ["python", "-m", "ssd_jax.check"]:
+            check.parse(words[3:])
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -25,7 +25,7 @@ LAYERS = [
     {"pipeline"},
     {"data", "training"},
     {"eval"},
-    {"recipes", "bench", "plan"},
+    {"recipes", "bench", "plan", "check"},
     {"configs", "cli"},
     {""},
 ]
@@ -51,7 +51,7 @@ MAY_ENTER = {"emoji": ("data", "recipes", "configs")} | dict.fromkeys(
 )  # what trains the bundled model
 BELOW_THE_TABLE = {f"backbones.{name}" for name in (*ROOMS, "base", "fields")}
 NAMES = re.compile("|".join([*ROOMS - {"emoji"}, "chameleon"]), re.IGNORECASE)
-MAY_NAME = ("backbones", "bench", "configs", "cli")  # the bench knows transformers' classes
+MAY_NAME = ("backbones", "bench", "check", "configs", "cli")  # bench and check know transformers' classes
 OUTSIDE = {"configs", "train", "sample", "tests"}  # the checkout's own files, not installed
 UNSAFE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
 # The one exception: a module that reads a single known file, whose sha256 it checks before it interprets a byte, with
@@ -113,7 +113,7 @@ def is_entry_point(tree: ast.AST, module: str) -> bool:
     """What is run from a command line: may print and set jax.config."""
     guarded = any(isinstance(node, ast.If) and "__name__" in ast.unparse(node.test) for node in ast.walk(tree))
     return (
-        within(module, "cli", "bench.transformers_process")
+        within(module, "cli", "bench.transformers_process", "check.transformers_process")
         or within(module, "eval")
         and (guarded or module.endswith("__main__"))
     )
