@@ -8,6 +8,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import ssd_jax  # noqa: E402
+from ssd_jax.pipeline.description import Described  # noqa: E402
 
 HEADING = """# Reference
 
@@ -33,9 +34,9 @@ def block(text: str) -> list[str]:
 
 
 def methods(kind: type) -> list[str]:
-    """Public methods and properties, in the order of the class."""
+    """Public methods and properties, in the order of the class; then those that it has from `Described`."""
     lines = []
-    for name, member in vars(kind).items():
+    for name, member in (vars(kind) | (vars(Described) if issubclass(kind, Described) else {})).items():
         text = member.__doc__
         if (
             name.startswith("_")

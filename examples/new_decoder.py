@@ -32,7 +32,7 @@ class Lawn(Decoder):
         inputs = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
         for _ in range(self.sweeps):
             states, cache = verifier.verify(cache, gather(tokens, inputs), inputs)
-            drawn = choose(verifier.log_p(states), verifier.noise(inputs + 1))
+            drawn = choose(verifier.log_p_at(states, inputs + 1), verifier.noise(inputs + 1))
             tokens = jnp.concatenate([tokens[:, :1], drawn[:, :-1]], axis=1)
         done = jnp.full_like(trace[:, 0], 1 + self.sweeps)
         return Decoded(tokens, done, jnp.where(inputs == 0, 1, done[:, None]), cache)

@@ -12,6 +12,7 @@ from ssd_jax.backbones.prompting import doubts
 from ssd_jax.cli import entry
 from ssd_jax.cli.comparing import compare
 from ssd_jax.cli.drawing import add_model, add_sampling, open_pipeline, sampling_of, use_devices
+from ssd_jax.cli.inpainting import add_inpainting, given_part, require_usable
 from ssd_jax.cli.output import save
 from ssd_jax.cli.planning import plan
 from ssd_jax.decode.names import parse_decoder, parse_decoders
@@ -31,6 +32,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
     parser.add_argument("--compare", metavar="NAMES", help="decoders, such as ar,ssd,ssd-wave, side by side")
     parser.add_argument("--trace", action="store_true", help="show, per image, which pass fixed which token")
+    add_inpainting(parser)
     add_sampling(parser, "default ar; with --plan ssd")
     add_model(parser)
     parser.add_argument(
@@ -47,6 +49,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main() -> None:
     args = parse(sys.argv[1:])
+    require_usable(args)
     config = entry.read_config(args.config)
     prompts = read_prompts(args, list(config.sample_prompts))
     require_prompt(args.negative_prompt or "", "negative_prompt")
@@ -71,9 +74,10 @@ def draw(args: argparse.Namespace, config, prompts: list[str], decoders: dict) -
         print(f"warning: {sentence}", file=sys.stderr)
     options = {"num_images": args.num_images, "seed": args.seed, **sampling_of(args, config, pipe)}
     if args.compare is None:
-        out = pipe.generate(prompts, decoder=decoders[args.decoder], **options)
+        given, record = given_part(args, pipe)
+        out = pipe.generate(prompts, decoder=decoders[args.decoder], **options, **given)
         if is_first():
-            save(args, {"decoder": args.decoder, **options}, decoders[args.decoder], pipe, out)
+            save(args, {"decoder": args.decoder, **options, **record}, decoders[args.decoder], pipe, out)
     else:
         compare(args, decoders, options, pipe, prompts)
 

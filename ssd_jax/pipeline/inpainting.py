@@ -23,7 +23,7 @@ def given_codes(tokenizer: Pictures, grid: Grid, image: object, mask: object) ->
         UserError: one without the other, another size, a mask of another kind, or one that draws nothing.
     """
     if (image is None) != (mask is None):
-        raise UserError("In-painting needs an image and a mask: the image to keep, and where to draw anew.")
+        raise UserError("In-painting needs both image and mask: what to keep a part of, and where to draw anew.")
     if image is None:
         return None
     pixels = _pixels(image, (grid.rows * tokenizer.config.stride, grid.cols * tokenizer.config.stride))
@@ -36,7 +36,7 @@ def _pixels(image: object, size: tuple[int, int]) -> np.ndarray:
     """uint8 [H, W, 3], what is transparent on white."""
     if isinstance(image, Image.Image):
         if image.size != size[::-1]:
-            raise UserError(f"The image is {image.height} x {image.width} pixels, what is drawn {size[0]} x {size[1]}.")
+            raise UserError(f"The image is {image.height} x {image.width} pixels, but {size[0]} x {size[1]} are drawn.")
         image = image.convert("RGBA")
         image = np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
     image = np.asarray(image)

@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from PIL import Image
 
 from ssd_jax.backbones.prompting import grid_of
@@ -16,21 +14,21 @@ from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.model_verifier import Draw
 from ssd_jax.decode.presets import PRESETS, find_decoder, require_fits, require_heads
 from ssd_jax.errors import LARGEST, require_whole
-from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.loaded_model import LoadedModel
-from ssd_jax.models.matmul import describe
 from ssd_jax.models.vq_models import AnyVQConfig
+from ssd_jax.pipeline.aliases import GENERATE, accepts
+from ssd_jax.pipeline.batches import batches
+from ssd_jax.pipeline.description import Described
 from ssd_jax.pipeline.execution import Execution
 from ssd_jax.pipeline.given_images import visual_logits, visual_nll
 from ssd_jax.pipeline.images import Pictures
+from ssd_jax.pipeline.inpainting import given_codes
 from ssd_jax.pipeline.origin import Origin
 from ssd_jax.pipeline.programs import Programs
 from ssd_jax.pipeline.request import Output, guidance_of, images_of_call, require_prompt, sampler_of
-from ssd_jax.prompts.batch import PromptBatch
-from ssd_jax.sampling.noise import image_keys
 
 
-class Pipeline:
+class Pipeline(Described):
     """A backbone, its image tokenizer and its prompts. Made by `load`.
 
     Attributes:
@@ -47,6 +45,7 @@ class Pipeline:
         self.pictures = Pictures(origin, model.config, vq_config)
         self.programs = Programs(model, execution)
 
+    @accepts(GENERATE)
     def generate(
         self,
         prompts: Sequence[str],
@@ -62,8 +61,10 @@ class Pipeline:
         max_batch: int | None = None,
         pixels: bool = True,
         max_passes: int | None = None,
+        image: Any = None,
+        mask: Any = None,
     ) -> Output:
-        """Draws `num_images` images of every prompt.
+        """Draws `num_images` images of every prompt. Arguments may have the names in `pipeline.aliases.GENERATE`.
 
         Args:
             prompts: one or more texts.
@@ -84,6 +85,8 @@ class Pipeline:
             max_batch: the most images to decode at once; None decodes all together. On a mesh it is rounded up to fill
                 the data axis.
             pixels: False returns tokens only, and needs no image tokenizer.
+            image, mask: for in-painting: an image of the size to draw, and where to draw anew; the tokens elsewhere
+                are the image's (see `pipeline.inpainting.given_codes`).
             max_passes: stop after this many passes, the prefill included; tokens not final by then are drafts or 0.
         Raises:
             UserError: a value out of range or of another type, an unknown decoder, a window larger than the image,
@@ -104,14 +107,17 @@ class Pipeline:
         if pixels:
             self.pictures.params  # noqa: B018 - a damaged file is reported before the work, not after it
         batch = self.execution.whole_rows(min(len(texts), max_batch), guided)
-        decoded = []
-        for start in range(0, len(texts), batch):
-            part = [min(index, len(texts) - 1) for index in range(start, start + batch)]  # pads a short last batch
-            given, away = ([rows[index] for index in part] for rows in (frames, negatives))
-            batched = PromptBatch.stack(given, away if guided else None, self.config.pad_id)
-            keys = image_keys(jnp.array([seeds[i] for i in part], jnp.uint32), jnp.array([numbers[i] for i in part]))
-            draw = Draw(keys, sampler, None if max_passes is None else jnp.int32(max_passes))
-            decoded.append(self.programs.decode(batched, draw, decoder, grid))
+        limit, given = (
+            None if max_passes is None else jnp.int32(max_passes),
+            given_codes(self.pictures, grid, image, mask),
+        )
+        given = None if given is None else np.tile(given, (batch, 1))
+        decoded = [
+            self.programs.decode(batched, Draw(keys, sampler, limit, given), decoder, grid)
+            for batched, keys in batches(
+                frames, negatives if guided else None, seeds, numbers, batch, self.config.pad_id
+            )
+        ]
         *arrays, seconds, compile_seconds = zip(*decoded, strict=True)
         tokens, passes, trace = (np.concatenate(part)[: len(texts)] for part in arrays)
         shape = (-1, grid.rows, grid.cols)
@@ -129,64 +135,6 @@ class Pipeline:
         """Raises `UserError` if the decoder needs draft heads that this checkpoint lacks, or a larger image."""
         require_heads(decoder, *self.head_counts)
         require_fits(decoder, grid_of(self.config, size, self.vq_config.stride))
-
-    @property
-    def config(self) -> ModelConfig:
-        """The backbone's config."""
-        return self.model.config
-
-    @property
-    def params(self) -> Any:
-        """The backbone's parameters."""
-        return self.model.params
-
-    @property
-    def heads(self) -> HeadsConfig | None:
-        """The draft heads' config, or None."""
-        return None if self.model.heads is None else self.model.heads.config
-
-    @property
-    def heads_params(self) -> Any:
-        """The draft heads' parameters, or None."""
-        return None if self.model.heads is None else self.model.heads.params
-
-    @property
-    def dtype(self) -> jnp.dtype:
-        """The dtype of parameters and cache."""
-        return self.execution.dtype
-
-    @property
-    def mesh(self) -> Mesh | None:
-        """The devices over which model and cache are sharded; None is one device."""
-        return self.execution.mesh
-
-    @property
-    def attention(self) -> str:
-        """The attention implementation that decoders use (see `models.attention`)."""
-        return self.execution.attention
-
-    @property
-    def head_counts(self) -> tuple[int, int]:
-        """Numbers of horizontal and vertical draft heads."""
-        return self.model.head_counts
-
-    @property
-    def folder(self) -> Path | None:
-        """The checkpoint's folder; None for weights that come from no file."""
-        return self.origin.folder
-
-    def fingerprint(self) -> str:
-        """Identifies the backbone (see `weights.load.fingerprint`)."""
-        return self.origin.fingerprint()
-
-    def numerics(self) -> dict[str, str]:
-        """What the bits of an image depend on besides weights and options."""
-        return {**describe(self.dtype, self.quantize), "attention": self.attention}
-
-    @property
-    def quantize(self) -> str:
-        """How the backbone's matrices are quantised: "int8", or "" if they are not."""
-        return "int8" if any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(self.params)) else ""
 
     def visual_logits(
         self,

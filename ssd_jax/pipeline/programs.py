@@ -56,7 +56,7 @@ class Programs:
         model = self.model if any(decoder.heads) else self.model.replace(heads=None)
         self._require_room(spec, draw.keys.size, decoder, grid)
         arguments = (model, make_cache(spec, mesh), *replicate((prompts, draw), mesh))
-        kind = (prompts.ids.shape, decoder, prompts.guided, grid, draw.limit is None)
+        kind = (prompts.ids.shape, decoder, prompts.guided, grid, draw.limit is None, draw.given is None)
         compiling = 0.0
         if kind not in self.compiled:
             start = time.perf_counter()

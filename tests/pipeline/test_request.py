@@ -1,6 +1,7 @@
 """Arguments of `Pipeline.generate`: values out of float32's range or of another type give one sentence; just inside the
 bounds p equals float64's."""
 
+import re
 from fractions import Fraction
 
 import jax
@@ -199,3 +200,26 @@ def test_a_prompt_has_a_longest_length():
     with pytest.raises(UserError, match=f"at most {LONGEST_PROMPT} letters, not {LONGEST_PROMPT + 1}: 'xxx") as caught:
         images_of_call(["x" * (LONGEST_PROMPT + 1)], 1, 0)
     assert len(str(caught.value)) < 200
+
+
+def test_arguments_have_the_names_of_other_libraries_too(headed):
+    options = {"decoder": "jacobi-above", "pixels": False}
+    one = headed.generate(["red apple"], num_images=2, cfg_scale=2.0, **options)
+    two = headed.generate(prompt=["red apple"], num_images_per_prompt=2, guidance_scale=2.0, **options)
+    three = headed.generate(prompt="red apple", num_images=2, guidance_scale=2.0, **options)
+    assert (one.tokens == two.tokens).all() and (one.tokens == three.tokens).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompts": ["a"], "prompt": ["a"]}, "prompts is given twice, once as prompt."),
+        ({"prompts": ["a"], "cfg_scale": 2.0, "guidance_scale": 2.0}, "cfg_scale is given twice"),
+        ({"prompts": ["a"], "cfg_scales": 2.0}, "generate has no argument cfg_scales; did you mean cfg_scale?"),
+        ({"prompts": ["a"], "num_image": 2}, "did you mean num_images?"),
+        ({"prompts": ["a"], "zzz": 2}, "generate has no argument zzz; it has prompts, decoder"),
+    ],
+)
+def test_a_wrong_argument_is_answered_with_the_nearest(headed, options, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        headed.generate(**options)
