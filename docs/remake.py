@@ -51,7 +51,7 @@ def summary(benches: Sequence[Bench]) -> dict[str, str]:
         name, words = line.split("|")[1].strip(" `"), line.split("|")[2].strip()
         row, seen = timed[name], drawn[WIDE.get(name, name)]
         passes = [f"{row['passes']:.0f}", *([f"{seen['passes']:.0f}"] if name in WIDE else [])]
-        same = "yes" if seen["equal pictures"] == 1 else "no, but the same law" if seen["lossless"] else "no"
+        same = "yes" if seen["equal pictures"] == 1 else "no, but the same distribution" if seen["lossless"] else "no"
         loss = "0" if seen["equal pictures"] == 1 else number(seen, "nll difference", "{:+.2f}")
         cells = [
             f"`{name}`",

@@ -69,7 +69,7 @@ def windows(benches: Sequence[Bench], names: Sequence[str]) -> str:
 
 QUALITY = (
     ("passes", "mean passes", "{:.1f}"),
-    ("`ar`'s pictures", yes),
+    ("`ar`'s images", yes),
     ("NLL - `ar`", "nll difference", "{:+.3f}"),
     ("on fresh prompts", "fresh nll difference", "{:+.3f}"),
     ("NLL - that of `{against}`", "nll against", "{:+.3f}"),
@@ -82,7 +82,7 @@ EXACT = (
     ("passes", "mean passes", "{:.1f}"),
     ("on fresh prompts", "fresh passes", "{:.1f}"),
     ("passes - those of `{against}`", "passes against", "{:+.1f}"),
-    ("`ar`'s pictures", yes),
+    ("`ar`'s images", yes),
 )
 SECONDS = (
     ("W", "window", "{}"),
@@ -95,7 +95,7 @@ SECONDS = (
     ("verify", "verify", "{:.2f}", 1e3),
     ("draft", "draft", "{:.2f}", 1e3),
     ("sampling + accept", "rest", "{:.2f}", 1e3),
-    ("`ar`'s pictures", yes),
+    ("`ar`'s images", yes),
 )
 HEADS = {
     "published_l1": "published, Smooth L1",
@@ -132,7 +132,7 @@ def sizes(benches: Sequence[Bench]) -> dict[str, str]:
         [
             "transformers, bfloat16" if name == "transformers" else f"`{name}`",
             number(both[0][name], "window", "{}"),
-            number(both[0][name], "passes", "{:.0f}") or "depends on the picture",
+            number(both[0][name], "passes", "{:.0f}") or "depends on the image",
             *(number(rows[name], *how) for rows in both for how in spec),
         ]
         for name in names
@@ -157,7 +157,7 @@ def large(benches: Sequence[Bench]) -> dict[str, str]:
             cells = [number(row, "passes", "{:.0f}"), number(row, "seconds per pass", "{:.0f}", 1e3)]
             cells += [number(row, "seconds", "{:.0f}"), number(row, "of transformers", "{:.2f}").strip("~")]
             lines.append([first, name + wide, *cells])
-    headings = ["", "", "passes", "ms per pass", "seconds a picture", "share"]
+    headings = ["", "", "passes", "ms per pass", "seconds an image", "share"]
     names = [f"ms per pass, {label}" for label in LARGE]
     return {"large": markdown(headings, lines), "large-window": windows(benches, names)}
 
@@ -167,8 +167,8 @@ def int8(benches: Sequence[Bench]) -> dict[str, str]:
     spec = (
         ("weights, MB", "bytes", "{:.1f}", 1e-6),
         ("tokens as in float32", "equal tokens", "{:.1f} %", 100),
-        ("pictures", "equal pictures", "{:.1f} %", 100),
-        ("NLL of float32's pictures: more", "cross nll difference", "{:+.4f}"),
+        ("images", "equal pictures", "{:.1f} %", 100),
+        ("NLL of float32's images: more", "cross nll difference", "{:+.4f}"),
         ("NLL of its own, under float32: more", "nll difference", "{:+.3f}"),
         ("KID x 1000", "kid", "{:.0f}", 1e3),
         ("FD", "fd", "{:.1f}"),

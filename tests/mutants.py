@@ -313,8 +313,8 @@ MUTANTS = [
     Mutant(
         "ar: the noise of the position before",
         "decode/ar.py",
-        "choose(log_p, verifier.noise(positions))",
-        "choose(log_p, verifier.noise(positions - 1))",
+        "choose(verifier.constrain(log_p, positions), verifier.noise(positions))",
+        "choose(verifier.constrain(log_p, positions), verifier.noise(positions - 1))",
         "decode/test_ar.py::test_ar_equals_a_slow_loop_over_full_forwards",
     ),
     Mutant(
@@ -351,6 +351,27 @@ MUTANTS = [
         "* H - age[..., None]",
         "* H + age[..., None]",
         "decode/test_history.py::test_every_sweep_is_the_rule",
+    ),
+    Mutant(
+        "alternatives: an answer across a row end counts as known",
+        "decode/alternatives.py",
+        "following[:, 0] % grid.cols != 0",
+        "following[:, 0] % grid.cols >= 0",
+        "decode/test_alternatives.py::test_a_known_answer_is_the_token_of_ar",
+    ),
+    Mutant(
+        "alternatives: one sees the draft in whose place it stands",
+        "sequence/masks.py",
+        "(cache < slots[:, :, None])",
+        "(cache <= slots[:, :, None])",
+        "decode/test_alternatives.py::test_a_token_beside_the_window_has_the_state_that_it_has_in_it",
+    ),
+    Mutant(
+        "given tokens: the wave draws over them",
+        "decode/wave.py",
+        "verifier.log_p_at(hidden[:, outputs[k]], live)",
+        "verifier.log_p(hidden[:, outputs[k]])",
+        "decode/test_given_tokens.py::test_every_decoder_keeps_given_tokens",
     ),
     Mutant(
         "SSD, staged: the first row freezes a round late",
