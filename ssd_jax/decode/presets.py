@@ -10,9 +10,9 @@
 | `mtp`          | mtp    | heads      |          | arXiv 2404.19737: k = 5 along the row, redrafted in every pass  |
 | `ssd`          | rows   | heads      |          | arXiv 2606.20543: k_v = 1, r = 2                                |
 | `ssd2`         | rows   | heads      |          | k_v = 2, staged: 2 rounds on both rows, 2 more on the second    |
-| `ssd-exact`    | raster | spatial    | match    | ours: the image `ar` gives; W = 64, on a CPU 8; a history     |
+| `ssd-exact`    | raster | spatial    | match    | ours: the image `ar` gives; W = 64, on a CPU 8; a history       |
+| `ssd-tree`     | raster | spatial    | match    | ours: the same with W = 64, and alternatives beside the drafts  |
 | `ssd-wave`     | wave   | spatial    |          | ours: commits tokens along a slanted front, not row by row      |
-| `ssd-tree`     | raster | spatial    | match    | ours: as `ssd-exact`, W = 64, and alternatives beside the drafts |
 | `jacobi-match` | raster | random     | match    | ours: as `ssd-exact`, no heads                                  |
 | `jacobi-above` | raster | above      | match    | ours: as `ssd-exact`, no heads                                  |
 | `jacobi-wave`  | wave   | above      |          | ours: as `ssd-wave`, no heads                                   |
