@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from tqdm import tqdm
 
 from ssd_jax.compiling import compiled
@@ -22,7 +23,7 @@ from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.cost import Stretches, total
 from ssd_jax.decode.engine import cache_spec, make_cache
 from ssd_jax.decode.model_verifier import BoundVerifier, Draw
-from ssd_jax.decode.verifier import Offsets
+from ssd_jax.decode.verifier import Beside, Offsets
 from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.parallel.mesh import replicate, using
 from ssd_jax.pipeline.pipeline import Pipeline
@@ -37,10 +38,12 @@ LOOPS, BUDGET = 96, 0.5
 
 
 class Verify(NamedTuple):
-    """A pass over `window` positions that makes logits for the last `outputs` of them; 0 in a commit pass."""
+    """A pass over `window` positions, and `beside` inputs, that makes logits for the last `outputs` of all; 0 in a
+    commit pass."""
 
     window: int
     outputs: int
+    beside: int = 0
 
 
 class Draft(NamedTuple):
@@ -54,7 +57,7 @@ def composition(stretches: Stretches, prompt: int) -> Counter[Verify | Draft]:
     """How often each piece runs per image; `prompt` is the window with which the prefill is measured."""
     count: Counter[Verify | Draft] = Counter()
     for s in stretches:
-        count[Verify(s.window or prompt, s.outputs)] += s.passes
+        count[Verify(s.window or prompt, s.outputs, s.beside)] += s.passes
         right = tuple((0, d) for d in range(1, s.horizontal + 1))
         down = tuple((d, 0) for d in range(1, s.vertical + 1))
         count[Draft(right + down, s.sources)] += s.drafts
@@ -143,9 +146,11 @@ def _verify(
         codes, cache = state
         start = step * 37 % max(grid.size - piece.window + 1, 1)
         positions = jnp.broadcast_to(start + jnp.arange(piece.window, dtype=jnp.int32), codes.shape)
-        hidden, cache = verifier.verify(cache, codes, positions)
+        instead = positions[:, np.arange(piece.beside) % piece.window]
+        beside = Beside(jnp.zeros_like(instead), instead) if piece.beside else None
+        hidden, cache = verifier.verify(cache, codes, positions, beside=beside)
         if piece.outputs:
-            hidden = model.apply(hidden[:, piece.window - piece.outputs :], method="logits")
+            hidden = model.apply(hidden[:, piece.window + piece.beside - piece.outputs :], method="logits")
         return codes + (jnp.max(hidden) > 1e30).astype(jnp.int32), cache
 
     return jax.lax.fori_loop(0, loops, body, (jnp.zeros((draw.keys.size, piece.window), jnp.int32), cache))

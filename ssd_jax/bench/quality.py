@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ssd_jax.bench.speed import agreement
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.base import Decoder
-from ssd_jax.decode.cost import widest
+from ssd_jax.decode.cost import most_inputs
 from ssd_jax.eval.distances import DIMS, ENOUGH, frechet_distance, kernel_distance, principal_axes
 from ssd_jax.eval.estimates import Estimate
 from ssd_jax.eval.features import features, load_network
@@ -95,7 +95,7 @@ def measure_quality(
         painter, decoder = painters[name]
         grid = Grid(*found[name].tokens.shape[1:])
         row["lossless"] = decoder.lossless
-        row["inputs"] = widest(decoder.stretches(grid, painter.head_counts[0]))
+        row["inputs"] = most_inputs(decoder.stretches(grid, painter.head_counts[0]))
         if against is not None:
             row["nll against"] = Estimate.mean(found[name].nll - found[against].nll, task.numbers)
             row["passes against"] = Estimate.mean(found[name].passes - found[against].passes, task.numbers)

@@ -31,6 +31,8 @@ def require_usable(args: argparse.Namespace) -> None:
             raise UserError("--mask and --keep_rows say what to keep of an image; give it with --image.")
     elif (args.mask is None) == (args.keep_rows is None):
         raise UserError("--image needs either --mask or --keep_rows, which say where to draw anew.")
+    elif any(path is not None and path.resolve().parent == args.out.resolve() for path in (args.image, args.mask)):
+        raise UserError(f"--image or --mask lies in {args.out}, whose files are replaced; choose another --out.")
     elif args.compare is not None or args.plan:
         raise UserError("--image does not go together with --compare or --plan.")
 

@@ -67,6 +67,7 @@ def build(
     folder = Path(folder)
     _require_unbuilt(folder)
     with lock.locked(folder):
+        _require_unbuilt(folder)  # nor by another build meanwhile
         _write(folder, *_draw(styles, npm_dir, limit))
 
 
@@ -153,7 +154,7 @@ def _of_killed_build(path: Path) -> bool:
 
 
 def _is_unfinished(path: Path) -> bool:
-    return path.name == IMAGES and not (path.parent / INDEX).exists()
+    return path.name == IMAGES and (path.parent / lock.NAME).exists() and not (path.parent / INDEX).exists()
 
 
 def _write(folder: Path, images: Sequence[np.ndarray], index: Mapping[str, object]) -> None:

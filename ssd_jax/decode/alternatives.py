@@ -25,6 +25,10 @@ NONE = -1
 """Marks an alternative that does not exist."""
 
 
+MOST = 64
+"""The largest `reach`: 280 inputs, more than pay anywhere."""
+
+
 class Alternatives(NamedTuple):
     """E = `count(reach)` alternatives to the drafts of a window.
 

@@ -17,6 +17,7 @@ class Stretch(NamedTuple):
         drafts: number of calls of the draft heads.
         horizontal, vertical: draft heads used in one call.
         sources: source positions of one call, without those that are only context.
+        beside: E, inputs of a pass beside its window, which are not written to the cache.
     """
 
     passes: Count
@@ -26,6 +27,7 @@ class Stretch(NamedTuple):
     horizontal: int = 0
     vertical: int = 0
     sources: int = 0
+    beside: int = 0
 
 
 Stretches = tuple[Stretch, ...]
@@ -42,3 +44,8 @@ def total(stretches: Iterable[Stretch]) -> Count:
 def widest(stretches: Iterable[Stretch]) -> int:
     """Visual tokens of the widest pass."""
     return max(stretch.window for stretch in stretches)
+
+
+def most_inputs(stretches: Iterable[Stretch]) -> int:
+    """Visual tokens that the largest pass is fed, in its window and beside it."""
+    return max(stretch.window + stretch.beside for stretch in stretches)

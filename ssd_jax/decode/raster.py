@@ -18,13 +18,13 @@ from jaxtyping import Array, Float, Float32, Int32
 
 from ssd_jax.decode import alternatives, drafting, history
 from ssd_jax.decode.acceptance import ACCEPTANCES, COUPLINGS, Group, accept_window, grouped_chance, token_chance
-from ssd_jax.decode.alternatives import Alternatives
+from ssd_jax.decode.alternatives import MOST, Alternatives
 from ssd_jax.decode.base import Decoder, register, require_window
 from ssd_jax.decode.cost import PREFILL, Count, Stretch, Stretches
 from ssd_jax.decode.drafting import Seen
 from ssd_jax.decode.state import Decoded, first_token, gather, scatter
 from ssd_jax.decode.verifier import Cache, Verifier
-from ssd_jax.errors import UserError, require_one_of, require_whole
+from ssd_jax.errors import LARGEST, UserError, require_one_of, require_whole
 from ssd_jax.sequence.layout import Grid
 
 WIDE = 64
@@ -74,9 +74,9 @@ class Raster(Decoder):
         require_one_of("acceptance", self.acceptance, ACCEPTANCES)
         if self.coupling == "match" and self.acceptance == "grouped":
             raise UserError("The match coupling accepts by equality; combine grouped acceptance with another coupling.")
-        for name, what in (("history", "a history of passes"), ("alternatives", "alternatives to drafts")):
-            require_whole(name, getattr(self, name), 0)
-            if getattr(self, name) and self.coupling != "match":
+        most = {"history": ("a history of passes", LARGEST), "alternatives": ("alternatives to drafts", MOST)}
+        for name, (what, limit) in most.items():
+            if require_whole(name, getattr(self, name), 0, limit) and self.coupling != "match":
                 raise UserError(f"Only the match coupling has {what}; leave {name} at 0 with another one.")
 
     @property
@@ -108,8 +108,6 @@ class Raster(Decoder):
             raise UserError(f"{self.rows} rows at once are more than the {grid.rows} that there are to draw.")
         if self.history > grid.size:
             raise UserError(f"A history of {self.history} passes is longer than the image's {grid.size} tokens.")
-        if self.alternatives > grid.size:
-            raise UserError(f"Alternatives up to {self.alternatives} are more than the image's {grid.size} tokens.")
 
     def on_accelerator(self) -> "Raster":
         """See `Decoder.on_accelerator`."""
@@ -121,7 +119,8 @@ class Raster(Decoder):
         W = self.width(grid)
         fewest = -(-(grid.size - 1) // W)
         count = fewest if passes is None else max(passes - 1, fewest)
-        each = Stretch(count, W + alternatives.count(self.alternatives), W + bool(self.alternatives))
+        outputs = max(W + bool(self.alternatives), self.alternatives)
+        each = Stretch(count, W, outputs, beside=alternatives.count(self.alternatives))
         if W > 1 and self.drafter == "spatial":
             each = each._replace(drafts=count + 1, vertical=1, sources=min(W - 1, grid.cols))
         elif W > 1 and self.drafter == "horizontal":

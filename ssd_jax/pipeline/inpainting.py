@@ -7,6 +7,9 @@ from ssd_jax.errors import UserError
 from ssd_jax.pipeline.images import Pictures
 from ssd_jax.sequence.layout import Grid
 
+MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK"}
+"""Pillow's modes of 8 bits or fewer; others are clipped when converted, without a word."""
+
 
 def given_codes(tokenizer: Pictures, grid: Grid, image: object, mask: object) -> np.ndarray | None:
     """Codes of the tokens that an image gives, and -1 where tokens are drawn.
@@ -37,6 +40,8 @@ def _pixels(image: object, size: tuple[int, int]) -> np.ndarray:
     if isinstance(image, Image.Image):
         if image.size != size[::-1]:
             raise UserError(f"The image is {image.height} x {image.width} pixels, but {size[0]} x {size[1]} are drawn.")
+        if image.mode not in MODES:
+            raise UserError(f"The image has the mode {image.mode}; convert it to RGB, of 8 bits, first.")
         image = image.convert("RGBA")
         image = np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
     image = np.asarray(image)
@@ -48,7 +53,9 @@ def _pixels(image: object, size: tuple[int, int]) -> np.ndarray:
 def _drawn(mask: object, grid: Grid, stride: int) -> np.ndarray:
     """bool [R, C]: which tokens are drawn."""
     if isinstance(mask, Image.Image):
-        mask = np.asarray(mask.convert("L")) > 0
+        if mask.mode not in MODES - {"LA", "PA", "RGBA"} or "transparency" in mask.info:
+            raise UserError("The mask must be an image of 8 bits without transparency, black where nothing is drawn.")
+        mask = np.asarray(mask.convert("RGB")).any(axis=-1)
     mask, shape = np.asarray(mask), (grid.rows, grid.cols)
     by_pixels = (grid.rows * stride, grid.cols * stride)
     if mask.dtype != bool or mask.shape not in (shape, by_pixels):

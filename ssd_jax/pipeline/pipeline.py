@@ -84,7 +84,7 @@ class Pipeline(Described):
                 ratio "16:9", width first. None is the size the model was trained on.
             max_batch: the most images to decode at once; None decodes all together. On a mesh it is rounded up to fill
                 the data axis.
-            pixels: False returns tokens only, and needs no image tokenizer.
+            pixels: False returns tokens only, and needs no image tokenizer, unless an image is given.
             image, mask: for in-painting: an image of the size to draw, and where to draw anew; the tokens elsewhere
                 are the image's (see `pipeline.inpainting.given_codes`).
             max_passes: stop after this many passes, the prefill included; tokens not final by then are drafts or 0.
@@ -120,6 +120,8 @@ class Pipeline(Described):
         ]
         *arrays, seconds, compile_seconds = zip(*decoded, strict=True)
         tokens, passes, trace = (np.concatenate(part)[: len(texts)] for part in arrays)
+        if given is not None:  # those behind `max_passes` are not there yet
+            tokens = np.where(given[:1] < 0, tokens, given[:1])
         shape = (-1, grid.rows, grid.cols)
         tokens = tokens.reshape(shape)
         parts = [tokens[start : start + batch] for start in range(0, len(tokens), batch)] if pixels else []

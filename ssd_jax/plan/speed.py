@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from ssd_jax.decode.cost import Stretches
 from ssd_jax.models.int8 import SUFFIX
 from ssd_jax.parallel.mesh import device_shape
-from ssd_jax.plan.attention import attention
+from ssd_jax.plan.attention import attention, beside
 from ssd_jax.plan.chips import Chip
 from ssd_jax.plan.job import Job
 from ssd_jax.plan.roofline import Steps, Work, seconds
@@ -97,13 +97,15 @@ def size(name: str, leaf: jax.ShapeDtypeStruct) -> Size:
     return Size(numbers * leaf.dtype.itemsize, flops)
 
 
-def verify(job: Job, window: int, outputs: int) -> Steps:
-    """A pass that is fed `window` visual tokens (0: the prompt) and computes the logits of `outputs` positions."""
+def verify(job: Job, window: int, outputs: int, inputs_beside: int = 0) -> Steps:
+    """A pass that is fed `window` visual tokens (0: the prompt) and others beside them, and computes the logits of
+    `outputs` positions."""
     c, fed = job.config, job.fed(window)
-    has, slots = sizes(job), job.rows // job.data * fed
+    has, slots = sizes(job), job.rows // job.data * (fed + inputs_beside)
     reduced = 2 * c.layers * slots * c.width * SUMS
     products = Work(moved=has.body.bytes, flops=slots * has.body.flops, sent=2 * (job.model - 1) / job.model * reduced)
-    return products, attention(job, fed), *([logits(job, outputs)] if outputs else [])
+    attended = [attention(job, fed), *([beside(job, inputs_beside)] if inputs_beside else [])]
+    return products, *attended, *([logits(job, outputs)] if outputs else [])
 
 
 def draft(job: Job, horizontal: int, vertical: int, sources: int) -> Steps:
@@ -127,7 +129,7 @@ def picture(job: Job, stretches: Stretches, chip: Chip) -> float:
     """Least seconds that a chip needs for one image of the batch."""
     total = 0.0
     for s in stretches:
-        total += s.passes * seconds(verify(job, s.window, s.outputs), chip)
+        total += s.passes * seconds(verify(job, s.window, s.outputs, s.beside), chip)
         if s.drafts:
             total += s.drafts * seconds(draft(job, s.horizontal, s.vertical, s.sources), chip)
     return total / job.images

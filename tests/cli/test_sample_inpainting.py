@@ -51,6 +51,8 @@ def test_rows_that_are_kept_are_those_of_a_mask(headed_folder, files, command_li
         (["--image=text.png", "--keep_rows=1"], "text.png cannot be read: it is no PNG, JPEG or WEBP image"),
         (["--image=none.png", "--keep_rows=1"], "none.png cannot be read: No such file"),
         (["--image=.", "--keep_rows=1"], "cannot be read: it is not a regular file"),
+        (["--image=image.png", "--keep_rows=1", "--out=."], "whose files are replaced; choose another --out"),
+        (["--image=image.png", "--mask=out/mask.png"], "whose files are replaced; choose another --out"),
         (["--image=image.png", "--keep_rows=1", "--compare=ar"], "does not go together with --compare"),
         (["--image=image.png", "--keep_rows=1", "--plan"], "does not go together with --compare or --plan"),
     ],

@@ -12,7 +12,6 @@ import pytest
 import toy
 
 from ssd_jax.decode import engine
-from ssd_jax.decode.alternatives import count
 from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.rows import SSD
@@ -112,8 +111,7 @@ def test_no_decoder_moves_cache_scores_or_history(decoder):
     windows = {stretch.window for stretch in decoder.stretches(GRID, toy.HEADS.horizontal)} - {0}
     assert windows and f"f32[{rows},{c.kv_heads},{slots},{c.head_dim}]" in text
     history = IMAGES * getattr(decoder, "history", 0) * GRID.size
-    if beside := count(getattr(decoder, "alternatives", 0)):  # which have scores of their own
-        windows = {windows.pop() - beside, beside}
+    windows |= {stretch.beside for stretch in decoder.stretches(GRID, toy.HEADS.horizontal)} - {0}
     scores = [rows * c.heads * window * slots for window in windows]
     assert hlo.moves(text, cache={layer, history} - {0}, scores=scores) == []
     # The scores are there to be copied: some instruction in the loops makes as many numbers.

@@ -9,9 +9,10 @@ import pytest
 import toy
 
 from ssd_jax.decode import engine
-from ssd_jax.decode.model_verifier import Draw
+from ssd_jax.decode.model_verifier import BoundVerifier, Draw
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
+from ssd_jax.decode.rows import SSD
 from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.sampling.noise import image_keys
 from ssd_jax.sequence.layout import Grid
@@ -20,12 +21,17 @@ GRID, IMAGES = Grid(5, 6), 6
 WITH_ROW_ENDS = toy.Toy(toy.config(row_end=7))
 EXACT = [name for name, decoder in PRESETS.items() if getattr(decoder, "coupling", None) == "match"]
 OTHERS = [name for name in PRESETS if name not in EXACT]
+OTHERS += [
+    SSD(rounds=0),
+    SSD(rounds="auto"),
+    SSD(rounds=1, rows=2, mask="row"),
+]  # the first commits drafts
 SMALL = {"ssd-exact": 7, "ssd-tree": 7, "jacobi-above": 4}
 
 
 def decoder_of(name):
     """The preset, its window cut so that an image takes several passes."""
-    decoder = PRESETS[name]
+    decoder = PRESETS.get(name, name)
     return dataclasses.replace(decoder, window=SMALL[name]) if name in SMALL else decoder
 
 
@@ -79,7 +85,7 @@ def test_exact_decoders_draw_what_ar_draws(name, model):
     assert (passes[:4] < np.asarray(decode(model, decoder_of(name), None).passes)[:4]).sum() >= 3
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", OTHERS, ids=str)
 def test_every_decoder_keeps_given_tokens(name):
     out = np.asarray(decode(toy.TOY, decoder_of(name), GIVEN).tokens)
     np.testing.assert_array_equal(out[GIVEN >= 0], GIVEN[GIVEN >= 0])
@@ -88,18 +94,28 @@ def test_every_decoder_keeps_given_tokens(name):
     assert (out[4] == free[4]).all()
 
 
-def test_a_program_without_given_tokens_is_the_same():
-    """Nothing is asked at run time: no given tokens, no operations."""
-    decoder = Raster(window=4, drafter="above")
-    texts = []
-    for given in (None, np.full_like(GIVEN, -1)):
-        ids, mask = toy.prompts(IMAGES, guided=True)
+def test_a_program_without_given_tokens_is_the_same(monkeypatch):
+    """As if nothing could be given: no operation more."""
+    ids, mask = toy.prompts(IMAGES, guided=True)
+    keys = image_keys(jnp.zeros(IMAGES, jnp.int32), jnp.arange(IMAGES))
+    model, prompts = toy.TOY.model("untrained"), PromptBatch(ids, mask, True)
+
+    def text(decoder, given=None) -> str:
         cache = engine.make_cache(engine.cache_spec(toy.TOY.config, GRID, *ids.shape, jnp.float32))
-        keys = image_keys(jnp.zeros(IMAGES, jnp.int32), jnp.arange(IMAGES))
+        program = jax.jit(engine.decode.__wrapped__, static_argnames=("decoder", "grid"))
         draw = Draw(keys, toy.sampler(2.0), given=given)
-        arguments = toy.TOY.model("untrained"), cache, PromptBatch(ids, mask, True), draw
-        texts.append(engine.decode.lower(*arguments, decoder=decoder, grid=GRID).as_text())
-    assert len(texts[0]) < len(texts[1])
-    free = decode(toy.TOY, decoder, None)
-    np.testing.assert_array_equal(decode(toy.TOY, decoder, np.full_like(GIVEN, -1)).tokens, free.tokens)
-    assert jax.tree.leaves(free.passes)
+        return program.lower(model, cache, prompts, draw, decoder=decoder, grid=GRID).as_text()
+
+    decoders = [PRESETS["ar"], Raster(window=4, drafter="spatial"), PRESETS["ssd"], PRESETS["ssd-wave"], PRESETS["mtp"]]
+    without = [text(decoder) for decoder in decoders]
+    assert text(decoders[0], jnp.asarray(GIVEN)) != without[0]
+    monkeypatch.setattr(BoundVerifier, "constrain", lambda self, log_p, positions: log_p)
+    monkeypatch.setattr(BoundVerifier, "place", lambda self, codes, positions: codes)
+    assert [text(decoder) for decoder in decoders] == without
+
+
+def test_nothing_given_is_nothing_else():
+    decoder = Raster(window=4, drafter="above")
+    free, none = (decode(toy.TOY, decoder, given) for given in (None, np.full_like(GIVEN, -1)))
+    np.testing.assert_array_equal(none.tokens, free.tokens)
+    np.testing.assert_array_equal(none.passes, free.passes)

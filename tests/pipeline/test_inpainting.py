@@ -94,3 +94,30 @@ def test_odd_images_and_masks(headed, image, change, message):
     given = {"image": image, "mask": corner((headed.config.rows, headed.config.cols))} | change
     with pytest.raises(UserError, match=message):
         headed.generate(["dog"], **given)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F", "LAB"])
+def test_modes_that_would_be_clipped_are_refused(headed, size, mode):
+    mask = corner((headed.config.rows, headed.config.cols))
+    with pytest.raises(UserError, match=f"The image has the mode {mode}; convert it to RGB"):
+        headed.generate(["dog"], image=Image.new(mode, size[::-1]), mask=mask)
+    with pytest.raises(UserError, match="The mask must be an image of 8 bits without transparency"):
+        headed.generate(["dog"], image=Image.new("RGB", size[::-1]), mask=Image.new(mode, size[::-1]))
+    with pytest.raises(UserError, match="without transparency"):
+        headed.generate(["dog"], image=Image.new("RGB", size[::-1]), mask=Image.new("RGBA", size[::-1]))
+
+
+def test_an_almost_black_pixel_is_drawn(headed, image, size):
+    mask = Image.new("RGB", size[::-1])
+    mask.putpixel((size[1] - 1, size[0] - 1), (0, 0, 4))
+    last = np.zeros((headed.config.rows, headed.config.cols), bool)
+    last[-1, -1] = True
+    one, two = (headed.generate(["dog"], image=image, mask=m, pixels=False).tokens for m in (mask, last))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_a_run_that_is_stopped_early_has_all_given_tokens(headed, image):
+    mask = corner((headed.config.rows, headed.config.cols))
+    codes = headed.encode(image[None])[0]
+    out = headed.generate(["red apple", "dog"], image=image, mask=mask, max_passes=3, pixels=False)
+    assert (out.tokens[:, ~mask] == codes[~mask]).all() and (out.passes == 3).all()
