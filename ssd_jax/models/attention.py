@@ -63,39 +63,44 @@ ATTENTIONS: dict[str, Callable[..., Float32[Array, "B W N H"]]] = {"plain": plai
 """Name -> implementation; the axis order of a cache belongs to one of them (`sequence.cache.AXES`)."""
 
 
-def beside(
-    q: Float[Array, "B E N H"],
-    k: Float[Array, "B E K H"],
-    v: Float[Array, "B E K H"],
+def with_own(
+    q: Float[Array, "B W N H"],
+    k: Float[Array, "B W K H"],
+    v: Float[Array, "B W K H"],
     layer: LayerCache,
-    mask: Bool[Array, "B E T"],
+    mask: Bool[Array, "B W T"],
+    written: int,
     attention: str,
     products: Products,
-) -> Float32[Array, "B E N H"]:
-    """Attention of inputs that are not written to the cache: each over the slots that its mask allows, and itself.
+) -> Float32[Array, "B W N H"]:
+    """Attention of a window of which only the first `written` inputs are in the cache; each of the others also attends
+    to itself. The first have the bits that `plain` gives them.
 
     Args:
-        q, k, v: of these inputs; q and k rotated.
+        q, k, v: of the window; q and k rotated.
         layer: the cache, in the axis order of `attention`.
         mask: the slots that each may attend to.
+        written: how many are in the cache.
         attention: one of `ATTENTIONS`.
         products: how to multiply.
     """
-    B, E, N, H = q.shape
+    B, W, N, H = q.shape
     K, kept = k.shape[2], "bkth" if attention == "plain" else "btkh"
     keys, values = layer
     k, v = (x.astype(keys.dtype).astype(jnp.float32) for x in (k, v))  # as in a cache
-    q = q.reshape(B, E, K, N // K, H)
+    q = q.reshape(B, W, K, N // K, H)
     rows = q.transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
-    scores = products.batched(f"bkrh,{kept}->bkrt", rows, keys).reshape(B, K, N // K, E, -1)
+    scores = products.batched(f"bkrh,{kept}->bkrt", rows, keys).reshape(B, K, N // K, W, -1)
     scores = jnp.where(mask[:, None, None], scores * H**-0.5, MASKED)
-    own = jnp.einsum("bekgh,bekh->bkge", q, k)[..., None] * H**-0.5
-    # One softmax over both, without concatenating them.
+    own = jnp.einsum("bwkgh,bwkh->bkgw", q, k) * H**-0.5
+    own = jnp.where(jnp.arange(W, dtype=jnp.int32) < written, MASKED, own)[..., None]
+    # One softmax over both, without concatenating them; of what is written, `own` adds 0.
     highest = jnp.maximum(largest(scores), own)
     weights, own = jnp.exp(scores - highest), jnp.exp(own - highest)
-    out = products.batched(f"bkrt,{kept}->bkrh", weights.reshape(B, K, N // K * E, -1), values)
-    out = out.reshape(B, K, N // K, E, H) + own * v.transpose(0, 2, 1, 3)[:, :, None]
-    return (out / (total(weights) + own)).transpose(0, 3, 1, 2, 4).reshape(B, E, N, H)
+    sums = total(weights) + own
+    out = products.batched(f"bkrt,{kept}->bkrh", (weights / sums).reshape(B, K, N // K * W, -1), values)
+    out = out.reshape(B, K, N // K, W, H) + own / sums * v.transpose(0, 2, 1, 3)[:, :, None]
+    return out.transpose(0, 3, 1, 2, 4).reshape(B, W, N, H)
 
 
 class Attention(nn.Module):
@@ -116,7 +121,7 @@ class Attention(nn.Module):
         kept: DTypeLike = jnp.float32,
     ) -> tuple[Float32[Array, "B W D"], LayerCache | None]:
         """The residual to add to x, and the layer's cache with the window written in; without a cache, `kept` is the
-        dtype that it would have. Inputs after those with slots are not written to the cache (see `beside`)."""
+        dtype that it would have. Inputs after those with slots are not written to the cache (see `with_own`)."""
         c, linear = self.config, self.products.linear
         D, N, K, H = c.width, c.heads, c.kv_heads, c.head_dim
         scale = D**-0.5
@@ -137,7 +142,12 @@ class Attention(nn.Module):
             keys, values = (nn.with_logical_constraint(array, cache.AXES[attention]) for array in written)
             layer = keys, values
             if x.shape[1] > W:
-                out = ATTENTIONS[attention](q[:, :W], keys, values, mask[:, :W], self.products)
-                more = beside(q[:, W:], k[:, W:], v[:, W:], layer, mask[:, W:], attention, self.products)
-                return linear(jnp.concatenate([out, more], axis=1), wo, inner=2), layer
+                if attention == "plain":  # the cache is read once
+                    out = with_own(q, k, v, layer, mask, W, attention, self.products)
+                else:
+                    out = ATTENTIONS[attention](q[:, :W], keys, values, mask[:, :W], self.products)
+                    others = q[:, W:], k[:, W:], v[:, W:]
+                    more = with_own(*others, layer, mask[:, W:], 0, attention, self.products)
+                    out = jnp.concatenate([out, more], axis=1)
+                return linear(out, wo, inner=2), layer
         return linear(ATTENTIONS[attention](q, keys, values, mask, self.products), wo, inner=2), layer

@@ -46,8 +46,8 @@ def attention(job: Job, fed: int) -> Work:
 
 
 def beside(job: Job, inputs: int) -> Work:
-    """All layers' attention of inputs beside a window: it reads the cache once more, its scores are arrays whatever the
-    implementation, and nothing is written to the cache."""
+    """All layers' attention of inputs beside a window whose attention is fused: it reads the cache once more, and its
+    scores are arrays."""
     queries, c = _queries(job, inputs), job.config
     moved = device_bytes(job.cache()) + queries * c.head_dim * (jnp.dtype(job.dtype).itemsize + SCORE)
     return Work(attended=moved + scores(job, inputs), flops=4 * queries * c.head_dim * job.slots)

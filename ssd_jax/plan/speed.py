@@ -104,7 +104,10 @@ def verify(job: Job, window: int, outputs: int, inputs_beside: int = 0) -> Steps
     has, slots = sizes(job), job.rows // job.data * (fed + inputs_beside)
     reduced = 2 * c.layers * slots * c.width * SUMS
     products = Work(moved=has.body.bytes, flops=slots * has.body.flops, sent=2 * (job.model - 1) / job.model * reduced)
-    attended = [attention(job, fed), *([beside(job, inputs_beside)] if inputs_beside else [])]
+    at_once = job.attention == "plain"  # the cache is read once for all
+    attended = [attention(job, fed + inputs_beside * at_once)]
+    if inputs_beside and not at_once:
+        attended.append(beside(job, inputs_beside))
     return products, *attended, *([logits(job, outputs)] if outputs else [])
 
 

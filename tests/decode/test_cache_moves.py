@@ -108,10 +108,9 @@ def test_no_decoder_moves_cache_scores_or_history(decoder):
     decoder, c, rows = PRESETS.get(decoder, decoder), SMALL.config, 2 * IMAGES
     slots = toy.PROMPT + GRID.size
     layer = rows * c.kv_heads * slots * c.head_dim
-    windows = {stretch.window for stretch in decoder.stretches(GRID, toy.HEADS.horizontal)} - {0}
+    windows = {stretch.window + stretch.beside for stretch in decoder.stretches(GRID, toy.HEADS.horizontal)} - {0}
     assert windows and f"f32[{rows},{c.kv_heads},{slots},{c.head_dim}]" in text
     history = IMAGES * getattr(decoder, "history", 0) * GRID.size
-    windows |= {stretch.beside for stretch in decoder.stretches(GRID, toy.HEADS.horizontal)} - {0}
     scores = [rows * c.heads * window * slots for window in windows]
     assert hlo.moves(text, cache={layer, history} - {0}, scores=scores) == []
     # The scores are there to be copied: some instruction in the loops makes as many numbers.
