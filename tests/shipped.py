@@ -4,6 +4,7 @@ A process of its own, because the suite's compiles without optimisation and mult
 test_shipped.py.
 """
 
+import dataclasses
 import json
 import sys
 from functools import partial
@@ -37,6 +38,7 @@ SHAPES = [(8, 1), (8, 64), (4, 4), (2, 4), (2, 256), (1, 1), (1, 4), (1, 8), (1,
 which XLA would choose another order."""
 
 WIDE = Raster(window=48, drafter="spatial", history=8)
+TREE = dataclasses.replace(PRESETS["ssd-tree"], window=48)
 
 SCALE = {"params": {"scale": np.ones(128, np.float32)}}
 """Of the bundled model's heads, untrained."""
@@ -149,7 +151,7 @@ def pictures(pipe, steady: bool) -> dict[str, list[int]]:
     """Of how many images every token is that of `ar`, or, where bits depend on the window, of `AR` with theirs."""
     out, grid = {}, Grid(pipe.config.rows, pipe.config.cols)
     exact = {name: PRESETS[name] for name in ("ssd-exact", "jacobi-above", "jacobi-match")}
-    exact |= {"ssd-tree": PRESETS["ssd-tree"], "wide": WIDE}
+    exact |= {"ssd-tree": PRESETS["ssd-tree"], "wide": WIDE, "tree": TREE}
     oracles: dict[int, np.ndarray] = {}
     for name, decoder in exact.items():
         window = 1 if steady else decoder.width(grid)
@@ -174,6 +176,8 @@ def cache_moves(pipe) -> list[str]:
     """Lines of the compiled loops that convert or copy a layer of the cache, or copy the scores (see hlo.py)."""
     found, c, grid = [], pipe.config, Grid(pipe.config.rows, pipe.config.cols)
     for (shape, decoder, *_), program in pipe.programs.compiled.items():
+        if decoder == PRESETS["ssd-tree"]:  # scores of its 64 inputs are as large as a layer; `TREE` stands for it
+            continue
         slots = shape[1] + grid.size
         layer = shape[0] * c.kv_heads * slots * c.head_dim
         window = decoder.width(grid) + count(getattr(decoder, "alternatives", 0))

@@ -11,7 +11,7 @@
 | `ssd`          | rows   | heads      |          | arXiv 2606.20543: k_v = 1, r = 2                                |
 | `ssd2`         | rows   | heads      |          | k_v = 2, staged: 2 rounds on both rows, 2 more on the second    |
 | `ssd-exact`    | raster | spatial    | match    | ours: the image `ar` gives; W = 64, on a CPU 8; a history       |
-| `ssd-tree`     | raster | spatial    | match    | ours: the same with W = 64, and alternatives beside the drafts  |
+| `ssd-tree`     | raster | spatial    | match    | ours: the same, W = 41 and 23 alternatives to drafts beside it  |
 | `ssd-wave`     | wave   | spatial    |          | ours: commits tokens along a slanted front, not row by row      |
 | `jacobi-match` | raster | random     | match    | ours: as `ssd-exact`, no heads                                  |
 | `jacobi-above` | raster | above      | match    | ours: as `ssd-exact`, no heads                                  |
@@ -38,7 +38,7 @@ PRESETS: dict[str, Decoder] = {
     "ssd": SSD(rounds=2),
     "ssd2": SSD(rounds=2, extra_rounds=2, rows=2, schedule="staged"),
     "ssd-exact": Raster(drafter="spatial", coupling="match", history=8),
-    "ssd-tree": Raster(window=64, drafter="spatial", coupling="match", history=8, alternatives=18),
+    "ssd-tree": Raster(window=41, drafter="spatial", coupling="match", history=8, alternatives=9),
     "ssd-wave": Wave(),
     "jacobi-match": Raster(drafter="random", coupling="match", history=8),
     "jacobi-above": Raster(drafter="above", coupling="match", history=8),
