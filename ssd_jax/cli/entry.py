@@ -66,7 +66,8 @@ def use_devices(mesh: str, coordinator: str = "", processes: int | None = None, 
     count = math.prod(parse_mesh(mesh).values())
     if not coordinator and (processes is not None or process is not None):
         raise UserError("--num_processes and --process_id need --coordinator.")
-    jax.config.update("jax_num_cpu_devices", min(max(1, count // (processes or 1)), MOST_SIMULATED))
+    if (each := min(count // (processes or 1), MOST_SIMULATED)) > 1:  # one is there as it is
+        jax.config.update("jax_num_cpu_devices", each)
     if coordinator:
         join(coordinator, processes, process)
 

@@ -11,7 +11,7 @@ from ssd_jax.errors import UserError, require_whole
 from ssd_jax.models.matmul import fast_dtype
 from ssd_jax.pipeline.model_sizes import find_models
 from ssd_jax.pipeline.opening import RANDOM
-from ssd_jax.pipeline.request import guidance_of, images_of_call, sampler_of
+from ssd_jax.pipeline.request import MOST_IMAGES, guidance_of, images_of_call, sampler_of
 from ssd_jax.plan.chips import CHIPS
 from ssd_jax.plan.job import job_for
 from ssd_jax.plan.memory import scratch
@@ -25,7 +25,7 @@ def plan(args: argparse.Namespace, config, prompts: list[str], decoders: dict) -
     models = find_models(config, args.config, weights, args.heads)
     if args.plan == "here" and args.mesh:
         raise UserError("--plan=here is for the one device that is measured; leave --mesh out.")
-    images = require_whole("max_batch", 1 if args.max_batch is None else args.max_batch, 1, None)
+    images = min(require_whole("max_batch", 1 if args.max_batch is None else args.max_batch, 1, None), MOST_IMAGES)
     scale = guidance_of(models.backbone, args.cfg_scale)
     images_of_call(prompts, args.num_images, args.seed)  # a plan refuses what decoding would
     job, chips = job_for(models, args.mesh, args.size, images, scale, args.quantize, args.attention), CHIPS
