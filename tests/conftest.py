@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 # Entry points that tests start in processes of their own share one compilation cache.
@@ -150,19 +150,25 @@ def pipe(random_folder) -> Pipeline:
 
 
 @pytest.fixture
-def command_line(monkeypatch, capsys):
-    """command_line(*arguments) of sample.py, in this process -> (exit code, standard output, standard error)."""
+def run_command(monkeypatch, capsys):
+    """run_command(main, name, *arguments), in this process -> (exit code, standard output, standard error)."""
 
-    def run(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sample.py", *map(str, arguments)])
+    def run(main, name, *arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         try:
-            entry.run(sample.main)
+            entry.run(main)
             code = 0
         except SystemExit as stop:
             code = stop.code
         return code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def command_line(run_command):
+    """command_line(*arguments) of sample.py, as `run_command`."""
+    return partial(run_command, sample.main, "sample.py")
 
 
 # -- models that train.py made

@@ -181,10 +181,8 @@ def _pass(verifier: Verifier, grid: Grid, decoder: Raster, s: State) -> State:
     inputs = s.first[:, None] - 1 + jnp.arange(W, dtype=jnp.int32)
     positions = inputs + 1
     codes = gather(s.tokens, inputs)
-    if s.others is None:
-        hidden, cache = verifier.verify(s.cache, codes, inputs)
-    else:
-        hidden, cache = verifier.verify(s.cache, codes, inputs, beside=alternatives.beside(s.others))
+    beside = None if s.others is None else alternatives.beside(s.others)
+    hidden, cache = verifier.verify(s.cache, codes, inputs, beside=beside)
     hidden, aside = hidden[:, :W], hidden[:, W:]
     unfinished = s.first < grid.size
     passes = s.passes + unfinished.astype(jnp.int32)

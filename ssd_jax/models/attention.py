@@ -29,14 +29,34 @@ def plain(
     products: Products,
 ) -> Float32[Array, "B W N H"]:
     """Masked softmax attention that materialises the scores."""
+    weights = softmax(_scores(q, keys, mask, "bkth", products))
+    return _by_head(_weighted(weights, values, "bkth", products))
+
+
+def _scores(
+    q: Float[Array, "B W N H"], keys: Float[Array, "B _ _ H"], mask: Bool[Array, "B W T"], axes: str, products: Products
+) -> Float32[Array, "B K group W T"]:
+    """Scaled and masked scores; `axes` are the keys', "bkth" or "btkh"."""
     B, W, N, H = q.shape
-    K = keys.shape[1]
+    K = keys.shape[axes.index("k")]
     # The query heads of one key/value head and the window together are the rows of one matrix product.
     rows = q.reshape(B, W, K, N // K, H).transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
-    scores = products.batched("bkrh,bkth->bkrt", rows, keys).reshape(B, K, N // K, W, -1)
-    weights = softmax(jnp.where(mask[:, None, None], scores * H**-0.5, MASKED))
-    out = products.batched("bkrt,bkth->bkrh", weights.reshape(B, K, N // K * W, -1), values)
-    return out.reshape(B, K, N // K, W, H).transpose(0, 3, 1, 2, 4).reshape(B, W, N, H)
+    scores = products.batched(f"bkrh,{axes}->bkrt", rows, keys).reshape(B, K, N // K, W, -1)
+    return jnp.where(mask[:, None, None], scores * H**-0.5, MASKED)
+
+
+def _weighted(
+    weights: Float32[Array, "B K group W T"], values: Float[Array, "B _ _ H"], axes: str, products: Products
+) -> Float32[Array, "B K group W H"]:
+    """The values' weighted sums."""
+    B, K, group, W, _ = weights.shape
+    out = products.batched(f"bkrt,{axes}->bkrh", weights.reshape(B, K, group * W, -1), values)
+    return out.reshape(B, K, group, W, -1)
+
+
+def _by_head(out: Float32[Array, "B K group W H"]) -> Float32[Array, "B W N H"]:
+    B, K, group, W, H = out.shape
+    return out.transpose(0, 3, 1, 2, 4).reshape(B, W, K * group, H)
 
 
 def fused(
@@ -85,22 +105,18 @@ def with_own(
         products: how to multiply.
     """
     B, W, N, H = q.shape
-    K, kept = k.shape[2], "bkth" if attention == "plain" else "btkh"
+    K, axes = k.shape[2], "bkth" if attention == "plain" else "btkh"
     keys, values = layer
     k, v = (x.astype(keys.dtype).astype(jnp.float32) for x in (k, v))  # as in a cache
-    q = q.reshape(B, W, K, N // K, H)
-    rows = q.transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
-    scores = products.batched(f"bkrh,{kept}->bkrt", rows, keys).reshape(B, K, N // K, W, -1)
-    scores = jnp.where(mask[:, None, None], scores * H**-0.5, MASKED)
-    own = jnp.einsum("bwkgh,bwkh->bkgw", q, k) * H**-0.5
+    scores = _scores(q, keys, mask, axes, products)
+    own = jnp.einsum("bwkgh,bwkh->bkgw", q.reshape(B, W, K, N // K, H), k) * H**-0.5
     own = jnp.where(jnp.arange(W, dtype=jnp.int32) < written, MASKED, own)[..., None]
     # One softmax over both, without concatenating them; of what is written, `own` adds 0.
     highest = jnp.maximum(largest(scores), own)
     weights, own = jnp.exp(scores - highest), jnp.exp(own - highest)
     sums = total(weights) + own
-    out = products.batched(f"bkrt,{kept}->bkrh", (weights / sums).reshape(B, K, N // K * W, -1), values)
-    out = out.reshape(B, K, N // K, W, H) + own / sums * v.transpose(0, 2, 1, 3)[:, :, None]
-    return out.transpose(0, 3, 1, 2, 4).reshape(B, W, N, H)
+    out = _weighted(weights / sums, values, axes, products)
+    return _by_head(out + own / sums * v.transpose(0, 2, 1, 3)[:, :, None])
 
 
 class Attention(nn.Module):

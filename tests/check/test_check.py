@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import shutil
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ from ssd_jax.bench import torch_process
 from ssd_jax.check import memory, reference, transformers_process
 from ssd_jax.check.folder import inspect
 from ssd_jax.check.hashes import small_files, weight_files
-from ssd_jax.cli import entry
 from ssd_jax.cli.check import main
 
 PARTS = ["tensors", "special ids", "logits", "greedy codes", "image to codes", "codes to image"]
@@ -59,19 +58,9 @@ def here(monkeypatch, answers):
 
 
 @pytest.fixture
-def check(monkeypatch, capsys):
+def check(run_command):
     """check(*flags) -> (exit code, the page, standard error)."""
-
-    def run(*flags) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["check", *map(str, flags)])
-        code = 0
-        try:
-            entry.run(main)
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
+    return partial(run_command, main, "check")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import benchmark_scorers
@@ -16,25 +17,15 @@ import pytest
 from conftest import ROOT
 
 import ssd_jax
-from ssd_jax.cli import benchmarks, entry
+from ssd_jax.cli import benchmarks
 
 PROMPTS = ["red apple", "green heart", "dog", "cat", "dog"]
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, random_folder):
-    """run(*arguments) of the command, in this process -> (exit code, standard output, standard error)."""
-
-    def call(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["benchmarks", f"--weights={random_folder}", *map(str, arguments)])
-        try:
-            entry.run(benchmarks.main)
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return call
+def run(run_command, random_folder):
+    """run(*arguments) of the command, as `run_command`."""
+    return partial(run_command, benchmarks.main, "benchmarks", f"--weights={random_folder}")
 
 
 @pytest.fixture(scope="module")
