@@ -74,7 +74,7 @@ class BoundVerifier(Verifier):
     ) -> tuple[Float[Array, "G fed D"], KVCache]:
         """See `Verifier`."""
         layout, starts, S = self.layout, self.starts, self.prompt
-        x, positions = self.cfg_batch(self.embed(codes)), self.cfg_batch(positions)
+        x, positions = self.cfg_batch(self._input(codes, positions)), self.cfg_batch(positions)
         places, outputs = positions, None
         if layout.row_ends:
             places, outputs = layout.window(positions, ends)
@@ -89,7 +89,7 @@ class BoundVerifier(Verifier):
         rotary, fed = rotary_positions(slots, starts), slots.shape[1]
         if beside is not None:
             instead = layout.places(self.cfg_batch(beside.positions)) + S
-            x = jnp.concatenate([x, self.cfg_batch(self.embed(beside.codes))], axis=1)
+            x = jnp.concatenate([x, self.cfg_batch(self._input(beside.codes, beside.positions))], axis=1)
             rotary = jnp.concatenate([rotary, rotary_positions(instead, starts)], axis=1)
             mask = jnp.concatenate([mask, before(instead, starts, cache.length)], axis=1)
         with jax.named_scope("verify"):
@@ -121,6 +121,9 @@ class BoundVerifier(Verifier):
             return codes
         code = self._given(positions)
         return jnp.where(code < 0, codes, code)
+
+    def _input(self, codes: Int32[Array, "B W"], positions: Int32[Array, "B W"]) -> Float[Array, "B W D"]:
+        return self.model.apply(codes, positions, self.layout.grid.cols, method="embed_image")
 
     def _given(self, positions: Int32[Array, "B W"]) -> Int32[Array, "B W"]:
         return jnp.where(positions < self.layout.grid.size, gather(self.draw.given, positions), -1)

@@ -129,7 +129,8 @@ def image_sequence(
 
     The last token is left out, as it predicts nothing.
     """
-    image = _apply(model, params, codes[:, :-1], method="embed_codes")
+    positions, cols = np.arange(codes.shape[1] - 1, dtype=np.int32), layout.grid.cols
+    image = _apply(model, params, codes[:, :-1], positions, cols, method="embed_image")
     if layout.row_ends:
         token, row_end = layout.sequence()
         end = _apply(model, params, jnp.int32(model.config.row_end_id), method="embed")

@@ -41,6 +41,9 @@ class Transformer(nn.Module):
         self.final_norm = RMSNorm(c.norm_eps)
         if c.code_width:
             self.code_embedding = CodeEmbedding(c, self.products)
+        if c.places:
+            self.place_rows = named(self, "place_rows", nn.initializers.zeros, ("place", "table"), (c.rows, c.width))
+            self.place_cols = named(self, "place_cols", nn.initializers.zeros, ("place", "table"), (c.cols, c.width))
         if c.head_width:
             self.visual_mlp = VisualMLP(c, self.products)
         else:
@@ -56,6 +59,16 @@ class Transformer(nn.Module):
         if self.config.code_width:
             return self.code_embedding(codes)
         return self.embed(codes + self.config.visual_offset)
+
+    def embed_image(
+        self, codes: Int32[Array | np.ndarray, "*axes"], positions: Int32[Array | np.ndarray, "..."], cols: int
+    ) -> Float32[Array, "*axes D"]:
+        """Input embeddings of codes at grid positions of an image with `cols` columns, as the blocks take them."""
+        x = self.embed_codes(codes)
+        if not self.config.places:
+            return x
+        rows = self.place_rows.at[positions // cols].get(mode="clip")
+        return x + (rows + self.place_cols.at[positions % cols].get(mode="clip")).astype(jnp.float32)
 
     def hidden(
         self,
@@ -104,7 +117,7 @@ class Transformer(nn.Module):
         positions = jnp.broadcast_to(jnp.arange(W, dtype=jnp.int32), (B, W))
         mask = jnp.broadcast_to(jnp.tri(W, dtype=bool), (B, W, W))
         if self.is_initializing():
-            self.embed_codes(ids[:, :1])
+            self.embed_image(ids[:, :1], jnp.zeros_like(ids[:, :1]), self.config.cols)
         return self.logits(self.hidden(self.embed(ids), positions, mask)[0])
 
 

@@ -45,6 +45,7 @@ AXES: Mapping[str, str | None] = {
     "source": MODEL,
     # parameters: replicated
     "vocab": None,
+    "place": None,
     "embed": None,
     "head_dim": None,
     "norm": None,

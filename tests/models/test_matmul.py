@@ -7,7 +7,12 @@ import pytest
 
 from ssd_jax.models.matmul import FEWEST, PRODUCTS, Products, cpu_multiplies_bfloat16, fast_dtype
 
-CASES = [("bwd,df->bwf", (2, 3, 16), (16, 5)), ("bkgwh,bkth->bkgwt", (2, 1, 2, 3, 8), (2, 1, 4, 8))]
+CASES = [
+    ("bwd,df->bwf", (2, 3, 16), (16, 5)),
+    ("mi,oi->mo", (8, 16), (5, 16)),
+    ("bkgwh,bkth->bkgwt", (2, 1, 2, 3, 8), (2, 1, 4, 8)),
+    ("bkrt,bkth->bkrh", (2, 1, 12, 4), (2, 1, 4, 8)),
+]
 EXACT, ROUNDED = PRODUCTS["float32"], PRODUCTS["bfloat16"]
 
 

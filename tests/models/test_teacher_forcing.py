@@ -20,6 +20,7 @@ from ssd_jax.weights.load import read_config
 
 CONFIGS = {
     "emoji": small_config(),
+    "places": small_config(places=True),
     "row ends": small_config(architecture="chameleon", qk_norm="layer", row_end_id=4),
     "codes of their own": small_config(architecture="janus", code_width=8, head_width=16),
 }
