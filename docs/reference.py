@@ -16,7 +16,7 @@ What `import ssd_jax` gives, from its docstrings, by `python docs/reference.py`.
 versions; [architecture.md](architecture.md) is their map.
 """
 GROUPS = {
-    "Models": ("load", "Pipeline", "Output", "UserError"),
+    "Models": ("load", "Pipeline", "Output", "Stream", "Preview", "UserError"),
     "Decoders": ("PRESETS", "AR", "Raster", "SSD", "Wave", "MTP", "Group"),
 }
 

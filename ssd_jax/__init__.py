@@ -15,8 +15,24 @@ from ssd_jax.decode.wave import Wave
 from ssd_jax.errors import UserError
 from ssd_jax.pipeline.loading import load
 from ssd_jax.pipeline.pipeline import Pipeline
+from ssd_jax.pipeline.progress import Preview
 from ssd_jax.pipeline.request import Output
+from ssd_jax.pipeline.streaming import Stream
 from ssd_jax.version import VERSION
 
 __version__ = VERSION
-__all__ = ["AR", "MTP", "PRESETS", "SSD", "Group", "Output", "Pipeline", "Raster", "UserError", "Wave", "load"]
+__all__ = [
+    "AR",
+    "MTP",
+    "PRESETS",
+    "SSD",
+    "Group",
+    "Output",
+    "Pipeline",
+    "Preview",
+    "Raster",
+    "Stream",
+    "UserError",
+    "Wave",
+    "load",
+]

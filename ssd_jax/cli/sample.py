@@ -15,7 +15,9 @@ from ssd_jax.cli.drawing import add_model, add_sampling, open_pipeline, sampling
 from ssd_jax.cli.inpainting import add_inpainting, given_part, require_usable
 from ssd_jax.cli.output import save
 from ssd_jax.cli.planning import plan
+from ssd_jax.cli.progress_bar import progress_bar
 from ssd_jax.decode.names import parse_decoder, parse_decoders
+from ssd_jax.errors import UserError
 from ssd_jax.lock import locked
 from ssd_jax.parallel.processes import is_first, together
 from ssd_jax.pipeline.opening import RANDOM_NOTE, is_random
@@ -32,6 +34,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs")
     parser.add_argument("--compare", metavar="NAMES", help="decoders, such as ar,ssd,ssd-wave, side by side")
     parser.add_argument("--trace", action="store_true", help="show, per image, which pass fixed which token")
+    parser.add_argument("--progress", action="store_true", help="show how many tokens are final while it draws")
     add_inpainting(parser)
     add_sampling(parser, "default ar; with --plan ssd")
     add_model(parser)
@@ -54,6 +57,8 @@ def main() -> None:
     prompts = read_prompts(args, list(config.sample_prompts))
     require_prompt(args.negative_prompt or "", "negative_prompt")
     decoders = parse_decoders(args.compare) if args.compare is not None else {args.decoder: parse_decoder(args.decoder)}
+    if args.compare is not None and args.progress:
+        raise UserError("--compare has a progress bar of its own; leave out --progress.")
     if args.plan:
         print(plan(args, config, prompts, decoders))
         return
@@ -75,7 +80,8 @@ def draw(args: argparse.Namespace, config, prompts: list[str], decoders: dict) -
     options = {"num_images": args.num_images, "seed": args.seed, **sampling_of(args, config, pipe)}
     if args.compare is None:
         given, record = given_part(args, pipe)
-        out = pipe.generate(prompts, decoder=decoders[args.decoder], **options, **given)
+        with progress_bar(args.progress) as watched:
+            out = pipe.generate(prompts, decoder=decoders[args.decoder], **options, **given, **watched)
         if is_first():
             save(args, {"decoder": args.decoder, **options, **record}, decoders[args.decoder], pipe, out)
     else:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int32
 from ssd_jax.decode.base import Decoder, register, require_window
 from ssd_jax.decode.cost import PREFILL, Count, Stretch, Stretches
 from ssd_jax.decode.state import Decoded
-from ssd_jax.decode.verifier import Cache, Verifier
+from ssd_jax.decode.verifier import Cache, Progress, Verifier
 from ssd_jax.errors import require_whole
 from ssd_jax.sampling.choice import choose
 from ssd_jax.sequence.layout import Grid
@@ -76,7 +76,11 @@ class AR(Decoder):
         token = draw(hidden, jnp.int32(0))
         tokens = jnp.zeros((token.shape[0], grid.size), jnp.int32).at[:, :1].set(token)
         state = (jnp.int32(1), token, tokens, cache)
-        position, _, tokens, cache = lax.while_loop(lambda s: verifier.goes_on(s[0] < grid.size, s[0]), body, state)
-        passes = jnp.broadcast_to(position, tokens.shape[:1])
-        trace = jnp.broadcast_to(jnp.arange(1, grid.size + 1, dtype=jnp.int32), tokens.shape)
-        return Decoded(tokens, passes, trace, cache)
+        when = jnp.broadcast_to(jnp.arange(1, grid.size + 1, dtype=jnp.int32), tokens.shape)
+
+        def progress(state: tuple) -> Progress:
+            position, _, tokens, _ = state
+            return Progress(position < grid.size, position, tokens, jnp.where(when <= position, when, 0))
+
+        position, _, tokens, cache = verifier.loop(body, state, progress)
+        return Decoded(tokens, jnp.broadcast_to(position, tokens.shape[:1]), when, cache)

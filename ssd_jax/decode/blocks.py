@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 from ssd_jax.decode.acceptance import auto_correct
 from ssd_jax.decode.cost import PREFILL, Stretch, Stretches
 from ssd_jax.decode.state import first_token, gather, scatter
-from ssd_jax.decode.verifier import Cache, Verifier
+from ssd_jax.decode.verifier import Cache, Progress, Verifier
 from ssd_jax.sampling.choice import choose
 from ssd_jax.sequence.layout import Grid
 
@@ -117,7 +117,12 @@ def run(verifier: Verifier, grid: Grid, phase: Phase, state: State) -> State:
     state = dataclasses.replace(state, log_q=nothing, stage=jnp.zeros_like(state.stage))
     state = _draft_next(verifier, grid, phase, state, jnp.ones((B,), bool))
     body = partial(_pass, verifier, grid, phase)
-    return jax.lax.while_loop(lambda s: verifier.goes_on(s.base < phase.end, s.passes), body, state)
+
+    def progress(s: State) -> Progress:
+        committed = jnp.arange(grid.size, dtype=jnp.int32) < s.base[:, None]
+        return Progress(s.base < phase.end, s.passes, s.tokens, jnp.where(committed, s.trace, 0))
+
+    return verifier.loop(body, state, progress)
 
 
 def _pass(verifier: Verifier, grid: Grid, phase: Phase, s: State) -> State:

@@ -13,6 +13,7 @@ from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.model_verifier import BoundVerifier, Draw
 from ssd_jax.decode.presets import require_heads
 from ssd_jax.decode.state import Decoded
+from ssd_jax.decode.verifier import Watch
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.layers import replicated
 from ssd_jax.models.loaded_model import LoadedModel
@@ -62,9 +63,16 @@ def cache_sharding(spec: CacheSpec, mesh: Mesh | None) -> NamedSharding | None:
     return None if mesh is None else sharding_of(spec.axes, spec.shape, mesh)
 
 
-@partial(jax.jit, static_argnames=("decoder", "grid"), donate_argnames=("cache",))
+@partial(jax.jit, static_argnames=("decoder", "grid", "watch"), donate_argnames=("cache",))
 def decode(
-    model: LoadedModel, cache: KVCache, prompts: PromptBatch, draw: Draw, *, decoder: Decoder, grid: Grid
+    model: LoadedModel,
+    cache: KVCache,
+    prompts: PromptBatch,
+    draw: Draw,
+    *,
+    decoder: Decoder,
+    grid: Grid,
+    watch: Watch | None = None,
 ) -> Decoded:
     """Prefill and the decoder's loop, in one program; raises `UserError` if the decoder needs missing draft heads.
 
@@ -74,10 +82,11 @@ def decode(
         prompts: with or without guidance.
         draw: keys and sampling parameters.
         decoder, grid: static.
+        watch: static; sees the decoder's loop after every pass (see `Verifier`).
     """
     require_heads(decoder, *model.head_counts)
     hidden, cache = prefill(model, cache, prompts)
-    out = decoder.run(BoundVerifier(model, prompts, draw, grid), cache, hidden, grid)
+    out = decoder.run(BoundVerifier(model, prompts, draw, grid, watch), cache, hidden, grid)
     return dataclasses.replace(
         out, tokens=replicated(out.tokens), passes=replicated(out.passes), trace=replicated(out.trace)
     )

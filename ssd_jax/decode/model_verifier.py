@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32, Key, Shaped
 
 from ssd_jax.decode.state import gather
-from ssd_jax.decode.verifier import Beside, Offsets, Verifier
+from ssd_jax.decode.verifier import Beside, Offsets, Verifier, Watch
 from ssd_jax.models.layers import replicated
 from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.models.transformer import layout_of
@@ -46,14 +46,15 @@ class BoundVerifier(Verifier):
         prompts: the CFG batch of prompts.
         draw: keys and sampling parameters.
         grid: R and C.
+        watch: see `Verifier`.
     """
 
-    def __init__(self, model: LoadedModel, prompts: PromptBatch, draw: Draw, grid: Grid):
+    def __init__(self, model: LoadedModel, prompts: PromptBatch, draw: Draw, grid: Grid, watch: Watch | None = None):
         self.model, self.draw, self.guided = model, draw, prompts.guided
         self.starts, self.prompt = prompt_starts(jnp.asarray(prompts.mask)), prompts.mask.shape[1]
         self.layout = layout_of(model.config, grid)
         self.row_ends = self.layout.row_ends
-        self.limit = draw.limit
+        self.limit, self.watch = draw.limit, watch
         if model.heads is not None:
             config = model.heads.config
             self.horizontal, self.vertical, self.context = config.horizontal, config.vertical, config.context

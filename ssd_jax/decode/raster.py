@@ -23,7 +23,7 @@ from ssd_jax.decode.base import Decoder, register, require_window
 from ssd_jax.decode.cost import PREFILL, Count, Stretch, Stretches
 from ssd_jax.decode.drafting import Seen
 from ssd_jax.decode.state import Decoded, first_token, gather, scatter
-from ssd_jax.decode.verifier import Cache, Verifier
+from ssd_jax.decode.verifier import Cache, Progress, Verifier
 from ssd_jax.errors import LARGEST, UserError, require_one_of, require_whole
 from ssd_jax.sequence.layout import Grid
 
@@ -131,7 +131,7 @@ class Raster(Decoder):
         """Decodes a batch; images proceed at their own speed."""
         state = _start(verifier, cache, hidden, grid, self)
         body = partial(_pass, verifier, grid, self)
-        state = jax.lax.while_loop(lambda s: verifier.goes_on(s.first < grid.size, s.passes), body, state)
+        state = verifier.loop(body, state, lambda s: Progress(s.first < grid.size, s.passes, s.tokens, s.trace))
         return Decoded(state.tokens, state.passes, state.trace, state.cache)
 
 

@@ -1,7 +1,9 @@
 """Defines `Verifier`, a decoder's view of a model: a pass over a window, distributions, keyed noise and draft heads."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32, Key
 
@@ -21,6 +23,28 @@ class Beside(NamedTuple):
     positions: Int32[Array, "B E"]
 
 
+class Progress(NamedTuple):
+    """How far a loop has come.
+
+    Attributes:
+        unfinished: whether tokens of an image are missing, of every image or of all alike.
+        passes: verifier passes so far, of every image or of all alike, the prefill included.
+        tokens: the images so far.
+        trace: the pass in which each token became final, 0 where it is not final yet.
+    """
+
+    unfinished: Bool[Array, "..."]
+    passes: Int32[Array, "..."]
+    tokens: Int32[Array, "B tokens"]
+    trace: Int32[Array, "B tokens"]
+
+
+Watch = Callable[[Progress], Bool[Array, ""]]
+"""Sees the progress of a loop after every pass, inside the program, and says whether the loop goes on."""
+
+S = TypeVar("S")
+"""The state of a loop, a pytree."""
+
 Cache = Any
 """A verifier's state between passes, a pytree; a `KVCache` for a backbone. Loops only pass it on."""
 
@@ -35,6 +59,7 @@ class Verifier:
         horizontal, vertical: numbers of draft heads to the right, k_h, and down, k_v; 0 and 0 without heads.
         context: number of columns on either side of its source that a vertical draft head also sees.
         limit: passes after which a loop stops, for timings; None: when all images are finished.
+        watch: sees every loop's progress; None: nobody does.
         row_ends: whether grid rows end with a forced token.
     """
 
@@ -42,6 +67,7 @@ class Verifier:
     vertical: int = 0
     context: int = 0
     limit: Int32[Array, ""] | None = None
+    watch: Watch | None = None
     row_ends: bool = False
 
     def verify(
@@ -125,8 +151,19 @@ class Verifier:
         """
         raise NotImplementedError
 
-    def goes_on(self, unfinished: Bool[Array, "..."], passes: Int32[Array, "..."]) -> Bool[Array, ""]:
-        """Whether a loop makes another pass: some images are `unfinished`, and the passes so far are below the
-        limit."""
-        unfinished = jnp.any(unfinished)
-        return unfinished if self.limit is None else unfinished & (jnp.max(passes) < self.limit)
+    def loop(self, body: Callable[[S], S], state: S, progress: Callable[[S], Progress]) -> S:
+        """Makes passes, `body`, until all images are finished, the limit is reached, or the watch stops it."""
+
+        def goes_on(state: S) -> Bool[Array, ""]:
+            now = progress(state)
+            unfinished = jnp.any(now.unfinished)
+            return unfinished if self.limit is None else unfinished & (jnp.max(now.passes) < self.limit)
+
+        if (watch := self.watch) is None:
+            return jax.lax.while_loop(goes_on, body, state)
+
+        def watched(seen: tuple[S, Bool[Array, ""]]) -> tuple[S, Bool[Array, ""]]:
+            state = body(seen[0])
+            return state, watch(progress(state))
+
+        return jax.lax.while_loop(lambda seen: seen[1] & goes_on(seen[0]), watched, (state, jnp.bool_(True)))[0]

@@ -12,7 +12,7 @@ from ssd_jax.decode.cost import PREFILL, Count, Stretch, Stretches
 from ssd_jax.decode.drafting import Seen
 from ssd_jax.decode.schedule import Schedule, count_passes, slanted
 from ssd_jax.decode.state import Decoded, first_token, gather, scatter
-from ssd_jax.decode.verifier import Cache, Verifier
+from ssd_jax.decode.verifier import Cache, Progress, Verifier
 from ssd_jax.errors import UserError, require_one_of, require_whole
 from ssd_jax.sampling.choice import choose
 from ssd_jax.sequence.layout import Grid
@@ -155,7 +155,11 @@ class Wave(Decoder):
             return k + 1, tokens, newest, passes, trace, cache
 
         state = (jnp.int32(0), tokens, newest, one, trace, cache)
-        _, tokens, _, passes, trace, cache = jax.lax.while_loop(
-            lambda s: verifier.goes_on(s[0] < len(plan.fed), s[3]), body, state
-        )
+        final = jnp.asarray(plan.final)
+
+        def progress(state: State) -> Progress:
+            k, tokens, _, passes, trace, _ = state
+            return Progress(k < len(plan.fed), passes, tokens, jnp.where(final <= passes[:, None], trace, 0))
+
+        _, tokens, _, passes, trace, cache = verifier.loop(body, state, progress)
         return Decoded(tokens, passes, trace, cache)

@@ -1,6 +1,6 @@
 """Defines `Pipeline`, a loaded model that turns prompts into images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -25,7 +25,9 @@ from ssd_jax.pipeline.images import Pictures
 from ssd_jax.pipeline.inpainting import given_codes
 from ssd_jax.pipeline.origin import Origin
 from ssd_jax.pipeline.programs import Programs
+from ssd_jax.pipeline.progress import Preview, Previews
 from ssd_jax.pipeline.request import Output, guidance_of, images_of_call, require_prompt, sampler_of
+from ssd_jax.pipeline.streaming import Stream
 
 
 class Pipeline(Described):
@@ -63,6 +65,8 @@ class Pipeline(Described):
         max_passes: int | None = None,
         image: Any = None,
         mask: Any = None,
+        progress: Callable[[Preview], None] | None = None,
+        every: int = 16,
     ) -> Output:
         """Draws `num_images` images of every prompt. Arguments may have the names in `pipeline.aliases.GENERATE`.
 
@@ -87,6 +91,9 @@ class Pipeline(Described):
             pixels: False returns tokens only, and needs no image tokenizer, unless an image is given.
             image, mask: for in-painting: an image of the size to draw, and where to draw anew; the tokens elsewhere
                 are the image's (see `pipeline.inpainting.given_codes`).
+            progress, every: called with a `Preview` after every `every` passes, in another thread; the drawing waits
+                for it (a quarter of a millisecond on a CPU, and what `progress` takes). What it raises ends the
+                drawing, and is raised here. Compiled programs that show their progress are not kept on disk.
             max_passes: stop after this many passes, the prefill included; tokens not final by then are drafts or 0.
         Raises:
             UserError: a value out of range or of another type, an unknown decoder, a window larger than the image,
@@ -111,13 +118,14 @@ class Pipeline(Described):
             None if max_passes is None else jnp.int32(max_passes),
             given_codes(self.pictures, grid, image, mask),
         )
+        every = require_whole("every", every, 1)
+        shown = None if progress is None else Previews(self.pictures, grid, len(texts), given, progress)
         given = None if given is None else np.tile(given, (batch, 1))
-        decoded = [
-            self.programs.decode(batched, Draw(keys, sampler, limit, given), decoder, grid)
-            for batched, keys in batches(
-                frames, negatives if guided else None, seeds, numbers, batch, self.config.pad_id
-            )
-        ]
+        parts = batches(frames, negatives if guided else None, seeds, numbers, batch, self.config.pad_id)
+        decoded = []
+        for number, (batched, keys) in enumerate(parts):
+            seen = None if shown is None else shown.batch(number * batch)
+            decoded.append(self.programs.decode(batched, Draw(keys, sampler, limit, given), decoder, grid, seen, every))
         *arrays, seconds, compile_seconds = zip(*decoded, strict=True)
         tokens, passes, trace = (np.concatenate(part)[: len(texts)] for part in arrays)
         if given is not None:  # those behind `max_passes` are not there yet
@@ -128,6 +136,11 @@ class Pipeline(Described):
         images = [Image.fromarray(picture) for part in parts for picture in self.decode(part)]
         spent = sum(seconds), sum(compile_seconds)
         return Output(images, tokens, passes, trace.reshape(shape), *spent, texts, seeds, numbers)
+
+    def stream(self, *arguments: Any, every: int = 16, **options: Any) -> Stream:
+        """Draws what `generate` draws with the same arguments, and shows it every `every` passes: iterate over the
+        result for a `Preview` each, then its `output` is that of `generate`. The drawing begins with the first one."""
+        return Stream(lambda show: self.generate(*arguments, progress=show, every=every, **options))
 
     def decoders(self) -> list[str]:
         """Names of the presets this checkpoint can run."""
