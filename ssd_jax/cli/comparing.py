@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ssd_jax.cli.output import add_traces, made_with, tell
+from ssd_jax.cli.output import add_traces, tell
 from ssd_jax.errors import require_whole
 from ssd_jax.parallel.processes import is_first
 from ssd_jax.pipeline.pipeline import Pipeline
@@ -48,6 +48,6 @@ def compare(args: argparse.Namespace, decoders: dict, options: dict, pipe: Pipel
             for index, out in enumerate(outs[name] if args.trace else ()):
                 prefix = f"{re.sub('[^a-z0-9=]+', '-', name.lower()).strip('-')}-"
                 lines += add_traces(results, args.out, prefix, out, index)
-        results.record = {"options": options, **made_with(pipe), "images": records}
+        results.record = {"options": options, **pipe.made_with(), "images": records}
     tell(args.out, results, lines)
     print(f"{args.out / 'compare.png'} has a line per image and a column per decoder.")

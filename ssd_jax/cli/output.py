@@ -4,7 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 from PIL import Image
 
@@ -13,7 +12,6 @@ from ssd_jax.pipeline.pipeline import Pipeline
 from ssd_jax.pipeline.request import Output
 from ssd_jax.results import Results, replacing_results
 from ssd_jax.sequence.layout import Grid
-from ssd_jax.version import VERSION
 from ssd_jax.viz import columns_for, frames, grid, heat_map, write_gif
 
 
@@ -28,15 +26,6 @@ def add_traces(results: Results, folder: Path, prefix: str, out: Output, prompt:
         write_gif(results.add(f"{name}.gif"), frames(np.asarray(image), trace)[0])
         lines.append(f"{folder / name}-trace.png and {name}.gif show in which pass its tokens became final.")
     return lines
-
-
-def made_with(pipe: Pipeline) -> dict:
-    """Everything that images depend on besides their options."""
-    return {
-        "model": {"weights": pipe.origin.name, "fingerprint": pipe.fingerprint()},
-        "numerics": pipe.numerics(),
-        "versions": {"ssd_jax": VERSION, "jax": jax.__version__, "device": jax.devices()[0].device_kind},
-    }
 
 
 def save(args: argparse.Namespace, options: dict, decoder, pipe: Pipeline, out: Output) -> None:
@@ -67,7 +56,7 @@ def save(args: argparse.Namespace, options: dict, decoder, pipe: Pipeline, out: 
         results.record = {
             "options": options,
             "window": widest(decoder.stretches(Grid(*out.tokens.shape[1:]), pipe.head_counts[0])),
-            **made_with(pipe),
+            **pipe.made_with(),
             "seconds": out.seconds,
             "compile_seconds": out.compile_seconds,
             "images": records,

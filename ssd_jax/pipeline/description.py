@@ -12,6 +12,7 @@ from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.models.matmul import describe
 from ssd_jax.pipeline.execution import Execution
 from ssd_jax.pipeline.origin import Origin
+from ssd_jax.version import VERSION
 
 
 class Described:
@@ -77,6 +78,14 @@ class Described:
     def numerics(self) -> dict[str, str]:
         """What the bits of an image depend on besides weights and options."""
         return {**describe(self.dtype, self.quantize), "attention": self.attention}
+
+    def made_with(self) -> dict[str, dict[str, str]]:
+        """Everything that images depend on besides their options, JSON: for records."""
+        return {
+            "model": {"weights": self.origin.name, "fingerprint": self.fingerprint()},
+            "numerics": self.numerics(),
+            "versions": {"ssd_jax": VERSION, "jax": jax.__version__, "device": jax.devices()[0].device_kind},
+        }
 
     @property
     def quantize(self) -> str:

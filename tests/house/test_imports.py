@@ -25,7 +25,7 @@ LAYERS = [
     {"pipeline"},
     {"data", "training"},
     {"eval"},
-    {"recipes", "bench", "plan", "check"},
+    {"recipes", "bench", "plan", "check", "demo"},
     {"configs", "cli"},
     {""},
 ]
