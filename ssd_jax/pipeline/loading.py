@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ssd_jax.decode.engine import cache_sharding
-from ssd_jax.errors import UserError, require_one_of
+from ssd_jax.errors import UserError, require_one_of, shown
 from ssd_jax.files import require_name
 from ssd_jax.models.attention import ATTENTIONS
 from ssd_jax.models.config import NONE, ModelConfig
@@ -47,12 +47,14 @@ def load(
     tokens: Mapping[str, int] | None = None,
     attention: str = "plain",
     quantize: str | None = None,
+    revision: str | None = None,
 ) -> Pipeline:
     """Loads a checkpoint.
 
     Args:
         source: the name of a bundled checkpoint ("emoji"); a folder, in our format or a published one ("./emoji" for a
-            folder of that name); or "organisation/name" of the Hugging Face hub.
+            folder of that name); or "organisation/name" of the Hugging Face hub, which is the newest one;
+            "organisation/name@revision" is that of a branch, tag or commit, also for `heads` and `vq_weights`.
         dtype: dtype of parameters and cache; None is the fastest on this machine: bfloat16 on GPUs, TPUs and CPUs that
             multiply it, float32 on others. All else is float32 (see `models.matmul`).
         mesh: the devices over which the model is sharded: a mesh of `parallel.mesh.make_mesh`, or text such as
@@ -66,11 +68,12 @@ def load(
         attention: "plain", or "fused", `jax.nn.dot_product_attention`, which on NVIDIA GPUs is cuDNN's.
         quantize: "int8" quantises the matrices of blocks and draft heads as they are read (see `models.int8`): half the
             memory, other images.
+        revision: another way to say which revision of the hub's `source`.
     Raises:
         UserError: no such checkpoint, files in it that are damaged or do not fit together, heads of another backbone,
             more devices than there are, or so many that the model cannot be sharded over them.
     """
-    folder = find_folder(source)
+    folder = find_folder(source if revision is None else at_revision(source, revision))
     require_options(attention, quantize)
     dtype = fast_dtype() if dtype is None else dtype
     config, vq_config = read_config(folder, tokens)
@@ -135,6 +138,17 @@ def find_folder(source: str | Path) -> Path:
         return download(str(source))
     known = ", ".join(_bundled()) or "none"
     raise UserError(f"There is no checkpoint folder {str(source)!r}; bundled checkpoints: {known}.")
+
+
+def at_revision(source: str | Path, revision: str) -> str:
+    """The hub id of a revision; raises `UserError` if the source is no hub id, or names one itself."""
+    found = f"{source}@{revision}"
+    if find_folder_here(source) is not None or "@" in str(source) or not is_hub_id(found):
+        raise UserError(
+            f"revision={shown(revision)} is for a repository of the hub, organisation/name, not for "
+            f"{shown(str(source))}."
+        )
+    return found
 
 
 def find_folder_here(source: str | Path) -> Path | None:

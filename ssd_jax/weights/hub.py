@@ -1,4 +1,5 @@
-"""Downloads checkpoints from the Hugging Face hub: only for an explicit `organisation/name`, and only safe files."""
+"""Downloads checkpoints from the Hugging Face hub: only for an explicit `organisation/name`, or, at a branch, tag or
+commit, `organisation/name@revision`; and only safe files."""
 
 import re
 from pathlib import Path
@@ -14,25 +15,27 @@ FILES = ("*.json", "*.safetensors") + tuple(
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a text has the form `organisation/name` and cannot be a path."""
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source):
+    """Whether a text has the form `organisation/name` or `organisation/name@revision` and cannot be a path."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[A-Za-z0-9][\w./-]*)?", source):
         return False
     return Path(source).parts[0] not in {path.name for path in Path().iterdir()}
 
 
 def download(source: str) -> Path:
-    """The local folder of a hub repository, downloaded if it is not in the hub's cache yet.
+    """The local folder of a hub repository, at a revision if the source names one, downloaded if it is not in the hub's
+    cache yet.
 
     Raises:
-        WeightsError: `huggingface_hub` is not installed, there is no connection, or no such repository, or it has
-            pickles only.
+        WeightsError: `huggingface_hub` is not installed, there is no connection, or no such repository or revision, or
+            it has pickles only.
     """
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise WeightsError(f"{source!r} needs the package huggingface_hub, which is not installed.") from None
     try:
-        folder = Path(snapshot_download(source, allow_patterns=list(FILES)))
+        name, _, revision = source.partition("@")
+        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
     except Exception as error:  # the library also raises its HTTP client's exceptions
         first = str(error).strip().split("\n")[0]
         raise WeightsError(f"{source!r} could not be downloaded from the Hugging Face hub: {first}") from None

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 import ssd_jax
 from ssd_jax.backbones import PUBLISHED
 from ssd_jax.backbones.hf_config import from_hf
+from ssd_jax.errors import UserError
 from ssd_jax.models.config import HeadsConfig
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.weights import hub
@@ -300,7 +301,19 @@ def test_damage_is_told_before_anything_is_read(good, tmp_path, monkeypatch, cas
 
 @pytest.mark.parametrize(
     ("source", "expected"),
-    [("BAAI/Emu3-Gen", True), ("emoji", False), ("a/b/c", False), ("../x", False), ("/tmp", False), ("tests/x", False)],
+    [
+        ("BAAI/Emu3-Gen", True),
+        ("BAAI/Emu3-Gen@v1.0", True),
+        ("BAAI/Emu3-Gen@refs/pr/3", True),
+        ("BAAI/Emu3-Gen@", False),
+        ("BAAI/Emu3-Gen@../x", False),
+        ("emoji", False),
+        ("a/b/c", False),
+        ("../x", False),
+        ("/tmp", False),
+        ("tests/x", False),
+        ("tests/x@v1", False),
+    ],
 )
 def test_hub_ids(source, expected):
     """`tests/x` would be one, but begins with a folder that is there."""
@@ -316,6 +329,16 @@ def test_hub(monkeypatch, good, tmp_path):
     assert asked[0][0] == ("someone/emu3",) and not any("bin" in name or "py" in name for name in hub.FILES)
     assert ssd_jax.load(good, vq_weights="someone/vq").origin.vq_weights == good
     assert hub.find_local("no-hub-id") == Path("no-hub-id") and len(asked) == 2
+    for options in ({"source": "someone/emu3@v2"}, {"source": "someone/emu3", "revision": "v2"}):
+        ssd_jax.load(**options)
+        arguments, named = asked.pop()
+        assert arguments == ("someone/emu3",) and named["revision"] == "v2"
+    assert asked[0][1]["revision"] is None
+    for source in (good, str(good), "emoji", "someone/emu3@v1", "nonesuch"):
+        with pytest.raises(UserError, match="revision='v2' is for a repository of the hub"):
+            ssd_jax.load(source, revision="v2")
+    with pytest.raises(UserError, match="revision='../v2'"):
+        ssd_jax.load("someone/emu3", revision="../v2")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(tmp_path))
     with pytest.raises(WeightsError, match="'someone/emu3' has no safetensors files"):
         ssd_jax.load("someone/emu3")
