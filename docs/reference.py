@@ -66,7 +66,7 @@ def reference() -> str:
                 ]
                 continue
             lines += [f"### `{name}{signature(found)}`" if name != "UserError" else f"### `{name}`", ""]
-            lines += [*block(found.__doc__), *(methods(found) if name == "Pipeline" else [])]
+            lines += [*block(found.__doc__), *(methods(found) if name in ("Pipeline", "Stream", "Preview") else [])]
     return "\n".join(lines).rstrip() + "\n"
 
 

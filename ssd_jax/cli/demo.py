@@ -13,7 +13,7 @@ from ssd_jax.cli.drawing import add_model, open_pipeline, use_devices
 from ssd_jax.errors import UserError, require_whole
 
 HOST = "127.0.0.1"
-"""Nobody else's machine reaches the page; who wants that puts a server with a login before it."""
+"""Only this machine reaches the page; to let others in, put a server with a login in front of it."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -44,8 +44,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ssd_jax-demo-") as folder:
         blocks = page(pipe, list(config.sample_prompts), Path(folder))
         try:
-            blocks.launch(server_name=HOST, server_port=args.port, theme=THEME, quiet=True, prevent_thread_lock=True)
+            blocks.launch(
+                server_name=HOST, server_port=args.port, share=False, theme=THEME, quiet=True, prevent_thread_lock=True
+            )
         except OSError:
-            raise UserError(f"Port {args.port} is taken; choose another with --port.") from None
+            raise UserError(f"Port {args.port} cannot be opened; choose another with --port.") from None
         print(f"The page is at http://{HOST}:{args.port}; Ctrl-C ends it.", flush=True)
         blocks.block_thread()

@@ -22,5 +22,3 @@ def progress_bar(wanted: bool) -> Iterator[dict[str, Callable[[Preview], None]]]
             bar.update(int(preview.final.sum()) - bar.n)
 
         yield {"progress": show}
-        if bar.total is not None:  # the last passes may be less than `every`
-            bar.update(bar.total - bar.n)

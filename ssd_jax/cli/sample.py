@@ -59,6 +59,8 @@ def main() -> None:
     decoders = parse_decoders(args.compare) if args.compare is not None else {args.decoder: parse_decoder(args.decoder)}
     if args.compare is not None and args.progress:
         raise UserError("--compare has a progress bar of its own; leave out --progress.")
+    if args.coordinator and args.progress:
+        raise UserError("Progress cannot be shown when several processes draw together; leave out --progress.")
     if args.plan:
         print(plan(args, config, prompts, decoders))
         return

@@ -82,7 +82,7 @@ def decode(
         prompts: with or without guidance.
         draw: keys and sampling parameters.
         decoder, grid: static.
-        watch: static; sees the decoder's loop after every pass (see `Verifier`).
+        watch: static; sees how far the decoder's loop is (see `Verifier`).
     """
     require_heads(decoder, *model.head_counts)
     hidden, cache = prefill(model, cache, prompts)

@@ -27,6 +27,7 @@ class Draw:
     Attributes:
         keys: the images' keys, [B].
         sampler: the sampling parameters.
+        every: int32, after how many passes each time the loop's watch sees it; None without one.
         given: int32 [B, R*C], codes of tokens that are not drawn, -1 where they are. None: all are drawn.
         limit: int32, passes after which decoding stops, the prefill included; tokens that are not final by then are
             drafts or 0. None: stop when all images are finished.
@@ -36,6 +37,7 @@ class Draw:
     sampler: Sampler
     limit: Any = None
     given: Any = None
+    every: Any = None
 
 
 class BoundVerifier(Verifier):
@@ -54,7 +56,7 @@ class BoundVerifier(Verifier):
         self.starts, self.prompt = prompt_starts(jnp.asarray(prompts.mask)), prompts.mask.shape[1]
         self.layout = layout_of(model.config, grid)
         self.row_ends = self.layout.row_ends
-        self.limit, self.watch = draw.limit, watch
+        self.limit, self.watch, self.every = draw.limit, watch, 1 if draw.every is None else draw.every
         if model.heads is not None:
             config = model.heads.config
             self.horizontal, self.vertical, self.context = config.horizontal, config.vertical, config.context

@@ -27,8 +27,8 @@ class Progress(NamedTuple):
     """How far a loop has come.
 
     Attributes:
-        unfinished: whether tokens of an image are missing, of every image or of all alike.
-        passes: verifier passes so far, of every image or of all alike, the prefill included.
+        unfinished: whether tokens of an image are missing; one value per image, or one for all.
+        passes: verifier passes so far, the prefill included; one value per image, or one for all.
         tokens: the images so far.
         trace: the pass in which each token became final, 0 where it is not final yet.
     """
@@ -39,8 +39,9 @@ class Progress(NamedTuple):
     trace: Int32[Array, "B tokens"]
 
 
-Watch = Callable[[Progress], Bool[Array, ""]]
-"""Sees the progress of a loop after every pass, inside the program, and says whether the loop goes on."""
+Watch = Callable[[Progress, Int32[Array, ""]], Bool[Array, ""]]
+"""Sees, inside the program, how far the loop is and how many passes the batch has taken, the prefill included; says
+whether the loop goes on."""
 
 S = TypeVar("S")
 """The state of a loop, a pytree."""
@@ -59,7 +60,7 @@ class Verifier:
         horizontal, vertical: numbers of draft heads to the right, k_h, and down, k_v; 0 and 0 without heads.
         context: number of columns on either side of its source that a vertical draft head also sees.
         limit: passes after which a loop stops, for timings; None: when all images are finished.
-        watch: sees every loop's progress; None: nobody does.
+        watch: sees the loop's progress after every `every` passes; None: nobody does.
         row_ends: whether grid rows end with a forced token.
     """
 
@@ -68,7 +69,9 @@ class Verifier:
     context: int = 0
     limit: Int32[Array, ""] | None = None
     watch: Watch | None = None
+    every: Int32[Array, ""] | int = 1
     row_ends: bool = False
+    _watched: tuple[Any, Any] = (True, 1)  # whether the decoder's next loop goes on, and the passes so far
 
     def verify(
         self,
@@ -162,8 +165,13 @@ class Verifier:
         if (watch := self.watch) is None:
             return jax.lax.while_loop(goes_on, body, state)
 
-        def watched(seen: tuple[S, Bool[Array, ""]]) -> tuple[S, Bool[Array, ""]]:
-            state = body(seen[0])
-            return state, watch(progress(state))
+        def watched(seen: tuple[S, Bool[Array, ""], Int32[Array, ""]]) -> tuple[S, Bool[Array, ""], Int32[Array, ""]]:
+            state, _, passes = seen
+            state, passes = body(state), passes + 1
+            due = passes % self.every == 0
+            return state, jax.lax.cond(due, lambda: watch(progress(state), passes), lambda: jnp.bool_(True)), passes
 
-        return jax.lax.while_loop(lambda seen: seen[1] & goes_on(seen[0]), watched, (state, jnp.bool_(True)))[0]
+        begun = state, jnp.bool_(self._watched[0]), jnp.int32(self._watched[1])
+        state, *rest = jax.lax.while_loop(lambda seen: seen[1] & goes_on(seen[0]), watched, begun)
+        self._watched = rest[0], rest[1]
+        return state

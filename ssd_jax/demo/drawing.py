@@ -1,20 +1,20 @@
 """Draws an image for the page: previews while it is drawn, then how it came about. Knows nothing of gradio."""
 
-import contextlib
 import dataclasses
 import json
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from ssd_jax.backbones.prompting import doubts, grid_of
+from ssd_jax.backbones.prompting import doubts
 from ssd_jax.decode.base import Decoder
-from ssd_jax.decode.cost import total
 from ssd_jax.decode.names import parse_decoder
 from ssd_jax.pipeline.pipeline import Pipeline
 from ssd_jax.pipeline.request import Output, require_prompt
@@ -23,11 +23,15 @@ from ssd_jax.viz import frames, heat_map, write_gif
 PAUSE = 0.5
 """Least seconds between previews: their pixels take the time of a few passes."""
 
-PREVIEWS = 16
-"""About how often a drawing looks whether a preview is due."""
+LARGE = 10**8
+"""From so many parameters on, every pass looks whether a preview is due; of a smaller model, that would take a good
+part of its time."""
 
 SHOWN = 256
 """Least height in which images are shown, in pixels; smaller ones are enlarged by a whole factor."""
+
+KEPT = 3600
+"""Seconds that files are kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Wish:
     options: dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Shown:
     """What the page shows.
 
@@ -64,29 +68,40 @@ class Shown:
     files: list[str] | None = None
 
 
+def require(pipe: Pipeline, wish: Wish) -> Decoder:
+    """The decoder of a wish; raises `UserError` for what can be refused before anything is drawn."""
+    require_prompt(wish.prompt)
+    decoder = parse_decoder(wish.decoder)
+    pipe.require(decoder, wish.options.get("size"))
+    return decoder
+
+
 def draw(pipe: Pipeline, wish: Wish, folder: Path) -> Iterator[Shown]:
     """Draws an image; files are written to a new folder in `folder`. Raises `UserError` as `Pipeline.generate` does."""
-    decoder, remarks = parse_decoder(wish.decoder), doubts(pipe.prompts, [require_prompt(wish.prompt)])
-    grid = grid_of(pipe.config, wish.options.get("size"), pipe.vq_config.stride)
-    every = max(1, int(total(decoder.stretches(grid, pipe.head_counts[0]))) // PREVIEWS)
+    decoder, prompts = require(pipe, wish), [wish.prompt, wish.options.get("negative_prompt") or ""]
+    remarks = doubts(pipe.prompts, prompts)
+    every = 1 if sum(leaf.size for leaf in jax.tree.leaves(pipe.params)) >= LARGE else 16
     yield Shown(f"{wish.decoder}: drawing; the first image of a kind is compiled first.")
-    with contextlib.closing(pipe.stream([wish.prompt], decoder=decoder, every=every, **wish.options)) as stream:
+    with pipe.stream([wish.prompt], decoder=decoder, every=every, **wish.options) as stream:
         last = time.monotonic()
         for preview in stream:
-            if time.monotonic() - last >= PAUSE:
+            if preview.share < 1 and time.monotonic() - last >= PAUSE:
                 yield Shown(
                     f"{wish.decoder}: {preview.passes} passes, {preview.share:.0%} of the tokens are final.",
                     enlarged(preview.images()[0]),
                 )
                 last = time.monotonic()
-        assert stream.output is not None
-        yield _finished(pipe, wish, decoder, stream.output, remarks, folder)
+    assert stream.output is not None
+    yield _finished(pipe, wish, decoder, stream.output, remarks, folder)
 
 
 def _finished(pipe: Pipeline, wish: Wish, decoder: Decoder, out: Output, remarks: list[str], folder: Path) -> Shown:
     """The image, and the files about it."""
     image, trace = np.asarray(out.images[0]), out.trace[0]
-    name = re.sub(r"[^a-z0-9]+", "-", wish.prompt.lower()).strip("-")[:40] or "image"
+    name = re.sub(r"[^a-z0-9]+", "-", wish.prompt.lower())[:40].strip("-") or "image"
+    for old in folder.iterdir():
+        if time.time() - old.stat().st_mtime > KEPT:
+            shutil.rmtree(old, ignore_errors=True)
     path = Path(tempfile.mkdtemp(dir=folder)) / f"{name}-{out.seeds[0]}"
     picture, record, animation = (path.with_name(f"{path.name}{end}") for end in (".png", ".json", ".gif"))
     out.images[0].save(picture)

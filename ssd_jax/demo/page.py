@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from ssd_jax.demo.drawing import Shown, Wish, draw
+from ssd_jax.demo.drawing import KEPT, Shown, Wish, draw, require
 from ssd_jax.errors import UserError
 from ssd_jax.pipeline.opening import RANDOM_NOTE, is_random
 from ssd_jax.pipeline.pipeline import Pipeline
@@ -15,10 +15,7 @@ NONE = "(none)"
 """In the place of the second decoder: only one draws."""
 
 WAITING = 16
-"""Most drawings that wait; one is drawn at a time."""
-
-KEPT = 3600
-"""Seconds that gradio keeps its copies of files."""
+"""The most drawings that wait; one is drawn at a time."""
 
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
 """With fonts of the reader's machine; gradio's own themes load theirs from the internet."""
@@ -121,9 +118,11 @@ def _both(
     names = [name for name in (first, second) if name and name != NONE]
     if not names:
         raise UserError("Choose a decoder.")
-    columns = [Shown(""), Shown("")]
-    for column, name in enumerate(names):
-        for columns[column] in draw(pipe, Wish(prompt, name, options), folder):
+    wishes, columns = [Wish(prompt, name, options) for name in names], [Shown(""), Shown("")]
+    for wish in wishes:  # before the first is drawn
+        require(pipe, wish)
+    for column, wish in enumerate(wishes):
+        for columns[column] in draw(pipe, wish, folder):
             yield [value for each in columns for value in _values(each)]
 
 

@@ -76,8 +76,8 @@ class ModelConfig:
             table.
         head_width: hidden width of the output head when it is an mlp with biases; 0: it is one matrix.
         rows, cols: the default image grid, R and C.
-        places: whether inputs have learned embeddings of their grid row and column, beside the rotary positions; an
-            image with more rows or columns than the default grid uses those of its last.
+        places: whether inputs have learned embeddings of their grid row and column, beside the rotary positions; rows
+            and columns beyond the default grid have the embedding of its last.
         pad_id, unk_id, bos_id, boi_id: special ids: padding, unknown word, begin of text, begin of image.
         row_end_id: the token after every grid row, the last one included; `NONE` if there is none.
         cfg_scale: default classifier-free-guidance scale.

@@ -124,7 +124,8 @@ def _backward(
 
 def _transposed(x: BFloat16[Array, "*batch M N"]) -> BFloat16[Array, "*batch N M"]:
     """The last two axes swapped, in memory. XLA would make a plain transposition part of the product that follows, and
-    such a product of bfloat16 operands takes two to four times as long on a CPU; it keeps one in four parts."""
+    such a product of bfloat16 operands takes two to four times as long on a CPU; it leaves one alone that is split into
+    four parts."""
     *batch, M, N = x.shape
     if M % 4 or jax.default_backend() != "cpu":
         return x.swapaxes(-1, -2)

@@ -67,8 +67,9 @@ class Transformer(nn.Module):
         x = self.embed_codes(codes)
         if not self.config.places:
             return x
-        rows = self.place_rows.at[positions // cols].get(mode="clip")
-        return x + (rows + self.place_cols.at[positions % cols].get(mode="clip")).astype(jnp.float32)
+        for table, index in ((self.place_rows, positions // cols), (self.place_cols, positions % cols)):
+            x += table.at[index].get(mode="clip").astype(jnp.float32)
+        return x
 
     def hidden(
         self,

@@ -80,7 +80,8 @@ class Described:
         return {**describe(self.dtype, self.quantize), "attention": self.attention}
 
     def made_with(self) -> dict[str, dict[str, str]]:
-        """Everything that images depend on besides their options, JSON: for records."""
+        """The backbone, numerics and versions, on which images depend beside their options, draft heads and image
+        tokenizer; JSON, for records."""
         return {
             "model": {"weights": self.origin.name, "fingerprint": self.fingerprint()},
             "numerics": self.numerics(),

@@ -53,8 +53,8 @@ def load(
 
     Args:
         source: the name of a bundled checkpoint ("emoji"); a folder, in our format or a published one ("./emoji" for a
-            folder of that name); or "organisation/name" of the Hugging Face hub, which is the newest one;
-            "organisation/name@revision" is that of a branch, tag or commit, also for `heads` and `vq_weights`.
+            folder of that name); or "organisation/name" of the Hugging Face hub, at its newest commit, or
+            "organisation/name@revision", at a branch, tag or commit; so may `heads` and `vq_weights` be written.
         dtype: dtype of parameters and cache; None is the fastest on this machine: bfloat16 on GPUs, TPUs and CPUs that
             multiply it, float32 on others. All else is float32 (see `models.matmul`).
         mesh: the devices over which the model is sharded: a mesh of `parallel.mesh.make_mesh`, or text such as

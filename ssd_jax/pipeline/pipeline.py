@@ -13,7 +13,7 @@ from ssd_jax.backbones.prompting import grid_of
 from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.model_verifier import Draw
 from ssd_jax.decode.presets import PRESETS, find_decoder, require_fits, require_heads
-from ssd_jax.errors import LARGEST, require_whole
+from ssd_jax.errors import LARGEST, UserError, require_whole
 from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.models.vq_models import AnyVQConfig
 from ssd_jax.pipeline.aliases import GENERATE, accepts
@@ -91,9 +91,12 @@ class Pipeline(Described):
             pixels: False returns tokens only, and needs no image tokenizer, unless an image is given.
             image, mask: for in-painting: an image of the size to draw, and where to draw anew; the tokens elsewhere
                 are the image's (see `pipeline.inpainting.given_codes`).
-            progress, every: called with a `Preview` after every `every` passes, in another thread; the drawing waits
-                for it (a quarter of a millisecond on a CPU, and what `progress` takes). What it raises ends the
-                drawing, and is raised here. Compiled programs that show their progress are not kept on disk.
+            progress: a function that is called with a `Preview` after every `every` passes, and at the end of a batch
+                unless its last pass was one of these. It may be called in another thread, must not compute with JAX
+                (`stream` is for that), and the drawing waits for it: a quarter of a millisecond on a CPU, and its own
+                time. What it raises ends the drawing, and is raised here. Programs that show their progress are
+                compiled apart, and not kept on disk.
+            every: see `progress`.
             max_passes: stop after this many passes, the prefill included; tokens not final by then are drafts or 0.
         Raises:
             UserError: a value out of range or of another type, an unknown decoder, a window larger than the image,
@@ -118,14 +121,17 @@ class Pipeline(Described):
             None if max_passes is None else jnp.int32(max_passes),
             given_codes(self.pictures, grid, image, mask),
         )
-        every = require_whole("every", every, 1)
+        between = None if progress is None else jnp.int32(require_whole("every", every, 1, LARGEST))
         shown = None if progress is None else Previews(self.pictures, grid, len(texts), given, progress)
         given = None if given is None else np.tile(given, (batch, 1))
         parts = batches(frames, negatives if guided else None, seeds, numbers, batch, self.config.pad_id)
         decoded = []
         for number, (batched, keys) in enumerate(parts):
-            seen = None if shown is None else shown.batch(number * batch)
-            decoded.append(self.programs.decode(batched, Draw(keys, sampler, limit, given), decoder, grid, seen, every))
+            told = None if shown is None else shown.of_batch(number * batch)
+            done = self.programs.decode(batched, Draw(keys, sampler, limit, given, between), decoder, grid, told)
+            if shown is not None and done.passes.max() < (max_passes or LARGEST):
+                shown.finished(number * batch, done.tokens, int(done.passes.max()))
+            decoded.append(done)
         *arrays, seconds, compile_seconds = zip(*decoded, strict=True)
         tokens, passes, trace = (np.concatenate(part)[: len(texts)] for part in arrays)
         if given is not None:  # those behind `max_passes` are not there yet
@@ -138,8 +144,11 @@ class Pipeline(Described):
         return Output(images, tokens, passes, trace.reshape(shape), *spent, texts, seeds, numbers)
 
     def stream(self, *arguments: Any, every: int = 16, **options: Any) -> Stream:
-        """Draws what `generate` draws with the same arguments, and shows it every `every` passes: iterate over the
-        result for a `Preview` each, then its `output` is that of `generate`. The drawing begins with the first one."""
+        """Draws what `generate` draws with the same arguments, and shows it after every `every` passes: iterate over
+        the result for a `Preview` each; afterwards its `output` is what `generate` returns. A `UserError` is raised
+        when the first one is asked for."""
+        if "progress" in options:
+            raise UserError("stream has no argument progress; it gives previews itself.")
         return Stream(lambda show: self.generate(*arguments, progress=show, every=every, **options))
 
     def decoders(self) -> list[str]:

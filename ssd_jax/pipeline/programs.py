@@ -18,7 +18,7 @@ from ssd_jax.parallel.mesh import replicate, using
 from ssd_jax.pipeline.execution import Execution
 from ssd_jax.pipeline.free_memory import require_room
 from ssd_jax.pipeline.given_images import checked
-from ssd_jax.pipeline.progress import Seen, Watch
+from ssd_jax.pipeline.progress import Reporter, Told
 from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.sequence.cache import CacheSpec
 from ssd_jax.sequence.layout import Grid
@@ -50,18 +50,19 @@ class Programs:
     def __init__(self, model: LoadedModel, execution: Execution):
         self.model, self.execution = model, execution
         self.compiled: dict[Any, Any] = {}
-        self.watches: dict[int, Watch] = {}
+        self.reporter = Reporter()
 
     def decode(
-        self, prompts: PromptBatch, draw: Draw, decoder: Decoder, grid: Grid, seen: Seen | None = None, every: int = 1
+        self, prompts: PromptBatch, draw: Draw, decoder: Decoder, grid: Grid, told: Told | None = None
     ) -> DecodedBatch:
-        """Decodes a batch, and tells `seen` of every `every`-th pass; raises `UserError` if it does not fit."""
+        """Decodes a batch; `told` is told about it after every `draw.every` passes. Raises `UserError` if it does not
+        fit in memory."""
         config, mesh = self.model.config, self.execution.mesh
         spec = cache_spec(config, grid, *prompts.ids.shape, self.execution.dtype, self.execution.attention)
         model = self.model if any(decoder.heads) else self.model.replace(heads=None)
         self._require_room(spec, draw.keys.size, decoder, grid)
         arguments = (model, make_cache(spec, mesh), *replicate((prompts, draw), mesh))
-        watch = None if seen is None else self.watches.setdefault(every, Watch(every))
+        watch = None if told is None else self.reporter
         kind = (prompts.ids.shape, decoder, prompts.guided, grid, draw.limit is None, draw.given is None, watch)
         compiling = 0.0
         if kind not in self.compiled:
@@ -69,10 +70,10 @@ class Programs:
             with using(mesh, config):
                 self.compiled[kind] = compiled(decode.lower(*arguments, decoder=decoder, grid=grid, watch=watch))
             compiling = time.perf_counter() - start
-        start = time.perf_counter()
-        with contextlib.nullcontext() if watch is None or seen is None else watch.telling(seen):
+        with contextlib.nullcontext() if told is None else self.reporter.telling(told):
+            start = time.perf_counter()
             out = jax.block_until_ready(self.compiled[kind](*arguments))
-        seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - start
         return DecodedBatch(*map(np.asarray, (out.tokens, out.passes, out.trace)), seconds, compiling)
 
     def read(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import io_callback
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int32
 
 from ssd_jax.decode.verifier import Progress
 from ssd_jax.errors import UserError
@@ -17,40 +17,32 @@ from ssd_jax.pipeline.images import Pictures
 from ssd_jax.sequence.layout import Grid
 from ssd_jax.viz import UNDRAWN
 
-Seen = Callable[[int, np.ndarray, np.ndarray], None]
+Told = Callable[[int, np.ndarray, np.ndarray], None]
 """What is told about a batch: its passes so far, tokens int32 [B, R*C], and which of them are final, bool [B, R*C]."""
 
 
-class Watch:
-    """Tells the host of every `every`-th pass of a loop; a `decode.verifier.Watch`, and part of the compiled program.
+class Reporter:
+    """Tells the host how far a loop is: a `decode.verifier.Watch`, compiled into programs.
 
-    The host answers at once whether the loop goes on, so the device waits for it.
+    The host answers whether the loop goes on, so the device waits for it.
     """
 
-    def __init__(self, every: int):
-        self.every = every
+    def __init__(self):
         self._one_at_a_time = threading.Lock()
-        self._told: Seen | None = None
+        self._told: Told | None = None
         self._error: BaseException | None = None
 
-    def __call__(self, progress: Progress) -> Bool[Array, ""]:
+    def __call__(self, progress: Progress, passes: Int32[Array, ""]) -> Bool[Array, ""]:
         """See `decode.verifier.Watch`."""
-        passes = jnp.max(progress.passes)
-
-        def tell() -> Bool[Array, ""]:
-            # One array, because every argument of a callback takes a tenth of a millisecond. -1 - t is a token t that
-            # is not final.
-            sent = jnp.where(progress.trace > 0, progress.tokens, -1 - progress.tokens)
-            sent = jnp.pad(sent, ((0, 0), (0, 1)), constant_values=passes)
-            return io_callback(self._tell, jax.ShapeDtypeStruct((), jnp.bool_), sent)
-
-        # All loops count every pass of theirs for the image that takes most.
-        return jax.lax.cond(passes % self.every == 0, tell, lambda: jnp.bool_(True))
+        # One array, because every argument of a callback takes a tenth of a millisecond. -1 - t is a token t that is
+        # not final.
+        sent = jnp.where(progress.trace > 0, progress.tokens, -1 - progress.tokens)
+        sent = jnp.pad(sent, ((0, 0), (0, 1)), constant_values=passes)
+        return io_callback(self._tell, jax.ShapeDtypeStruct((), jnp.bool_), sent)
 
     @contextmanager
-    def telling(self, told: Seen) -> Iterator[None]:
-        """Tells `told` while a program runs, in a thread of the runtime's; what it raises stops the loop, and is raised
-        here afterwards."""
+    def telling(self, told: Told) -> Iterator[None]:
+        """Tells `told` while a program runs; what it raises stops the program, and is raised here afterwards."""
         with self._one_at_a_time:
             self._told, self._error = told, None
             yield
@@ -69,7 +61,7 @@ class Watch:
         return np.bool_(self._error is None)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Preview:
     """Images that are being drawn; B are all of the call.
 
@@ -77,6 +69,7 @@ class Preview:
         tokens: int32 [B, R, C]; those that are not final are drafts or 0.
         final: bool [B, R, C], which tokens are final. They come in raster order, or on a slanted front (`Wave`).
         passes: verifier passes so far of the batch that is being drawn, the prefill included.
+        pictures: the image tokenizer.
     """
 
     tokens: np.ndarray
@@ -91,7 +84,8 @@ class Preview:
 
     def images(self) -> np.ndarray:
         """uint8 [B, H, W, 3], grey where tokens are not final. Runs the image tokenizer on unfinished grids: near the
-        edge of what is final, pixels change when the neighbouring tokens come."""
+        edge of what is final, pixels change when the neighbouring tokens come. Not for use in `generate(progress=)`:
+        an accelerator may run it only when the drawing has ended."""
         stride = self.pictures.config.stride
         drawn = self.final.repeat(stride, axis=1).repeat(stride, axis=2)[..., None]
         return np.where(drawn, self.pictures.decode(np.where(self.final, self.tokens, 0)), UNDRAWN)
@@ -111,6 +105,8 @@ class Previews:
     def __init__(
         self, pictures: Pictures, grid: Grid, images: int, given: np.ndarray | None, show: Callable[[Preview], None]
     ):
+        if not callable(show):
+            raise UserError(f"progress must be a function that takes a Preview, not {show!r}.")
         if jax.process_count() > 1:
             raise UserError("Progress cannot be shown when several processes draw together.")
         self.pictures, self.grid, self.show = pictures, grid, show
@@ -118,16 +114,26 @@ class Previews:
         self.tokens = np.tile(np.maximum(self.given, 0), (images, 1))
         self.final = np.tile(self.given >= 0, (images, 1))
 
-    def batch(self, first: int) -> Seen:
-        """What to do with the batch whose first image is number `first`."""
+    def of_batch(self, first: int) -> Told:
+        """What to do when told about the batch whose first image is number `first`."""
 
         def told(passes: int, tokens: np.ndarray, final: np.ndarray) -> None:
             part = slice(first, first + len(tokens))
             count = len(self.tokens[part])  # a last batch is filled with copies
             self.tokens[part] = np.where(self.given < 0, tokens[:count], self.given)
             self.final[part] = final[:count] | (self.given >= 0)
-            shape = (-1, self.grid.rows, self.grid.cols)
-            arrays = (array.reshape(shape).copy() for array in (self.tokens, self.final))
-            self.show(Preview(*arrays, passes, self.pictures))
+            self._show(passes)
 
         return told
+
+    def finished(self, first: int, tokens: np.ndarray, passes: int) -> None:
+        """Shows a batch that is finished, int32 [B, R*C], unless its last pass was shown."""
+        part = slice(first, first + len(tokens))
+        if not self.final[part].all():
+            self.tokens[part], self.final[part] = tokens[: len(self.tokens[part])], True
+            self._show(passes)
+
+    def _show(self, passes: int) -> None:
+        shape = (-1, self.grid.rows, self.grid.cols)
+        arrays = (array.reshape(shape).copy() for array in (self.tokens, self.final))
+        self.show(Preview(*arrays, passes, self.pictures))

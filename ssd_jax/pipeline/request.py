@@ -42,7 +42,8 @@ class Output:
         tokens: int32 [B, R, C], codes.
         passes: int32 [B], verifier passes, prefill included.
         trace: int32 [B, R, C], the pass in which each token became final.
-        seconds: wall-clock of the decode (all batches), compilation and VQ decoder excluded.
+        seconds: wall-clock of the decode (all batches), compilation and VQ decoder excluded, the time that `progress`
+            takes included.
         compile_seconds: time spent compiling for this call; 0 if nothing was compiled.
         prompts: the prompt of every image.
         seeds: the seed of every image.

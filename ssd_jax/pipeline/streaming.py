@@ -2,10 +2,15 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Self
 
 from ssd_jax.pipeline.progress import Preview
 from ssd_jax.pipeline.request import Output
+
+Draw = Callable[[Callable[[Preview], None]], Output]
+"""Draws, and calls its argument with every preview."""
 
 
 class Stopped(Exception):
@@ -13,50 +18,66 @@ class Stopped(Exception):
 
 
 class Stream:
-    """An iterator over `Preview`s; the drawing runs beside it, in a thread, and does not wait for the reader.
+    """An iterator over `Preview`s, of which the last one of every batch is complete.
+
+    The drawing begins when the first preview is asked for, runs in a thread, and does not wait for the reader. It stops
+    at the next pass that would be shown when the stream is closed or forgotten; `with` closes it.
 
     Attributes:
-        output: what `Pipeline.generate` returns, when the last preview has been read; None before.
+        output: what `Pipeline.generate` returns, once the iteration has ended; None before.
     """
 
-    def __init__(self, draw: Callable[[Callable[[Preview], None]], Output]):
+    def __init__(self, draw: Draw):
         self.output: Output | None = None
-        self._draw = draw
-        self._previews = self._run()
+        self._previews = _previews(draw)
+        self._close = weakref.finalize(self, self._previews.close)  # also when the interpreter exits
 
     def __iter__(self) -> Iterator[Preview]:
         return self
 
     def __next__(self) -> Preview:
-        return next(self._previews)
+        try:
+            return next(self._previews)
+        except StopIteration as end:
+            self.output = end.value or self.output
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
-        """Stops the drawing at the next pass that is shown; returns when it has."""
-        self._previews.close()
+        """Stops the drawing; returns when it has stopped."""
+        self._close()
 
-    def _run(self) -> Iterator[Preview]:
-        arrived: queue.SimpleQueue = queue.SimpleQueue()
-        stopped = threading.Event()
 
-        def show(preview: Preview) -> None:
-            if stopped.is_set():
-                raise Stopped
-            arrived.put(preview)
+def _previews(draw: Draw) -> Generator[Preview, None, Output]:
+    """Draws in a thread; gives the previews, then returns the output."""
+    arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    stopped = threading.Event()
 
-        def work() -> None:
-            try:
-                arrived.put(self._draw(show))
-            except BaseException as error:  # raised where the stream is read
-                arrived.put(error)
+    def show(preview: Preview) -> None:
+        if stopped.is_set():
+            raise Stopped
+        arrived.put(preview)
 
-        thread = threading.Thread(target=work, name="ssd_jax stream")
-        thread.start()
+    def work() -> None:
         try:
-            while isinstance(item := arrived.get(), Preview):
-                yield item
-        finally:
-            stopped.set()
-            thread.join()
-        if isinstance(item, BaseException):
-            raise item
-        self.output = item
+            arrived.put(draw(show))
+        except BaseException as error:  # raised where the stream is read
+            arrived.put(error)
+
+    # A daemon, so that the interpreter does not wait for the end of the drawing when it exits.
+    thread = threading.Thread(target=work, name="ssd_jax stream", daemon=True)
+    thread.start()
+    try:
+        while isinstance(item := arrived.get(), Preview):
+            yield item
+    finally:
+        stopped.set()
+        thread.join()
+    if isinstance(item, BaseException):
+        raise item
+    return item

@@ -16,7 +16,7 @@ FILES = ("*.json", "*.safetensors") + tuple(
 
 def is_hub_id(source: str) -> bool:
     """Whether a text has the form `organisation/name` or `organisation/name@revision` and cannot be a path."""
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[A-Za-z0-9][\w./-]*)?", source):
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[A-Za-z0-9][\w./-]*)?", source) or ".." in source:
         return False
     return Path(source).parts[0] not in {path.name for path in Path().iterdir()}
 

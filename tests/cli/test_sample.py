@@ -139,6 +139,17 @@ def test_the_sidecar_tells_the_models_own_guidance_and_filter(run, random_folder
     assert (options["cfg_scale"], options["top_k"]) == (pipe.config.cfg_scale, pipe.config.top_k)
 
 
+def test_progress_is_a_bar_on_standard_error_and_the_images_are_the_same(run, random_folder, tmp_path):
+    options = [f"--weights={random_folder}", "--prompt=red apple", "--num_images=3", "--max_batch=2"]
+    code, _, error = run(*options, f"--out={tmp_path / 'shown'}", "--progress")
+    assert code == 0 and "48/48" in error and "passes=16" in error
+    _, _, silent = run(*options, f"--out={tmp_path / 'plain'}")
+    assert "drawing" not in silent
+    for number in range(3):
+        name = f"{number:03d}.png"
+        assert np.array_equal(pixels(tmp_path / "shown" / name), pixels(tmp_path / "plain" / name))
+
+
 def test_a_seed_changes_the_picture_and_neighbours_do_not(run, random_folder, tmp_path):
     for out, flags in {
         "alone": ["--prompt=red apple"],
@@ -208,6 +219,8 @@ def refused(result: tuple[int, str, str], out: Path, *words: str) -> None:
         (["--prompt", "x" * 20_001], ["20000 letters", "20001"]),
         (["--negative_prompt", "x" * 20_001], ["negative_prompt", "20000 letters", "20001"]),
         (["--weights=/nowhere"], ["/nowhere", "checkpoint"]),
+        (["--progress", "--compare=ar"], ["--compare", "--progress"]),
+        (["--progress", "--coordinator=auto", "--mesh=data:1"], ["several processes", "--progress"]),
     ],
     ids=lambda value: value[0][:40],
 )

@@ -1,6 +1,7 @@
 """The page itself, asked as a browser asks it: two decoders side by side, mistakes as messages, one job at a time."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -57,6 +58,7 @@ def test_one_decoder_leaves_the_second_column_empty(client):
     [
         ({"first": "nonesuch"}, "Unknown decoder 'nonesuch'"),
         ({"first": "SSD(rounds="}, "is no decoder"),
+        ({"second": "nonesuch"}, "Unknown decoder 'nonesuch'"),
         ({"seed": -1}, "seed"),
         ({"seed": None}, "seed"),
         ({"scale": 1e9}, "cfg_scale"),
@@ -91,10 +93,13 @@ def test_the_command_serves_the_page_to_this_machine_alone(headed_folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    environment = os.environ | {"GRADIO_SHARE": "true"}  # a tunnel that gradio would open
     command = [sys.executable, "-m", "ssd_jax.demo", f"--port={port}", f"--weights={headed_folder}"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
-            assert f"http://127.0.0.1:{port}" in process.stdout.readline()
+            assert process.stdout.readline() == f"The page is at http://127.0.0.1:{port}; Ctrl-C ends it.\n"
             with urllib.request.urlopen(f"http://127.0.0.1:{port}") as answer:
                 assert "ssd_jax" in answer.read().decode()
             listening = [line for line in open("/proc/net/tcp") if f":{port:04X} 00000000:0000 0A" in line]
@@ -125,7 +130,7 @@ def test_a_port_that_is_taken_is_named(run_command, headed_folder):
         taken.listen()
         port = taken.getsockname()[1]
         code, _, error = run_command(demo.main, "demo", f"--port={port}", f"--weights={headed_folder}")
-    assert code == 2 and f"Port {port} is taken" in error
+    assert code == 2 and f"Port {port} cannot be opened" in error
 
 
 def test_without_gradio_it_says_how_to_get_it(run_command, monkeypatch):

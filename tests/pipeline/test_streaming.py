@@ -1,9 +1,12 @@
 """Streaming: previews while images are drawn, by every decoder, and a drawing that can be stopped."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from ssd_jax import SSD
@@ -38,19 +41,25 @@ def test_tokens_are_final_in_the_pass_that_the_trace_names(headed):
 
 
 def test_every_says_which_passes_are_shown(headed):
-    for every, passes in ((1, [*range(2, 17)]), (5, [5, 10, 15]), (16, [16]), (1000, [])):
+    for every, passes in ((1, [*range(2, 17)]), (5, [5, 10, 15, 16]), (16, [16]), (1000, [16])):
         assert [preview.passes for preview in headed.stream(PROMPTS, every=every)] == passes
     assert [preview.passes for preview in headed.stream(PROMPTS, every=3, max_passes=8)] == [3, 6]
 
 
 def test_previews_are_of_all_images_of_the_call(headed):
-    """Five images, two at once: those of later batches are still missing."""
-    stream = headed.stream(PROMPTS, num_images=3, max_batch=2, every=4)
+    """Six images, four at once: those of later batches are still missing. The end of a batch is always shown."""
+    stream = headed.stream(PROMPTS, num_images=3, max_batch=4, every=6)
     counts = [(preview.passes, preview.final.sum(axis=(1, 2)).tolist()) for preview in stream]
-    assert counts[0] == (4, [4, 4, 0, 0, 0, 0])
-    assert counts[4] == (4, [16, 16, 4, 4, 0, 0])
-    assert counts[-1] == (16, [16] * 6)
-    assert len(counts) == 12
+    assert counts == [
+        (6, [6, 6, 6, 6, 0, 0]),
+        (12, [12, 12, 12, 12, 0, 0]),
+        (16, [16, 16, 16, 16, 0, 0]),
+        (6, [16, 16, 16, 16, 6, 6]),
+        (12, [16, 16, 16, 16, 12, 12]),
+        (16, [16] * 6),
+    ]
+    *_, last = headed.stream(PROMPTS, num_images=3, max_batch=4, decoder="ssd", every=1000)
+    assert last.share == 1 and (last.tokens == headed.generate(PROMPTS, num_images=3, decoder="ssd").tokens).all()
 
 
 def test_images_are_grey_where_tokens_are_missing(headed):
@@ -72,29 +81,48 @@ def test_what_an_image_gives_is_final_from_the_start(headed):
     assert (preview.tokens[:, :3] == headed.encode(image[None])[:, :3]).all()
 
 
-def test_a_stream_that_is_closed_stops_drawing(headed):
-    passes, before = [], set(threading.enumerate())
-    stream = headed.stream(PROMPTS, every=2)
-    passes.append(next(stream).passes)
-    stream.close()
+@pytest.mark.parametrize("decoder", ["ar", "ssd"])
+def test_a_stream_that_is_closed_or_forgotten_stops_drawing(headed, decoder):
+    before = set(threading.enumerate())
+    with headed.stream(PROMPTS, decoder=decoder, every=1) as stream:
+        assert next(stream).passes == 2
     assert set(threading.enumerate()) <= before
     assert list(stream) == [] and stream.output is None
-    assert headed.generate(PROMPTS, every=2, progress=lambda preview: passes.append(preview.passes)).images
-    assert passes == [2, *range(2, 17, 2)]
+    headed.stream(PROMPTS).close()  # not even begun
+    for preview in headed.stream(PROMPTS, decoder=decoder, every=1):
+        assert preview.passes == 2
+        break
+    assert set(threading.enumerate()) <= before
 
 
-def test_what_a_callback_raises_ends_the_drawing(headed):
+@pytest.mark.parametrize("decoder", ["ar", "ssd", "ssd-wave"])
+def test_what_a_callback_raises_ends_the_drawing(headed, decoder):
+    """`ssd` has two loops: the second one is not begun."""
     passes = []
 
     def show(preview):
         passes.append(preview.passes)
-        if len(passes) == 3:
+        if len(passes) == 2:
             raise KeyError("enough")
 
     with pytest.raises(KeyError, match="enough"):
-        headed.generate(PROMPTS, num_images=2, max_batch=1, progress=show, every=1)
-    assert passes == [2, 3, 4]
-    assert headed.generate(PROMPTS, progress=lambda preview: None, every=1).passes.tolist() == [16, 16]
+        headed.generate(PROMPTS, num_images=2, max_batch=1, decoder=decoder, progress=show, every=1)
+    assert passes == [2, 3]
+    seen = []
+    expected = headed.generate(PROMPTS, decoder=decoder)
+    out = headed.generate(PROMPTS, decoder=decoder, progress=seen.append, every=2)
+    np.testing.assert_array_equal(out.tokens, expected.tokens)
+    assert seen[-1].share == 1
+
+
+def test_the_interpreter_does_not_wait_for_a_drawing(headed_folder):
+    script = f"""
+import ssd_jax
+stream = ssd_jax.load({str(headed_folder)!r}).stream(["dog"] * 4000, max_batch=1, every=1)
+print(next(stream).passes)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
 
 
 def test_several_readers_share_a_model(headed):
@@ -112,6 +140,7 @@ def test_several_readers_share_a_model(headed):
     [
         ({"every": 0}, "every"),
         ({"every": 1.5}, "every"),
+        ({"progress": print}, "no argument progress"),
         ({"decoders": "ar"}, "did you mean decoder"),
         ({"decoder": "nonesuch"}, "nonesuch"),
         ({"seed": -1}, "seed"),
@@ -120,3 +149,15 @@ def test_several_readers_share_a_model(headed):
 def test_a_wrong_argument_is_named_where_the_stream_is_read(headed, options, said):
     with pytest.raises(UserError, match=said):
         next(headed.stream(PROMPTS, **options))
+
+
+@pytest.mark.parametrize("progress", [True, 3])
+def test_progress_must_be_a_function(headed, progress):
+    with pytest.raises(UserError, match="progress must be a function"):
+        headed.generate(PROMPTS, progress=progress)
+
+
+def test_several_processes_show_no_progress(headed, monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(UserError, match="several processes"):
+        headed.generate(PROMPTS, progress=print)

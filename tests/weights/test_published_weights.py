@@ -307,6 +307,7 @@ def test_damage_is_told_before_anything_is_read(good, tmp_path, monkeypatch, cas
         ("BAAI/Emu3-Gen@refs/pr/3", True),
         ("BAAI/Emu3-Gen@", False),
         ("BAAI/Emu3-Gen@../x", False),
+        ("BAAI/Emu3-Gen@v1/../../x", False),
         ("emoji", False),
         ("a/b/c", False),
         ("../x", False),
