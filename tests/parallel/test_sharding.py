@@ -28,7 +28,7 @@ CACHED = cache.AXES["plain"]
 
 # One configuration for every part that a backbone can have.
 CONFIGS = [
-    small_config(),
+    small_config(places=True),
     small_config(architecture="chameleon", qk_norm="layer", row_end_id=4),
     small_config(architecture="janus", code_width=8, head_width=16),
 ]
