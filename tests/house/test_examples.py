@@ -51,3 +51,8 @@ def test_many_prompts_are_drawn_once(example, pipe, tmp_path, monkeypatch, capsy
     found["main"](tmp_path / "prompts.txt", tmp_path / "out")
     assert "1 of 1 drawn" in capsys.readouterr().out
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "00002.png")), third)
+    for shard in ("2/2", "1/2"):
+        found["main"](tmp_path / "prompts.txt", tmp_path / "parts", shard)
+    assert capsys.readouterr().out.count("drawn") == 2
+    for name in names:
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
