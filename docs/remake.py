@@ -26,7 +26,7 @@ DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 RUNS = ROOT / "runs" / "tables"
 
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
-from tables import Bench, exact, heads, int8, large, model, number, overlap, quality, seconds, sizes  # noqa: E402
+from tables import Bench, exact, heads, int8, large, model, number, overlap, quality, seconds, sizes, throughput  # noqa: E402
 
 from ssd_jax.cli import entry  # noqa: E402
 from ssd_jax.errors import UserError  # noqa: E402
@@ -77,6 +77,7 @@ GROUPS = {
     "quality": Group(quality, ("quality",), ("quality.png",)),
     "exact": Group(exact, ("exact",)),
     "seconds": Group(seconds, ("seconds", "window"), ("window.png",)),
+    "throughput": Group(throughput, ("throughput",)),
     "sizes": Group(sizes, ("sizes", "sizes-window", "sizes-short")),
     "large": Group(large, ("large", "large-window")),
     "int8": Group(int8, ("int8",)),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ssd_jax.bench.bench_report import RECKONED
+from ssd_jax.bench.throughput import Throughput, throughput_table
 
 Bench = dict[str, Any]
 """What a bench.json holds."""
@@ -121,6 +122,15 @@ def _against(bench: Bench, spec: Sequence[tuple]) -> str:
 def seconds(benches: Sequence[Bench]) -> dict[str, str]:
     """All decoders on the bundled model, and its passes by window."""
     return {"seconds": columns(benches[0]["decoders"], SECONDS), "window": windows(benches[:1], ["ms per pass"])}
+
+
+def throughput(benches: Sequence[Bench]) -> dict[str, str]:
+    """Images a minute by the size of batches."""
+    found = {
+        name: {int(size): Throughput(**each) for size, each in row["throughput"].items()}
+        for name, row in benches[0]["decoders"].items()
+    }
+    return {"throughput": throughput_table(found)}
 
 
 def sizes(benches: Sequence[Bench]) -> dict[str, str]:

@@ -46,8 +46,10 @@ RECKONED = ("seconds", "seconds range", "speedup", "of transformers")
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """A markdown table: one line per decoder, the measured columns, estimates with 95 % intervals."""
+    """A markdown table: one line per decoder, the measured columns, if any, estimates with 95 % intervals."""
     columns = [column for column in COLUMNS if any(column[1] in row for row in rows.values())]
+    if not columns:
+        return ""
     lines = ["| decoder | " + " | ".join(column[0] for column in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, row in rows.items():
         about = RECKONED if row.get("extrapolated") else ()
@@ -71,7 +73,7 @@ def _cell(value: Any, form: str, factor: float) -> str:
 def write(folder: Path, setup: dict[str, Any], rows: dict, curve: dict[int, float], notes: list[str]) -> None:
     """Writes bench.md and bench.json."""
     text = [f"`{setup['command']}`", "", ", ".join(f"{key} {setup[key]}" for key in setup if key != "command"), ""]
-    text += [table(rows), "", *notes]
+    text += [*filter(None, [table(rows)]), "", *notes]
     if curve:
         windows = " | ".join(str(window) for window in curve)
         text += ["", f"| window | {windows} |", "|---" * (len(curve) + 1) + "|"]

@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 
 from ssd_jax.bench.named_decoders import parse_other_heads, parse_painters
-from ssd_jax.errors import UserError
+from ssd_jax.errors import UserError, shown
 from ssd_jax.models.attention import ATTENTIONS
+from ssd_jax.pipeline.request import MOST_IMAGES
 
-METRICS = ("speed", "quality", "numerics")
+METRICS = ("speed", "throughput", "quality", "numerics")
 BASELINES = ("transformers",)
 RUNBOOK = ("config", "passes", "minutes", "out")
 """The flags that may be combined with --accelerator."""
@@ -18,7 +19,7 @@ def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m ssd_jax.bench", description=title, allow_abbrev=False)
     add = parser.add_argument
     add("--decoders", default="all", metavar="NAMES", help="comma-separated; default: all that the checkpoint can run")
-    add("--metrics", default="speed", metavar="NAMES", help="speed, quality, numerics (default speed)")
+    add("--metrics", default="speed", metavar="NAMES", help="speed, throughput, quality, numerics (default speed)")
     add("--config", metavar="FILE", help="which model (default: emoji; accelerator: all published)")
     add("--weights", metavar="DIR", help="checkpoint, or random; default: the config's own")
     add("--heads", metavar="DIR", help="draft heads; default: the checkpoint's own")
@@ -34,6 +35,7 @@ def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
     add("--prompt", action="append", metavar="TEXT", help="may be given several times")
     add("--seeds", type=int, default=3, metavar="N", help="speed: seeds per prompt (default 3)")
     add("--repeats", type=int, default=3, metavar="N", help="speed: timed runs of each image (default 3)")
+    add("--batches", default="1,4,16", metavar="SIZES", help="throughput: images drawn at once (default 1,4,16)")
     add("--images", type=int, default=128, metavar="N", help="quality: images per decoder (default 128)")
     add("--batch", type=int, default=16, metavar="N", help="quality: images drawn at once (default 16)")
     add("--against", metavar="DECODER", help="quality: print paired differences to this one, too")
@@ -51,6 +53,7 @@ def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
     for name in ("seeds", "repeats", "batch", "passes"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name} must be at least 1.")
+    args.batches = _sizes(args.batches)
     if args.images < 3:
         raise UserError("--images must be at least 3.")
     args.other_heads = parse_other_heads(args.other_heads)
@@ -61,8 +64,24 @@ def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
         raise UserError(f"Unknown baseline {args.baseline!r}; choose {', '.join(BASELINES)}.")
     if "speed" not in args.metrics and (args.baseline or args.passes):
         raise UserError("--baseline and --passes belong to the metric speed.")
-    if args.weights == "random" and args.metrics != ["speed"]:
+    if args.weights == "random" and not {"speed", "throughput"}.issuperset(args.metrics):
         raise UserError("With random weights there is no quality to measure, only speed.")
     if "numerics" in args.metrics and (len(args.metrics) > 1 or args.dtype or args.quantize or args.decoders != "all"):
         raise UserError("The metric numerics goes by itself: it draws with ar in float32, bfloat16 and int8.")
     return args
+
+
+def _sizes(text: str) -> list[int]:
+    """Sizes of batches, each of which divides the last; raises `UserError` for anything else."""
+    sizes = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
+    if (
+        not all(sizes)
+        or any(sizes[-1] % size for size in sizes)
+        or sizes != sorted(set(sizes))
+        or sizes[-1] > MOST_IMAGES
+    ):
+        raise UserError(
+            "--batches are sizes in ascending order, of which each divides the last, such as 1,4,16, not "
+            f"{shown(text)}."
+        )
+    return sizes

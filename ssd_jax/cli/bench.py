@@ -21,6 +21,7 @@ from ssd_jax.bench.options import parse
 from ssd_jax.bench.pass_pieces import Clock
 from ssd_jax.bench.quality import Painter, Task, measure_quality
 from ssd_jax.bench.speed import Runs, agreement, measure_speed
+from ssd_jax.bench.throughput import measure_throughput, throughput_table
 from ssd_jax.cli import entry
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.base import Decoder
@@ -88,6 +89,13 @@ def run(args: argparse.Namespace) -> None:
         found, curve, said = speed(pipe, decoders, prompts, args)
         rows = beside({name: row | found.get(name, {}) for name, row in rows.items()})
         notes += said
+    if "throughput" in args.metrics:
+        found = measure_throughput(
+            pipe, decoders, args.prompt or list(config.sample_prompts), args.batches, args.repeats
+        )
+        for name, row in found.items():
+            rows[name]["throughput"] = {size: each._asdict() for size, each in row.items()}
+        notes.append(f"Throughput: the same {args.batches[-1]} images in every column.\n\n{throughput_table(found)}\n")
     if "quality" in args.metrics:
         _, found, said = quality(load, pipe, painters, config.sample_prompts, args)
         for name, row in found.items():
@@ -113,9 +121,8 @@ def run(args: argparse.Namespace) -> None:
         plots.pass_against_window(curve, args.out / "window.png")
     if plotting and "quality" in args.metrics:
         plots.quality_against_passes(rows, args.out / "quality.png")
-    print(bench_report.table(rows))
-    for note in notes:
-        print(note)
+    for text in filter(None, [bench_report.table(rows), *notes]):
+        print(text)
     print(f"{args.out / 'bench.md'} has this table, {args.out / 'bench.json'} all numbers.")
 
 

@@ -1,0 +1,72 @@
+"""Images a minute by the size of batches: the same images in every column, and what waiting for the slowest costs."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ssd_jax import PRESETS, UserError
+from ssd_jax.bench.options import parse
+from ssd_jax.bench.throughput import Throughput, measure_throughput, throughput_table
+from ssd_jax.cli import bench
+
+PROMPTS = ["red apple", "dog", "green heart"]
+
+
+def test_every_size_draws_the_same_images_and_each_has_its_seed(headed, monkeypatch):
+    calls, draw = [], headed.generate
+
+    def watched(texts, decoder, **options):
+        out = draw(texts, decoder, **options)
+        calls.append((decoder, options["max_batch"], out))
+        return out
+
+    monkeypatch.setattr(headed, "generate", watched)
+    decoders = {name: PRESETS[name] for name in ("ar", "sjd")}
+    found = measure_throughput(headed, decoders, PROMPTS, [1, 4], repeats=2)
+    assert len(calls) == 2 * 2 * 3
+    for _, _, out in calls:
+        assert out.prompts == ["red apple", "dog", "green heart", "red apple"] and out.seeds == [0, 1, 2, 3]
+    one, four = ([out for decoder, size, out in calls if (decoder, size) == (PRESETS["sjd"], n)] for n in (1, 4))
+    np.testing.assert_array_equal(one[0].tokens, four[0].tokens)
+    # The first run of each compiles, and does not count.
+    assert found["sjd"][4].per_minute == pytest.approx(240 / np.median([out.seconds for out in four[1:]]))
+    assert found["sjd"][1].waiting == found["ar"][4].waiting == 0
+    passes = four[0].passes
+    assert found["sjd"][4].waiting == pytest.approx(1 - passes.mean() / passes.max()) and passes.min() < passes.max()
+
+
+def test_the_table_has_a_line_per_decoder():
+    found = {
+        "ar": {1: Throughput(60, 0), 4: Throughput(99.6, 0)},
+        "ssd-exact": {1: Throughput(80, 0), 4: Throughput(90, 0.2)},
+    }
+    assert throughput_table(found).splitlines() == [
+        "| decoder | images / min, 1 at once | images / min, 4 at once | waiting |",
+        "| --- | --- | --- | --- |",
+        "| ar | 60 | 100 | 0% |",
+        "| ssd-exact | 80 | 90 | 20% |",
+    ]
+
+
+def test_the_command_writes_table_and_numbers(run_command, headed_folder, tmp_path):
+    flags = ["--metrics=throughput", "--decoders=ar,ssd", "--batches=1,2", "--repeats=1", f"--weights={headed_folder}"]
+    code, said, error = run_command(bench.main, "bench", *flags, f"--out={tmp_path / 'bench'}")
+    assert code == 0, error
+    assert "| ssd |" in said and "2 at once" in said
+    assert "images / min, 2 at once" in (tmp_path / "bench" / "bench.md").read_text()
+    rows = json.loads((tmp_path / "bench" / "bench.json").read_text())["decoders"]
+    assert rows["ssd"]["throughput"]["2"]["per_minute"] > 0 and rows["ar"]["throughput"]["1"]["waiting"] == 0
+
+
+def test_of_noise_only_decoders_with_a_fixed_number_of_passes_are_timed(headed, monkeypatch):
+    monkeypatch.setattr("ssd_jax.bench.throughput.is_random", lambda pipe: True)
+    with pytest.raises(UserError, match="leave out ssd-exact, sjd"):
+        measure_throughput(headed, {name: PRESETS[name] for name in ("ar", "ssd-exact", "sjd")}, PROMPTS, [1], 1)
+
+
+@pytest.mark.parametrize("sizes", ["", "0", "4,1", "1,1", "3,4", "1,x", "-1", "1.5", "1,,4", str(2**21)])
+def test_sizes_of_batches_that_do_not_fit_are_refused(sizes):
+    with pytest.raises(UserError, match="--batches are sizes"):
+        parse([f"--batches={sizes}"])
+    assert parse(["--batches=1, 4,16"]).batches == [1, 4, 16]
