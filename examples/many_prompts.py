@@ -17,6 +17,8 @@ def main(prompts: Path, folder: Path, shard: str = "1/1") -> None:
     lines = [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
     folder.mkdir(parents=True, exist_ok=True)
     first, step = map(int, shard.split("/"))
+    if not 1 <= first <= step:
+        sys.exit(f"a share is I/N with I from 1 to N, not {shard}")
     missing = [number for number in range(first - 1, len(lines), step) if not (folder / f"{number:05d}.png").exists()]
     pipe = ssd_jax.load("emoji")
     for start in range(0, len(missing), BATCH):

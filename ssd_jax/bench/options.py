@@ -73,7 +73,7 @@ def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
 
 def _sizes(text: str) -> list[int]:
     """Sizes of batches, each of which divides the last; raises `UserError` for anything else."""
-    sizes = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
+    sizes = [int(part) if part.strip().isdecimal() and len(part) < 10 else 0 for part in text.split(",")]
     if (
         not all(sizes)
         or any(sizes[-1] % size for size in sizes)

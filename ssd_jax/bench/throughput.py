@@ -25,6 +25,12 @@ class Throughput(NamedTuple):
     waiting: float
 
 
+def require_countable(pipe: Pipeline, decoders: Mapping[str, Decoder]) -> None:
+    """Raises `UserError` for decoders whose passes depend on the image, if images are noise."""
+    if is_random(pipe) and (adaptive := [name for name, decoder in decoders.items() if decoder.adaptive]):
+        raise UserError(f"How many passes an image of noise takes means nothing; leave out {', '.join(adaptive)}.")
+
+
 def measure_throughput(
     pipe: Pipeline, decoders: Mapping[str, Decoder], prompts: Sequence[str], sizes: Sequence[int], repeats: int
 ) -> dict[str, dict[int, Throughput]]:
@@ -36,11 +42,7 @@ def measure_throughput(
         prompts: taken in turn; every image has a seed of its own.
         sizes: of batches; each divides the last one, which is the number of images.
         repeats: timed runs of each.
-    Raises:
-        UserError: a decoder whose passes depend on the image, if images are noise.
     """
-    if is_random(pipe) and (adaptive := [name for name, decoder in decoders.items() if decoder.adaptive]):
-        raise UserError(f"How many passes an image of noise takes means nothing; leave out {', '.join(adaptive)}.")
     images = sizes[-1]
     texts = list(itertools.islice(itertools.cycle(prompts), images))
     kinds = [(name, size) for size in sizes for name in decoders]
@@ -66,7 +68,8 @@ def throughput_table(found: Mapping[str, Mapping[int, Throughput]]) -> str:
     sizes = list(next(iter(found.values())))
     heads = ["decoder", *(f"images / min, {size} at once" for size in sizes), "waiting"]
     lines = [
-        [name, *(f"{each.per_minute:.0f}" for each in row.values()), f"{row[sizes[-1]].waiting:.0%}"]
+        [f"`{name}`", *(f"{each.per_minute:.0f}" for each in row.values()), f"{row[sizes[-1]].waiting:.0%}"]
         for name, row in found.items()
     ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *lines))
+    rule = "|---" * len(heads) + "|"
+    return "\n".join([f"| {' | '.join(heads)} |", rule, *(f"| {' | '.join(line)} |" for line in lines)])

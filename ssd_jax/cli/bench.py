@@ -21,7 +21,7 @@ from ssd_jax.bench.options import parse
 from ssd_jax.bench.pass_pieces import Clock
 from ssd_jax.bench.quality import Painter, Task, measure_quality
 from ssd_jax.bench.speed import Runs, agreement, measure_speed
-from ssd_jax.bench.throughput import measure_throughput, throughput_table
+from ssd_jax.bench.throughput import measure_throughput, require_countable, throughput_table
 from ssd_jax.cli import entry
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.base import Decoder
@@ -81,6 +81,8 @@ def run(args: argparse.Namespace) -> None:
         rows = {name: {} for name in painters} | rows
     if is_random(pipe):
         notes.append(RANDOM_NOTE)
+    if "throughput" in args.metrics:
+        require_countable(pipe, decoders)
     rates = {}
     if "speed" in args.metrics:
         if not args.mesh:

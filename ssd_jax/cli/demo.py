@@ -47,7 +47,8 @@ def main() -> None:
             blocks.launch(
                 server_name=HOST, server_port=args.port, share=False, theme=THEME, quiet=True, prevent_thread_lock=True
             )
-        except OSError:
-            raise UserError(f"Port {args.port} cannot be opened; choose another with --port.") from None
+        except (OSError, ValueError) as error:  # gradio's: no such port, or a proxy before this machine's own address
+            why = str(error).strip().partition("\n")[0]
+            raise UserError(f"The page cannot be served at port {args.port}; another is --port=N: {why}") from None
         print(f"The page is at http://{HOST}:{args.port}; Ctrl-C ends it.", flush=True)
         blocks.block_thread()

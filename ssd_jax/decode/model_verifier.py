@@ -27,10 +27,10 @@ class Draw:
     Attributes:
         keys: the images' keys, [B].
         sampler: the sampling parameters.
-        every: int32, after how many passes each time the loop's watch sees it; None without one.
-        given: int32 [B, R*C], codes of tokens that are not drawn, -1 where they are. None: all are drawn.
         limit: int32, passes after which decoding stops, the prefill included; tokens that are not final by then are
             drafts or 0. None: stop when all images are finished.
+        given: int32 [B, R*C], codes of tokens that are not drawn, -1 where they are. None: all are drawn.
+        every: int32, after how many passes each time the loop's watch sees it; None without one.
     """
 
     keys: Any

@@ -51,7 +51,7 @@ Cache = Any
 
 
 class Verifier:
-    """A model bound to prompts and a grid; loops call it and import no model.
+    """A model bound to prompts and a grid, for one run of a decoder; loops call it and import no model.
 
     B is the number of images, G = 2B with guidance (conditional rows first), else B. `decode.model_verifier` implements
     it for a backbone; the tests have one without a transformer.

@@ -113,7 +113,9 @@ def _both(
     size: str,
 ) -> Iterator[list[Any]]:
     """Draws with one decoder, then with the other; what the page shows, each time."""
-    options = dict(seed=seed, cfg_scale=scale, temperature=temperature, top_k=top_k)
+    options = dict(seed=seed, temperature=1.0 if temperature is None else temperature)
+    options |= dict(cfg_scale=pipe.config.cfg_scale if scale is None else scale)
+    options |= dict(top_k=pipe.config.top_k if top_k is None else top_k)
     options |= dict(negative_prompt=negative or None, size=size.strip() or None)
     names = [name for name in (first, second) if name and name != NONE]
     if not names:

@@ -92,10 +92,10 @@ class Pipeline(Described):
             image, mask: for in-painting: an image of the size to draw, and where to draw anew; the tokens elsewhere
                 are the image's (see `pipeline.inpainting.given_codes`).
             progress: a function that is called with a `Preview` after every `every` passes, and at the end of a batch
-                unless its last pass was one of these. It may be called in another thread, must not compute with JAX
-                (`stream` is for that), and the drawing waits for it: a quarter of a millisecond on a CPU, and its own
-                time. What it raises ends the drawing, and is raised here. Programs that show their progress are
-                compiled apart, and not kept on disk.
+                unless its last pass was one of these or `max_passes` ended it. It may be called in another thread, must
+                not compute with JAX (`stream` is for that), and the drawing waits for it: a quarter of a millisecond on
+                a CPU, and its own time. What it raises ends the drawing, and is raised here. Programs that show their
+                progress are compiled apart, and not kept on disk.
             every: see `progress`.
             max_passes: stop after this many passes, the prefill included; tokens not final by then are drafts or 0.
         Raises:
@@ -121,7 +121,8 @@ class Pipeline(Described):
             None if max_passes is None else jnp.int32(max_passes),
             given_codes(self.pictures, grid, image, mask),
         )
-        between = None if progress is None else jnp.int32(require_whole("every", every, 1, LARGEST))
+        every = require_whole("every", every, 1, LARGEST)
+        between = None if progress is None else jnp.int32(every)
         shown = None if progress is None else Previews(self.pictures, grid, len(texts), given, progress)
         given = None if given is None else np.tile(given, (batch, 1))
         parts = batches(frames, negatives if guided else None, seeds, numbers, batch, self.config.pad_id)

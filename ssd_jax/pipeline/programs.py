@@ -55,14 +55,19 @@ class Programs:
     def decode(
         self, prompts: PromptBatch, draw: Draw, decoder: Decoder, grid: Grid, told: Told | None = None
     ) -> DecodedBatch:
-        """Decodes a batch; `told` is told about it after every `draw.every` passes. Raises `UserError` if it does not
-        fit in memory."""
+        """Decodes a batch; `told` is told about it after every `draw.every` passes, and only one such batch is decoded
+        at a time. Raises `UserError` if it does not fit in memory."""
+        with contextlib.nullcontext() if told is None else self.reporter.telling(told):
+            return self._decode(prompts, draw, decoder, grid, None if told is None else self.reporter)
+
+    def _decode(
+        self, prompts: PromptBatch, draw: Draw, decoder: Decoder, grid: Grid, watch: Reporter | None
+    ) -> DecodedBatch:
         config, mesh = self.model.config, self.execution.mesh
         spec = cache_spec(config, grid, *prompts.ids.shape, self.execution.dtype, self.execution.attention)
         model = self.model if any(decoder.heads) else self.model.replace(heads=None)
         self._require_room(spec, draw.keys.size, decoder, grid)
         arguments = (model, make_cache(spec, mesh), *replicate((prompts, draw), mesh))
-        watch = None if told is None else self.reporter
         kind = (prompts.ids.shape, decoder, prompts.guided, grid, draw.limit is None, draw.given is None, watch)
         compiling = 0.0
         if kind not in self.compiled:
@@ -70,10 +75,15 @@ class Programs:
             with using(mesh, config):
                 self.compiled[kind] = compiled(decode.lower(*arguments, decoder=decoder, grid=grid, watch=watch))
             compiling = time.perf_counter() - start
-        with contextlib.nullcontext() if told is None else self.reporter.telling(told):
-            start = time.perf_counter()
-            out = jax.block_until_ready(self.compiled[kind](*arguments))
-            seconds = time.perf_counter() - start
+        start = time.perf_counter()
+        out = self.compiled[kind](*arguments)
+        try:
+            jax.block_until_ready(out)
+        except BaseException:  # such as Ctrl-C; the program must not tell the next one's listener
+            self.reporter.silence()
+            jax.block_until_ready(out)
+            raise
+        seconds = time.perf_counter() - start
         return DecodedBatch(*map(np.asarray, (out.tokens, out.passes, out.trace)), seconds, compiling)
 
     def read(

@@ -45,17 +45,25 @@ class Reporter:
         """Tells `told` while a program runs; what it raises stops the program, and is raised here afterwards."""
         with self._one_at_a_time:
             self._told, self._error = told, None
-            yield
-            error, self._told, self._error = self._error, None, None
+            try:
+                yield
+            finally:
+                error, self._error = self._error, None
+                self.silence()
         if error is not None:
             raise error
 
+    def silence(self) -> None:
+        """Tells nobody any more; the program stops when it would tell."""
+        self._told = None
+
     def _tell(self, sent: jax.Array) -> np.ndarray:
+        if (told := self._told) is None or self._error is not None:
+            return np.bool_(False)
         try:
-            assert self._told is not None, "nobody listens"
             received = np.asarray(sent)
             codes, passes = received[:, :-1], int(received[0, -1])
-            self._told(passes, np.where(codes < 0, -1 - codes, codes), codes >= 0)
+            told(passes, np.where(codes < 0, -1 - codes, codes), codes >= 0)
         except BaseException as error:  # of any kind: it would be lost in the runtime
             self._error = error
         return np.bool_(self._error is None)
@@ -113,16 +121,20 @@ class Previews:
         self.given = np.full(grid.size, -1, np.int32) if given is None else given
         self.tokens = np.tile(np.maximum(self.given, 0), (images, 1))
         self.final = np.tile(self.given >= 0, (images, 1))
+        self.passes = 0
 
     def of_batch(self, first: int) -> Told:
         """What to do when told about the batch whose first image is number `first`."""
+
+        self.passes = 0
 
         def told(passes: int, tokens: np.ndarray, final: np.ndarray) -> None:
             part = slice(first, first + len(tokens))
             count = len(self.tokens[part])  # a last batch is filled with copies
             self.tokens[part] = np.where(self.given < 0, tokens[:count], self.given)
             self.final[part] = final[:count] | (self.given >= 0)
-            self._show(passes)
+            self.passes = passes
+            self._show()
 
         return told
 
@@ -131,9 +143,11 @@ class Previews:
         part = slice(first, first + len(tokens))
         if not self.final[part].all():
             self.tokens[part], self.final[part] = tokens[: len(self.tokens[part])], True
-            self._show(passes)
+            # Images of a batch may wait for each other, so that all have taken fewer passes than the batch.
+            self.passes = max(self.passes, passes)
+            self._show()
 
-    def _show(self, passes: int) -> None:
+    def _show(self) -> None:
         shape = (-1, self.grid.rows, self.grid.cols)
         arrays = (array.reshape(shape).copy() for array in (self.tokens, self.final))
-        self.show(Preview(*arrays, passes, self.pictures))
+        self.show(Preview(*arrays, self.passes, self.pictures))

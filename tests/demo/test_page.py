@@ -106,7 +106,10 @@ def test_the_command_serves_the_page_to_this_machine_alone(headed_folder):
             assert [line.split()[1].split(":")[0] for line in listening] == ["0100007F"]
         finally:
             process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) in (0, 130)
+        try:
+            assert process.wait(timeout=60) in (0, 130)
+        finally:
+            process.kill()
         assert "Traceback" not in process.stderr.read()
 
 
@@ -130,7 +133,7 @@ def test_a_port_that_is_taken_is_named(run_command, headed_folder):
         taken.listen()
         port = taken.getsockname()[1]
         code, _, error = run_command(demo.main, "demo", f"--port={port}", f"--weights={headed_folder}")
-    assert code == 2 and f"Port {port} cannot be opened" in error
+    assert code == 2 and f"cannot be served at port {port}" in error
 
 
 def test_without_gradio_it_says_how_to_get_it(run_command, monkeypatch):

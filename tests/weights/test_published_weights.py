@@ -338,7 +338,7 @@ def test_hub(monkeypatch, good, tmp_path):
     for source in (good, str(good), "emoji", "someone/emu3@v1", "nonesuch"):
         with pytest.raises(UserError, match="revision='v2' is for a repository of the hub"):
             ssd_jax.load(source, revision="v2")
-    with pytest.raises(UserError, match="revision='../v2'"):
+    with pytest.raises(UserError, match="'../v2' is no name of a branch"):
         ssd_jax.load("someone/emu3", revision="../v2")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(tmp_path))
     with pytest.raises(WeightsError, match="'someone/emu3' has no safetensors files"):
