@@ -30,9 +30,8 @@ GRID, LARGER = Grid(5, 6), Grid(7, 8)
 TOYS = {"no row ends": placed(), "row ends": placed(row_end=7)}
 
 
-@pytest.mark.parametrize("name", TOYS)
-@pytest.mark.parametrize("grid", [GRID, LARGER], ids=str)
-@pytest.mark.parametrize("decoder", ["jacobi-above", "ssd-exact", "ssd-tree"])
+@pytest.mark.parametrize(("name", "grid"), [("no row ends", LARGER), ("row ends", GRID)], ids=str)
+@pytest.mark.parametrize("decoder", ["ssd-exact", "ssd-tree"])
 def test_exact_decoders_draw_what_ar_draws(name, grid, decoder):
     oracle = toy.decode(TOYS[name], "ar", grid, images=8)
     out = toy.decode(TOYS[name], decoder, grid, images=8, heads="context")
@@ -40,8 +39,7 @@ def test_exact_decoders_draw_what_ar_draws(name, grid, decoder):
     assert out.passes.mean() < grid.size
 
 
-@pytest.mark.parametrize("name", TOYS)
-@pytest.mark.parametrize("grid", [GRID, LARGER], ids=str)
+@pytest.mark.parametrize(("name", "grid"), [("no row ends", GRID), ("row ends", LARGER)], ids=str)
 def test_decoding_sees_what_teacher_forcing_sees(name, grid):
     model = TOYS[name]
     tokens = toy.decode(model, "ar", grid, images=4, cfg_scale=None).tokens
