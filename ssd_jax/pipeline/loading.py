@@ -142,14 +142,13 @@ def find_folder(source: str | Path) -> Path:
 
 def at_revision(source: str | Path, revision: str) -> str:
     """The hub id of a revision; raises `UserError` if the source is no hub id, or names one itself."""
-    found = f"{source}@{revision}"
-    if is_hub_id(str(source)) and not is_hub_id(found):
-        raise UserError(f"{shown(revision)} is no name of a branch, tag or commit.")
-    if find_folder_here(source) is not None or "@" in str(source) or not is_hub_id(found):
+    if find_folder_here(source) is not None or "@" in str(source) or not is_hub_id(str(source)):
         raise UserError(
             f"revision={shown(revision)} is for a repository of the hub, organisation/name, not for "
             f"{shown(str(source))}."
         )
+    if not is_hub_id(found := f"{source}@{revision}"):
+        raise UserError(f"{shown(revision)} is no name of a branch, tag or commit.")
     return found
 
 
