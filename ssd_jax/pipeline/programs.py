@@ -79,9 +79,10 @@ class Programs:
         out = self.compiled[kind](*arguments)
         try:
             jax.block_until_ready(out)
-        except BaseException:  # such as Ctrl-C; the program must not tell the next one's listener
-            self.reporter.silence()
-            jax.block_until_ready(out)
+        except BaseException:  # such as Ctrl-C; a watched program must not tell the next one's listener
+            if watch is not None:
+                watch.silence()
+                jax.block_until_ready(out)
             raise
         seconds = time.perf_counter() - start
         return DecodedBatch(*map(np.asarray, (out.tokens, out.passes, out.trace)), seconds, compiling)

@@ -165,6 +165,25 @@ def test_an_interrupt_leaves_nothing_behind(headed, monkeypatch):
     np.testing.assert_array_equal(seen[-1].tokens, out.tokens)
 
 
+def test_an_interrupt_without_a_watch_waits_for_nothing_and_stops_no_stream(headed, monkeypatch):
+    stream = headed.stream(PROMPTS, every=1, num_images=20, max_batch=1)
+    next(stream)
+    drawing, wait, calls = threading.current_thread(), jax.block_until_ready, []
+
+    def interrupted(out):
+        if threading.current_thread() is not drawing:
+            return wait(out)
+        calls.append(True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jax, "block_until_ready", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        headed.generate(PROMPTS)
+    assert calls == [True]
+    *_, last = stream
+    assert last.share == 1 and stream.output.tokens.shape[0] == 40
+
+
 def test_the_interpreter_does_not_wait_for_a_drawing(headed_folder):
     script = f"""
 import ssd_jax
