@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import ssd_jax
+from ssd_jax.eval.benchmarks.shard import Shard
+from ssd_jax.files import replacing
 
 BATCH = 8
 
@@ -16,10 +18,8 @@ BATCH = 8
 def main(prompts: Path, folder: Path, shard: str = "1/1") -> None:
     lines = [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
     folder.mkdir(parents=True, exist_ok=True)
-    first, step = map(int, shard.split("/"))
-    if not 1 <= first <= step:
-        sys.exit(f"a share is I/N with I from 1 to N, not {shard}")
-    missing = [number for number in range(first - 1, len(lines), step) if not (folder / f"{number:05d}.png").exists()]
+    own = filter(Shard.parse(shard).has, range(len(lines)))
+    missing = [number for number in own if not (folder / f"{number:05d}.png").exists()]
     pipe = ssd_jax.load("emoji")
     for start in range(0, len(missing), BATCH):
         numbers = missing[start : start + BATCH]
@@ -27,9 +27,8 @@ def main(prompts: Path, folder: Path, shard: str = "1/1") -> None:
         # A seed for each line: equal lines are different images, and the same ones in the next run.
         out = pipe.generate(texts, decoder="ssd-exact", seed=numbers, max_batch=BATCH)
         for number, image in zip(numbers, out.images, strict=True):
-            unfinished = folder / f".{number:05d}.png"
-            image.save(unfinished)
-            unfinished.replace(folder / f"{number:05d}.png")  # a run that is killed leaves no half image
+            with replacing(folder / f"{number:05d}.png") as unfinished:  # a run that is killed leaves no half image
+                image.save(unfinished)
         print(f"{start + len(numbers)} of {len(missing)} drawn, {out.passes.mean():.0f} passes each")
 
 

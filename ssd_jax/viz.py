@@ -56,13 +56,18 @@ def comparison(rows: Sequence[tuple[str, Sequence[np.ndarray]]], captions: Seque
     strips = []
     for (title, images), texts in zip(rows, captions, strict=True):
         factor = -(-NARROWEST // images[0].shape[1])
-        strip = grid([image.repeat(factor, axis=0).repeat(factor, axis=1) for image in images], len(images), texts)
+        strip = grid([enlarged(image, factor) for image in images], len(images), texts)
         heading = Image.new("RGB", (strip.shape[1], 2 * LINE), "white")
         width = max(8, int(strip.shape[1] / 5.4))
         text = textwrap.shorten(title, width, placeholder="...")
         ImageDraw.Draw(heading).text((2, LINE / 2), text, (0, 0, 0), ImageFont.load_default(10))
         strips += [np.asarray(heading), strip]
     return np.concatenate(strips)
+
+
+def enlarged(image: np.ndarray, factor: int) -> np.ndarray:
+    """An image, uint8 [H, W, 3], enlarged by a whole factor, without blur."""
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def heat_map(trace: np.ndarray, height: int = 256) -> np.ndarray:
@@ -101,6 +106,12 @@ UNDRAWN = np.array([200, 200, 200], np.uint8)
 MAX_FRAMES = 60
 
 
+def uncovered(image: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """An image, uint8 [H, W, 3], grey where tokens are not drawn, bool [R, C]; H and W are multiples of R and C."""
+    (H, W, _), (R, C) = image.shape, drawn.shape
+    return np.where(drawn.repeat(H // R, axis=0).repeat(W // C, axis=1)[..., None], image, UNDRAWN)
+
+
 def frames(image: np.ndarray, trace: np.ndarray, limit: int = MAX_FRAMES) -> tuple[list[np.ndarray], list[int]]:
     """Frames of an animation: tokens appear in the pass in which they became final, others are grey.
 
@@ -113,11 +124,9 @@ def frames(image: np.ndarray, trace: np.ndarray, limit: int = MAX_FRAMES) -> tup
     Returns:
         uint8 frames, the last one complete, and the pass that each shows.
     """
-    R, C = trace.shape
-    when = trace.repeat(image.shape[0] // R, axis=0).repeat(image.shape[1] // C, axis=1)[..., None]
     last = int(trace.max())
     shown = sorted({round(x) for x in np.linspace(1, last, min(limit, last))})
-    return [np.where(when <= number, image, UNDRAWN) for number in shown], shown
+    return [uncovered(image, trace <= number) for number in shown], shown
 
 
 def write_gif(path: Path, pictures: Sequence[np.ndarray], milliseconds: int = 80, hold: int = 2000) -> None:

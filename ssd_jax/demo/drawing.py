@@ -18,7 +18,7 @@ from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.names import parse_decoder
 from ssd_jax.pipeline.pipeline import Pipeline
 from ssd_jax.pipeline.request import Output, require_prompt
-from ssd_jax.viz import frames, heat_map, write_gif
+from ssd_jax.viz import enlarged, frames, heat_map, write_gif
 
 PAUSE = 0.5
 """Least seconds between previews: their pixels take the time of a few passes."""
@@ -88,7 +88,7 @@ def draw(pipe: Pipeline, wish: Wish, folder: Path) -> Iterator[Shown]:
             if preview.share < 1 and time.monotonic() - last >= PAUSE:
                 yield Shown(
                     f"{wish.decoder}: {preview.passes} passes, {preview.share:.0%} of the tokens are final.",
-                    enlarged(preview.images()[0]),
+                    _large(preview.images()[0]),
                 )
                 last = time.monotonic()
     assert stream.output is not None
@@ -108,21 +108,20 @@ def _finished(pipe: Pipeline, wish: Wish, decoder: Decoder, out: Output, remarks
     made = {"prompt": wish.prompt, "decoder": wish.decoder, **wish.options, **pipe.made_with()}
     made |= {"passes": int(out.passes[0]), "seconds": out.seconds, "compile_seconds": out.compile_seconds}
     record.write_text(json.dumps(made, indent=2), encoding="utf-8")
-    write_gif(animation, [enlarged(frame) for frame in frames(image, trace)[0]])
+    write_gif(animation, [_large(frame) for frame in frames(image, trace)[0]])
     status = f"**{wish.decoder}**: {out.passes[0]} passes for {trace.size} tokens, {out.seconds:.2f} seconds"
     if out.compile_seconds:
         status += f", after {out.compile_seconds:.1f} seconds of compiling"
     law = "The distribution of its images is the model's own." if decoder.lossless else "It is not lossless."
     return Shown(
         "  \n".join([f"{status}.", law, *(f"Note: {remark}." for remark in remarks)]),
-        enlarged(image),
+        _large(image),
         str(animation),
         heat_map(trace),
         [str(picture), str(record)],
     )
 
 
-def enlarged(image: np.ndarray) -> np.ndarray:
-    """An image of at least `SHOWN` pixels of height, without blur."""
-    factor = -(-SHOWN // image.shape[0])
-    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+def _large(image: np.ndarray) -> np.ndarray:
+    """The image, at least `SHOWN` pixels high."""
+    return enlarged(image, -(-SHOWN // image.shape[0]))

@@ -144,13 +144,13 @@ class Pipeline(Described):
         spent = sum(seconds), sum(compile_seconds)
         return Output(images, tokens, passes, trace.reshape(shape), *spent, texts, seeds, numbers)
 
-    def stream(self, *arguments: Any, every: int = 16, **options: Any) -> Stream:
+    def stream(self, *arguments: Any, **options: Any) -> Stream:
         """Draws what `generate` draws with the same arguments, and shows it after every `every` passes: iterate over
         the result for a `Preview` each; afterwards its `output` is what `generate` returns. A `UserError` is raised
         when the first one is asked for."""
         if "progress" in options:
             raise UserError("stream has no argument progress; it gives previews itself.")
-        return Stream(lambda show: self.generate(*arguments, progress=show, every=every, **options))
+        return Stream(lambda show: self.generate(*arguments, progress=show, **options))
 
     def decoders(self) -> list[str]:
         """Names of the presets this checkpoint can run."""

@@ -15,7 +15,7 @@ from ssd_jax.decode.verifier import Progress
 from ssd_jax.errors import UserError
 from ssd_jax.pipeline.images import Pictures
 from ssd_jax.sequence.layout import Grid
-from ssd_jax.viz import UNDRAWN
+from ssd_jax.viz import uncovered
 
 Told = Callable[[int, np.ndarray, np.ndarray], None]
 """What is told about a batch: its passes so far, tokens int32 [B, R*C], and which of them are final, bool [B, R*C]."""
@@ -94,9 +94,8 @@ class Preview:
         """uint8 [B, H, W, 3], grey where tokens are not final. Runs the image tokenizer on unfinished grids: near the
         edge of what is final, pixels change when the neighbouring tokens come. Not for use in `generate(progress=)`:
         an accelerator may run it only when the drawing has ended."""
-        stride = self.pictures.config.stride
-        drawn = self.final.repeat(stride, axis=1).repeat(stride, axis=2)[..., None]
-        return np.where(drawn, self.pictures.decode(np.where(self.final, self.tokens, 0)), UNDRAWN)
+        images = self.pictures.decode(np.where(self.final, self.tokens, 0))
+        return np.stack([uncovered(*pair) for pair in zip(images, self.final, strict=True)])
 
 
 class Previews:
@@ -125,7 +124,6 @@ class Previews:
 
     def of_batch(self, first: int) -> Told:
         """What to do when told about the batch whose first image is number `first`."""
-
         self.passes = 0
 
         def told(passes: int, tokens: np.ndarray, final: np.ndarray) -> None:

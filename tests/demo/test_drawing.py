@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from ssd_jax.demo import drawing
-from ssd_jax.demo.drawing import Wish, draw, enlarged
+from ssd_jax.demo.drawing import SHOWN, Wish, draw
 from ssd_jax.errors import UserError
-from ssd_jax.viz import UNDRAWN
+from ssd_jax.viz import UNDRAWN, enlarged
 
 OPTIONS = {"seed": 3, "cfg_scale": 2.0, "top_k": 5}
 
@@ -23,7 +23,7 @@ def test_the_last_thing_shown_is_the_image_and_files_that_reproduce_it(headed, t
     again = headed.generate([made["prompt"]], decoder=drawing.parse_decoder(made["decoder"]), **OPTIONS)
     assert {key: made[key] for key in OPTIONS} == OPTIONS
     assert np.array_equal(Image.open(picture), again.images[0])
-    np.testing.assert_array_equal(shown.image, enlarged(np.asarray(again.images[0])))
+    np.testing.assert_array_equal(shown.image, enlarged(np.asarray(again.images[0]), SHOWN // 16))
     assert made["passes"] == again.passes[0] and f"{made['passes']} passes for 16 tokens" in shown.status
     assert ("not lossless" in shown.status) == (decoder != "ar")
     with Image.open(shown.animation) as animation:
