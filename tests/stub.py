@@ -11,6 +11,7 @@ from functools import partial
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssd_jax.decode.presets import find_decoder
 from ssd_jax.decode.verifier import Verifier
@@ -58,11 +59,16 @@ class Stub(Verifier):
         second = cache.second.at[rows, positions].set(state, mode="drop")
         hidden = jnp.einsum("bwt,btd->bwd", weights, second)
         if beside is not None:
+            before = beside.positions if beside.before is None else beside.before
             away = beside.positions[:, :, None] - jnp.arange(grid.size)
-            weights = jnp.where(away > 0, 0.6**away, 0.0)
+            weights = jnp.where(before[:, :, None] > jnp.arange(grid.size), 0.6**away, 0.0)
+            sees = np.eye(before.shape[1]) if beside.sees is None else beside.sees
+            among = jnp.where(sees, 0.6 ** (beside.positions[:, :, None] - beside.positions[:, None]), 0.0)
             own = self.embedding[beside.codes]
-            state = jnp.tanh(own + (own + jnp.einsum("bet,btd->bed", weights, first)) @ self.turn)
-            hidden = jnp.concatenate([hidden, state + jnp.einsum("bet,btd->bed", weights, second)], axis=1)
+            state = jnp.einsum("bef,bfd->bed", among, own) + jnp.einsum("bet,btd->bed", weights, first)
+            state = jnp.tanh(own + state @ self.turn)
+            state = jnp.einsum("bef,bfd->bed", among, state) + jnp.einsum("bet,btd->bed", weights, second)
+            hidden = jnp.concatenate([hidden, state], axis=1)
         return hidden, StubCache(first, second, cache.calls + 1)
 
     def log_p(self, hidden):

@@ -17,7 +17,7 @@ from ssd_jax.sampling.distribution import Sampler, guide, log_probabilities
 from ssd_jax.sampling.noise import gumbel_noise, position_keys
 from ssd_jax.sequence.cache import KVCache
 from ssd_jax.sequence.layout import Grid, prompt_starts, rotary_positions
-from ssd_jax.sequence.masks import before, causal, row
+from ssd_jax.sequence.masks import among, before, causal, row
 
 
 @flax.struct.dataclass
@@ -94,7 +94,10 @@ class BoundVerifier(Verifier):
             instead = layout.places(self.cfg_batch(beside.positions)) + S
             x = jnp.concatenate([x, self.cfg_batch(self._input(beside.codes, beside.positions))], axis=1)
             rotary = jnp.concatenate([rotary, rotary_positions(instead, starts)], axis=1)
-            mask = jnp.concatenate([mask, before(instead, starts, cache.length)], axis=1)
+            limit = instead if beside.before is None else layout.places(self.cfg_batch(beside.before)) + S
+            mask = jnp.concatenate([mask, before(limit, starts, cache.length)], axis=1)
+            if beside.sees is not None:
+                mask = jnp.concatenate([mask, among(beside.sees, mask.shape)], axis=2)
         with jax.named_scope("verify"):
             hidden, cache = self.model.apply(x, rotary, mask, slots, cache, method="hidden")
         if outputs is not None:

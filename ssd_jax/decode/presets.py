@@ -6,6 +6,7 @@
 | `sjd`          | raster | random     | resample | arXiv 2410.01699, W = 16 as released                            |
 | `scd`          | raster | random     | maximal  | arXiv 2510.24211, W = 64 as in its main table                   |
 | `scd-gumbel`   | raster | random     | gumbel   | arXiv 2510.24211, W = 64                                        |
+| `sjd-pac`      | tree   | random     | maximal  | arXiv 2603.18599, L = 64, K = D = 3 as released                 |
 | `gsd`          | raster | random     | resample | arXiv 2508.07747: SJD with groups of 14, delta 0.15, no radius  |
 | `mtp`          | mtp    | heads      |          | arXiv 2404.19737: k = 5 along the row, redrafted in every pass  |
 | `ssd`          | rows   | heads      |          | arXiv 2606.20543: k_v = 1, r = 2                                |
@@ -24,6 +25,7 @@ from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
+from ssd_jax.decode.tree import Tree
 from ssd_jax.decode.wave import Wave
 from ssd_jax.errors import UserError, require_one_of
 from ssd_jax.sequence.layout import Grid
@@ -33,6 +35,7 @@ PRESETS: dict[str, Decoder] = {
     "sjd": Raster(window=16, drafter="random", coupling="resample"),
     "scd": Raster(window=64, drafter="random", coupling="maximal"),
     "scd-gumbel": Raster(window=64, drafter="random", coupling="gumbel"),
+    "sjd-pac": Tree(),
     "gsd": Raster(window=16, drafter="random", coupling="resample", acceptance="grouped", group=Group()),
     "mtp": MTP(drafts=5),
     "ssd": SSD(rounds=2),

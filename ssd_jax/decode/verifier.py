@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32, Key
 
 Offsets = tuple[tuple[int, int], ...]
@@ -17,10 +18,14 @@ class Beside(NamedTuple):
     Attributes:
         codes: their codes.
         positions: their positions, in the window or after it.
+        before: the position before which each sees the cache and the window; None: its own.
+        sees: static, which of them (first axis) sees which, itself included; None: itself alone.
     """
 
     codes: Int32[Array, "B E"]
     positions: Int32[Array, "B E"]
+    before: Int32[Array, "B E"] | None = None
+    sees: Bool[np.ndarray, "E E"] | None = None
 
 
 class Progress(NamedTuple):
@@ -96,7 +101,7 @@ class Verifier:
             ends: static; with it, positions may be any distinct ones, at most `ends` of them the last of their grid
                 row.
             beside: inputs that are not written. Each sees everything before its position, in the cache and in the
-                window, and itself; no row end is fed after it.
+                window, and itself, unless it says otherwise; no row end is fed after it.
         Returns:
             hidden states and the cache. hidden[:, w] predicts position `positions[:, w] + 1`: it is h of that one.
             Those of inputs beside the window come after the window's.

@@ -94,12 +94,12 @@ def with_own(
     products: Products,
 ) -> Float32[Array, "B W N H"]:
     """Attention of a window of which only the first `written` inputs are in the cache; each of the others also attends
-    to itself. The first have the bits that `plain` gives them.
+    to itself, or to those that the mask's further columns name. The first have the bits that `plain` gives them.
 
     Args:
         q, k, v: of the window; q and k rotated.
         layer: the cache, in the axis order of `attention`.
-        mask: the slots that each may attend to.
+        mask: the slots that each may attend to, and after them, if there are more columns, which of the others.
         written: how many are in the cache.
         attention: one of `ATTENTIONS`.
         products: how to multiply.
@@ -107,8 +107,16 @@ def with_own(
     B, W, N, H = q.shape
     K, axes = k.shape[2], "bkth" if attention == "plain" else "btkh"
     keys, values = layer
-    k, v = (x.astype(keys.dtype).astype(jnp.float32) for x in (k, v))  # as in a cache
+    mask, among = jnp.split(mask, [keys.shape[axes.index("t")]], axis=2)
     scores = _scores(q, keys, mask, axes, products)
+    if among.shape[2]:
+        others = _scores(q, k[:, written:].astype(keys.dtype), among, "btkh", products)
+        highest = jnp.maximum(largest(scores), largest(others))
+        weights, others = jnp.exp(scores - highest), jnp.exp(others - highest)
+        sums = total(weights) + total(others)
+        out = _weighted(weights / sums, values, axes, products)
+        return _by_head(out + _weighted(others / sums, v[:, written:].astype(values.dtype), "btkh", products))
+    k, v = (x.astype(keys.dtype).astype(jnp.float32) for x in (k, v))  # as in a cache
     own = jnp.einsum("bwkgh,bwkh->bkgw", q.reshape(B, W, K, N // K, H), k) * H**-0.5
     own = jnp.where(jnp.arange(W, dtype=jnp.int32) < written, MASKED, own)[..., None]
     # One softmax over both, without concatenating them; of what is written, `own` adds 0.
@@ -161,7 +169,8 @@ class Attention(nn.Module):
                 if attention == "plain":  # the cache is read once
                     out = with_own(q, k, v, layer, mask, W, attention, self.products)
                 else:
-                    out = ATTENTIONS[attention](q[:, :W], keys, values, mask[:, :W], self.products)
+                    seen = mask[:, :W, : keys.shape[1]]  # without columns for the others
+                    out = ATTENTIONS[attention](q[:, :W], keys, values, seen, self.products)
                     others = q[:, W:], k[:, W:], v[:, W:]
                     more = with_own(*others, layer, mask[:, W:], 0, attention, self.products)
                     out = jnp.concatenate([out, more], axis=1)

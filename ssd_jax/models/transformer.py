@@ -86,7 +86,7 @@ class Transformer(nn.Module):
             positions: rotary positions.
             mask: which slots every position sees; T is the cache length, or W without a cache.
             slots: cache slots to write; required with a cache. Inputs after those with a slot are not written; each of
-                them sees itself and what the mask allows.
+                them sees itself and what the mask allows, which may have further columns for them.
             cache: keys and values so far, or None to attend within the window alone.
         Returns:
             hidden states before the final norm, and the cache with the window written in.

@@ -1,5 +1,6 @@
 """Describes the model that a pipeline has loaded."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +76,19 @@ class Described:
         """Identifies the backbone (see `weights.load.fingerprint`)."""
         return self.origin.fingerprint()
 
+    @cached_property
+    def fingerprints(self) -> dict[str, str | None]:
+        """What identifies the weights of "backbone", "heads" and "tokenizer"; None for what no file has."""
+        return self.origin.fingerprints(self.config)
+
     def numerics(self) -> dict[str, str]:
         """What the bits of an image depend on besides weights and options."""
         return {**describe(self.dtype, self.quantize), "attention": self.attention}
 
-    def made_with(self) -> dict[str, dict[str, str]]:
-        """The backbone, numerics and versions, on which images depend beside their options, draft heads and image
-        tokenizer; JSON, for records."""
+    def made_with(self) -> dict[str, dict[str, Any]]:
+        """The weights, numerics and versions, on which images depend beside their options; JSON, for records."""
         return {
-            "model": {"weights": self.origin.name, "fingerprint": self.fingerprint()},
+            "model": {"weights": self.origin.name, **self.fingerprints},
             "numerics": self.numerics(),
             "versions": {"ssd_jax": VERSION, "jax": jax.__version__, "device": jax.devices()[0].device_kind},
         }

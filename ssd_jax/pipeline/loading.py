@@ -90,7 +90,7 @@ def load(
     params = read_backbone(weights, config, backbone, dtype)
     heads_params = None if drafters is None else read_tensors(path, like_heads, dtype)
     vq_path = None if vq_weights is None else find_local(vq_weights)
-    origin = Checkpoint(folder, vq_path, tokens)
+    origin = Checkpoint(folder, vq_path, tokens, None if drafters is None else path)
     model = LoadedModel.of(config, params, drafters, heads_params)
     return Pipeline(origin, model, vq_config, Execution(dtype, mesh, attention))
 

@@ -1,6 +1,7 @@
 """Gives a pipeline the parts of its checkpoint that are read only on first use: prompts and image tokenizer."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,7 +10,7 @@ from ssd_jax.backbones.prompting import read_prompts
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.vq_models import AnyVQConfig, abstract_vq
 from ssd_jax.weights.load import find_vq_weights, fingerprint, read_vq
-from ssd_jax.weights.store import find_weights
+from ssd_jax.weights.store import WeightsError, find_weights
 
 
 class Origin(Protocol):
@@ -26,6 +27,9 @@ class Origin(Protocol):
     def fingerprint(self) -> str:
         """Identifies the backbone."""
 
+    def fingerprints(self, config: ModelConfig) -> dict[str, str | None]:
+        """Identifies "backbone", "heads" and "tokenizer"; None for what no file has."""
+
     def prompts(self, config: ModelConfig) -> Any:
         """The prompts, see `backbones.base.Prompts`."""
 
@@ -41,11 +45,13 @@ class Checkpoint:
         folder: the checkpoint's folder.
         vq_weights: the image tokenizer's file or folder; None: it is in the checkpoint's folder.
         tokens: special ids, by key, that take precedence over those of its files; None is none.
+        heads: the file of the draft heads; None: there are none.
     """
 
     folder: Path
     vq_weights: Path | None = None
     tokens: Mapping[str, int] | None = None
+    heads: Path | None = None
 
     @property
     def name(self) -> str:
@@ -55,6 +61,19 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """Identifies the backbone's file (see `weights.load.fingerprint`)."""
         return fingerprint(find_weights(self.folder))
+
+    def fingerprints(self, config: ModelConfig) -> dict[str, str | None]:
+        """Fingerprints of the files of "backbone" and "tokenizer", and the sha256 of that of "heads", which may have no
+        1-D tensors; None for a missing file."""
+        try:
+            tokenizer = fingerprint(self.vq_path(config))
+        except WeightsError:
+            tokenizer = None
+        heads = None
+        if self.heads is not None:
+            with self.heads.open("rb") as file:
+                heads = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"backbone": self.fingerprint(), "heads": heads, "tokenizer": tokenizer}
 
     def prompts(self, config: ModelConfig) -> Any:
         """The prompts, with the folder's tokenizer."""

@@ -70,6 +70,11 @@ class Random:
         """Stands in for a file's fingerprint."""
         return f"{NAME}-{self.seed}"
 
+    def fingerprints(self, config: ModelConfig) -> dict[str, str | None]:
+        """Stands in for the files' fingerprints."""
+        del config
+        return {"backbone": self.fingerprint(), "heads": None, "tokenizer": None}
+
     def prompts(self, config: ModelConfig) -> StandIn:
         """Frames of about the usual length."""
         return StandIn(config)

@@ -27,6 +27,8 @@ class Tag(enum.IntEnum):
     RESIDUAL = 2
     RESAMPLE = 3
     DRAFT = 4
+    BRANCH = 5
+    SIBLING = 6
 
 
 def position_keys(keys: Key[Array, " B"], positions: Int32[Array, "B W"]) -> Key[Array, "B W"]:

@@ -1,6 +1,7 @@
 """Attention masks: which cache slots each position of a window may attend to."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int32
 
 
@@ -39,6 +40,17 @@ def before(slots: Int32[Array, "B W"], starts: Int32[Array, " B"], length: int) 
     """
     cache = jnp.arange(length, dtype=jnp.int32)[None, None, :]
     return (cache >= starts[:, None, None]) & (cache < slots[:, :, None])
+
+
+def among(sees: Bool[np.ndarray, "E E"], shape: tuple[int, ...]) -> Bool[Array, "B fed E"]:
+    """Which of the last E of a window's inputs, which have no slots, each input sees: further columns of a mask.
+
+    Args:
+        sees: which of them sees which.
+        shape: of the mask, [B, fed, T].
+    """
+    above = np.zeros((shape[1] - len(sees), len(sees)), bool)
+    return jnp.broadcast_to(np.concatenate([above, sees]), (shape[0], shape[1], len(sees)))
 
 
 def row(

@@ -96,7 +96,7 @@ def test_the_sidecar_is_enough_to_draw_the_same_again(run, random_folder, tmp_pa
     assert code == 0
     record = json.loads((tmp_path / "images.json").read_text())
     pipe = ssd_jax.load(record["model"]["weights"])
-    assert pipe.fingerprint() == record["model"]["fingerprint"]
+    assert {"weights": str(random_folder), **pipe.fingerprints} == record["model"]
     prompts = [image["prompt"] for image in record["images"]][:: record["options"]["num_images"]]
     out = pipe.generate(prompts, **record["options"])
     for index, image in enumerate(record["images"]):

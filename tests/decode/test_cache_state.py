@@ -4,7 +4,7 @@ It holds for the inputs the loop still needs: for loops that commit in raster or
 pass is a commit pass, or, with rounds="auto", a pass that changed nothing) up to and including token R*C - 2; for a
 wave that commits tokens in raster order, down >= right * (C - 1), up to the first token of its last pass. Other waves
 leave the keys of tokens that were final before all that comes before them: at the end these are of contexts that have
-changed since.
+changed since. A tree leaves those of the tokens that it took from beside the window.
 """
 
 import jax
@@ -17,6 +17,7 @@ import toy
 from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
+from ssd_jax.decode.tree import Tree
 from ssd_jax.decode.wave import Wave
 from ssd_jax.sequence.layout import Grid
 
@@ -28,6 +29,8 @@ RASTER = [
     Raster(window=4, drafter="spatial", coupling="match"),
     Raster(window=1, drafter="spatial", coupling="match"),  # what is written depends on the window alone
     Raster(window=50, drafter="spatial", coupling="resample"),
+    Tree(window=13, candidates=3, depth=3),
+    Tree(window=5, candidates=2, depth=2),
     MTP(drafts=1),
     MTP(drafts=4),
 ]
@@ -47,7 +50,7 @@ def settled(decoder) -> int:
     """The first position that the cache need not be right for."""
     if isinstance(decoder, Wave):
         return int(np.argmax(decoder.schedule(GRID).final == decoder.passes(GRID)))
-    return GRID.size - 1
+    return GRID.size - getattr(decoder, "depth", 1)
 
 
 @pytest.mark.parametrize("decoder", ["ar", *RASTER, *ROWS, *IN_ORDER], ids=str)

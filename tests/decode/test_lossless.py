@@ -6,18 +6,16 @@ p > 1e-3, a control must fall below 1e-9. Seeds are fixed, so the outcome is too
 that hardly show in whole images, see test_window_laws.py.
 """
 
-import itertools
 from functools import cache, partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import stub
 import toy
-from scipy import stats
+from image_laws import GRID, SAMPLES, every_image, of_images, p_value
 
-from ssd_jax.decode import acceptance, engine
+from ssd_jax.decode import acceptance, branches, engine
 from ssd_jax.decode.acceptance import COUPLINGS
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.base import KINDS
@@ -26,11 +24,11 @@ from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
+from ssd_jax.decode.tree import Tree
 from ssd_jax.decode.wave import Wave
 from ssd_jax.sequence.layout import Grid
 
-GRID, TALL = Grid(2, 3), Grid(3, 2)
-SAMPLES, BATCH = 24_000, 8_000
+TALL, BATCH = Grid(3, 2), 8_000
 STUB = {"codes": 3, "sharpness": 0.8}
 TOY4 = toy.Toy(toy.config(visual=4, width=16, layers=1), sharpness=3.0)
 LAW = {"cfg_scale": 1.5, "top_k": 3, "which": 0}
@@ -43,45 +41,21 @@ RASTER = {
 LOSSLESS = RASTER | {
     "ar": AR(),
     "mtp": MTP(drafts=3),
+    "tree": Tree(window=9, candidates=2, depth=3),
+    "tree, wide": Tree(window=8, candidates=3, depth=2),
     "ssd, auto": SSD(rounds="auto"),
     "ssd, auto, two rows": SSD(rounds="auto", rows=2),
 }
 
 
-def of_pictures(log_p, codes: int) -> np.ndarray:
-    """Probability of every image, float64 [codes^6], from log p [codes^6, 6, codes] of `every_picture`."""
-    tokens = np.asarray(every_picture(codes))
-    law = np.exp(np.take_along_axis(np.asarray(log_p, np.float64), tokens[..., None], axis=-1)[..., 0].sum(axis=1))
-    assert abs(law.sum() - 1.0) < 1e-4
-    return law / law.sum()
-
-
-def every_picture(codes: int) -> jax.Array:
-    """int32 [codes^6, 6], in order of the codes as digits."""
-    return jnp.asarray(list(itertools.product(range(codes), repeat=GRID.size)), jnp.int32)
-
-
 @cache
 def law_of_stub(grid: Grid) -> np.ndarray:
-    return of_pictures(stub.forced(every_picture(3), grid, STUB["sharpness"], 3), 3)
+    return of_images(stub.forced(every_image(3), grid, STUB["sharpness"], 3), 3)
 
 
 @cache
 def law_of_toy() -> np.ndarray:
-    return of_pictures(toy.forced(TOY4, every_picture(4), GRID, **LAW)[0], 4)
-
-
-def p_value(tokens, law: np.ndarray, codes: int) -> float:
-    """Of the chi-square of images int32 [SAMPLES, 6]; cells that expect less than 5 are pooled."""
-    digits = codes ** np.arange(GRID.size - 1, -1, -1)
-    counts, expected = np.bincount(np.asarray(tokens) @ digits, minlength=law.size), law * SAMPLES
-    if counts[expected == 0].any():  # impossible images were drawn
-        return 0.0
-    big = expected >= 5
-    counts, expected = np.append(counts[big], counts[~big].sum()), np.append(expected[big], expected[~big].sum())
-    statistic = float(((counts - expected) ** 2 / expected).sum())
-    print(f"chi-square {statistic:.0f} on {len(counts) - 1} degrees of freedom")
-    return float(stats.chi2.sf(statistic, len(counts) - 1))
+    return of_images(toy.forced(TOY4, every_image(4), GRID, **LAW)[0], 4)
 
 
 def of_stub(decoder, **how) -> float:
@@ -116,7 +90,7 @@ def test_follows_the_law(name):
     assert of_stub(LOSSLESS[name]) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["ar", "spatial, maximal", "mtp", "ssd, auto"])
+@pytest.mark.parametrize("name", ["ar", "spatial, maximal", "mtp", "tree", "tree, wide", "ssd, auto"])
 def test_a_transformers_law_guided_and_filtered(name):
     """With heads that have a context: q depends on sources that are drafts still, and is stored as it was then."""
     assert of_toy(LOSSLESS[name], "context") > 1e-3
@@ -134,6 +108,24 @@ CONTROLS += ["ssd, auto", "ssd, auto, two rows"]
 @pytest.mark.parametrize("name", CONTROLS)
 def test_a_plain_draw_instead_of_the_residual_does_not(name, monkeypatch):
     monkeypatch.setattr(acceptance, "residual", lambda log_p, log_q: log_p)
+    assert of_stub(LOSSLESS[name], program=stub.fresh_program()) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["tree", "tree, wide"])
+def test_siblings_that_are_tried_against_all_of_p_do_not(name, monkeypatch):
+    """Against what the draft has left of it they must be."""
+    monkeypatch.setattr(branches, "residual", lambda log_p, log_q: log_p)
+    assert of_stub(LOSSLESS[name], program=stub.fresh_program()) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["tree", "tree, wide"])
+def test_nor_siblings_that_were_not_drawn_from_q(name, monkeypatch):
+    """For example the likeliest of the others."""
+
+    def likeliest(verifier, drafts, log_q, positions, pass_index, count):
+        return jax.lax.top_k(branches.without(log_q, drafts), count)[1]
+
+    monkeypatch.setattr(branches, "siblings", likeliest)
     assert of_stub(LOSSLESS[name], program=stub.fresh_program()) < 1e-9
 
 

@@ -22,7 +22,8 @@ NEED_HEADS = {"mtp": (1, 0), "ssd": (1, 1), "ssd2": (1, 2), "ssd-exact": (1, 1),
 
 
 def test_the_names():
-    names = "ar sjd scd scd-gumbel gsd mtp ssd ssd2 ssd-exact ssd-tree ssd-wave jacobi-match jacobi-above jacobi-wave"
+    names = "ar sjd scd scd-gumbel sjd-pac gsd mtp ssd ssd2 ssd-exact ssd-tree ssd-wave"
+    names += " jacobi-match jacobi-above jacobi-wave"
     assert set(PRESETS) == set(names.split())
     assert all(find_decoder(name) is decoder and hash(decoder) for name, decoder in PRESETS.items())
     assert {type(decoder) for decoder in PRESETS.values()} == set(KINDS.values())

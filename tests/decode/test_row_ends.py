@@ -15,6 +15,7 @@ from ssd_jax.decode import engine
 from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
+from ssd_jax.decode.tree import Tree
 from ssd_jax.decode.wave import Wave
 from ssd_jax.models.teacher_forcing import image_hidden
 from ssd_jax.models.transformer import Transformer
@@ -43,6 +44,7 @@ OTHERS = [
     Wave(),
     Wave(down=2, right=0, depth=3, drafter="above"),
     MTP(drafts=2),
+    Tree(window=14, candidates=3, depth=3),
 ]
 
 
@@ -178,7 +180,9 @@ IN_ORDER = [decoder for decoder in OTHERS if decoder != Wave()]  # a slanted wav
 def test_the_cache_is_that_of_a_fresh_prefill_row_ends_included(decoder):
     out = decoded(decoder)
     _, fresh = forward(*whole(out.tokens))
-    last = (GRID.rows - 1) * GRID.cols if isinstance(decoder, Wave) else GRID.size - 1  # its last pass corrects a row
+    last = GRID.size - getattr(decoder, "depth", 1)
+    if isinstance(decoder, Wave):
+        last = (GRID.rows - 1) * GRID.cols  # its last pass corrects a row
     right = toy.PROMPT + int(LAYOUT.places(last))
     assert out.cache.length == toy.PROMPT + LAYOUT.length
     for layer, expected in zip(jax.tree.leaves(out.cache), jax.tree.leaves(fresh), strict=True):

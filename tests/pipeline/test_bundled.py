@@ -2,11 +2,14 @@
 skin tones or styles that it saw but never together, are likelier under their own caption than under another's."""
 
 import dataclasses
+import shutil
+from unittest.mock import ANY
 
 import jax
 import numpy as np
 import pytest
 
+import ssd_jax
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.prompts import pad_left
 from ssd_jax.training.losses import token_nll
@@ -44,6 +47,21 @@ def test_the_fixture_is_complete(bundled, heldout, fixtures):
 def test_the_card_is_that_of_its_heads(bundled, tmp_path):
     write_heads_card(tmp_path / "heads.safetensors", bundled.heads, bundled.folder / "model.safetensors")
     assert (tmp_path / CARD_NAME).read_bytes() == (bundled.folder / CARD_NAME).read_bytes()
+
+
+def test_records_name_the_files_of_backbone_heads_and_tokenizer(bundled, tmp_path):
+    first = bundled.made_with()["model"]
+    assert first == {"weights": str(bundled.folder), **bundled.fingerprints}
+    shutil.copytree(bundled.folder, tmp_path / "copy")
+    same = ssd_jax.load(tmp_path / "copy").fingerprints
+    assert same == bundled.fingerprints and None not in same.values()
+    heads = tmp_path / "copy" / "heads.safetensors"
+    heads.write_bytes(heads.read_bytes()[:-1] + b"\1")
+    assert ssd_jax.load(tmp_path / "copy").fingerprints == {**same, "heads": ANY}
+    assert ssd_jax.load(tmp_path / "copy").fingerprints["heads"] != same["heads"]
+    heads.unlink()
+    (tmp_path / "copy" / "vq.safetensors").unlink()
+    assert ssd_jax.load(tmp_path / "copy").fingerprints == {**same, "heads": None, "tokenizer": None}
 
 
 def test_prompts_matter(nll, heldout):
