@@ -11,6 +11,7 @@ from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
+from ssd_jax.decode.tree import Tree
 from ssd_jax.decode.wave import Wave
 from ssd_jax.errors import UserError
 from ssd_jax.pipeline.loading import load
@@ -32,6 +33,7 @@ __all__ = [
     "Preview",
     "Raster",
     "Stream",
+    "Tree",
     "UserError",
     "Wave",
     "load",

@@ -36,7 +36,10 @@ from ssd_jax.weights.mapping import flatten  # noqa: E402
 
 PROMPTS = ["red apple", "green heart", "dog", "cat", "fire"]
 """So many that no activation has the shape of a weight."""
-RUNS = {"data:2,model:4": ("ar", "ssd", "ssd-exact", "ssd-tree", "ssd-wave", "mtp"), "data:4,model:2": ("ar",)}
+RUNS = {
+    "data:2,model:4": ("ar", "ssd", "ssd-exact", "ssd-tree", "sjd-pac", "ssd-wave", "mtp"),
+    "data:4,model:2": ("ar",),
+}
 """On the first mesh the two key/value heads are whole on every device, on the second they are split."""
 
 

@@ -464,6 +464,35 @@ MUTANTS = [
         "(new[k] < -1) & (jnp.arange(C) == 0)[:, None]",
         "decode/test_wave.py::test_heads_draft_a_row_from_the_states_that_predicted_the_one_above",
     ),
+    # The tree loop.
+    Mutant(
+        "tree: tokens from beside the window are not fed again",
+        "decode/tree.py",
+        "begin = jnp.maximum(newest - levels, 0)",
+        "begin = newest",
+        "decode/test_lossless.py -k 'follows_the_law and tree'",
+    ),
+    Mutant(
+        "tree: siblings are tried against q with the draft",
+        "decode/branches.py",
+        "jax.nn.log_softmax(without(log_q, code), axis=-1), log_q)",
+        "log_q, log_q)",
+        "decode/test_tree.py -k walk",
+    ),
+    Mutant(
+        "tree: a path goes on behind a row end that was not fed",
+        "decode/branches.py",
+        "going &= (path == 0) | (positions[:, level] % cols != cols - 1)",
+        "pass",
+        "decode/test_tree.py -k behind_a_row_end",
+    ),
+    Mutant(
+        "tree: a node sees its children",
+        "decode/branches.py",
+        "path[: len(other)] == other for other in paths] for path in paths",
+        "other[: len(path)] == path for other in paths] for path in paths",
+        "decode/test_tree.py -k 'nodes or node_has'",
+    ),
     # What is planned and measured.
     Mutant(
         "plan: a score is never read",

@@ -40,7 +40,7 @@ def recipe_of(
         **options,
         "mesh": args.mesh,
         **pipe.made_with(),
-        "model": pipe.fingerprints,
+        "model": {**pipe.fingerprints},
         "seed of an image": RULE,
         "seeds": [[seed_of(args.seed, number, sample) for sample in range(SAMPLES)] for number in range(len(items))],
         "prompts": [{"place": item.place, "prompt": item.prompt, "texts": item.texts} for item in items],

@@ -1,6 +1,6 @@
 """The branches of the tree loop: the candidates of its first positions, in what order they are tried, and which follow.
 
-A tree has levels, one for each of the first D - 1 positions after the newest token. Every level has K candidates: the
+A tree has levels, one for each of the first positions after the newest token. Every level has as many candidates: the
 window's draft, which is number 0, and its siblings. A *path* names a candidate of every level; paths of drafts alone
 run through the window, the others through inputs beside it.
 
@@ -22,7 +22,7 @@ from ssd_jax.decode.verifier import Beside, Verifier
 from ssd_jax.sampling import threefry
 from ssd_jax.sampling.choice import choose
 from ssd_jax.sampling.distribution import residual
-from ssd_jax.sampling.noise import Tag, fresh_keys, gumbel
+from ssd_jax.sampling.noise import Tag, fresh_keys, gumbel, uniform
 
 NONE = -1
 """Marks a candidate that does not exist: q has no further code."""
@@ -36,7 +36,7 @@ class Nodes(NamedTuple):
         candidate: its number among the candidates of its level.
         shared: number of window drafts at the beginning of its path.
         sees: whether a node (first axis) sees another: itself and those that its path goes through.
-        of_path: for every level the node of every path up to it, numbered in base K; -1 for the window's.
+        of_path: for every level the node of every path up to it, numbered in base `candidates`; -1 for the window's.
     """
 
     level: Int32[np.ndarray, " E"]
@@ -46,9 +46,14 @@ class Nodes(NamedTuple):
     of_path: tuple[Int32[np.ndarray, " paths"], ...]
 
 
+def count(candidates: int, levels: int) -> int:
+    """E, the number of nodes beside the window."""
+    return sum(candidates**level for level in range(1, levels + 1)) - levels
+
+
 @functools.cache
 def nodes(candidates: int, levels: int) -> Nodes:
-    """The nodes of a tree of K = `candidates` on every level."""
+    """The nodes of a tree with this many candidates on every level."""
     by_level = [list(itertools.product(range(candidates), repeat=level + 1)) for level in range(levels)]
     paths = [path for level in by_level for path in level if any(path)]
     number = {path: index for index, path in enumerate(paths)}
@@ -61,7 +66,7 @@ def nodes(candidates: int, levels: int) -> Nodes:
     )
 
 
-def beside(tree: Nodes, candidates: Int32[Array, "B levels K"], first: Int32[Array, " B"]) -> Beside:
+def beside(tree: Nodes, candidates: Int32[Array, "B levels candidates"], first: Int32[Array, " B"]) -> Beside:
     """The nodes as inputs of a pass; for a candidate that does not exist, code 0 is fed and ignored.
 
     Args:
@@ -74,67 +79,66 @@ def beside(tree: Nodes, candidates: Int32[Array, "B levels K"], first: Int32[Arr
 
 
 class Walk(NamedTuple):
-    """The tokens that a tree gives.
+    """What a tree gives.
 
     Attributes:
-        tokens: at level 0 and after it; only the first `count` count.
+        tokens: from level 0 to the position after the last level; only the first `count` are final.
         count: number of final tokens.
         through: whether every draft of the window was accepted, so that the window's own chain goes on.
+        log_p: at the same positions, after the accepted path, which drafts extend where it ends.
     """
 
-    tokens: Int32[Array, "B L"]
+    tokens: Int32[Array, "B front"]
     count: Int32[Array, " B"]
     through: Bool[Array, " B"]
+    log_p: Float32[Array, "B front V"]
 
 
 def walk(
     verifier: Verifier,
     tree: Nodes,
-    candidates: Int32[Array, "B levels K"],
-    accepted: Int32[Array, " B"],
-    log_p: tuple[Float32[Array, "B X V"], Float32[Array, "B E V"]],
+    candidates: Int32[Array, "B levels candidates"],
+    chain: Float32[Array, "B front V"],
+    beside: Float32[Array, "B E V"],
     log_q: Float32[Array, "B levels V"],
-    positions: Int32[Array, "B L"],
+    positions: Int32[Array, "B front"],
     pass_index: Int32[Array, " B"],
     cols: int,
 ) -> Walk:
     """Follows the accepted candidates from level to level; where none is, the token is drawn from what is left of p.
 
     Args:
-        verifier: for its noise.
+        verifier: for its noise. The uniform numbers of drafts are those of `acceptance.accept_window`.
         tree: the nodes.
         candidates: the codes that were fed.
-        accepted: number of leading drafts of the window that are accepted by its own chain.
-        log_p: of the window's first positions, and of what follows each node.
+        chain: log p of the levels' positions, and of the one after them, in the window.
+        beside: log p of what follows each node.
         log_q: from which the drafts were drawn; siblings were drawn from it without the earlier candidates.
         positions: of the levels, and the one after them.
         pass_index: index of this pass for each image.
         cols: C.
     """
-    B, levels, K = candidates.shape
-    chain, beside = log_p
+    B, levels, number = candidates.shape
     keys, V = verifier.keys(positions), chain.shape[-1]
-    u = threefry.unit(threefry.bits(fresh_keys(keys[:, :levels], Tag.BRANCH, pass_index), K))
-    noise = gumbel(fresh_keys(keys[:, :levels], Tag.RESIDUAL, pass_index), V)
-    path, count, going, tokens = jnp.zeros(B, jnp.int32), jnp.zeros(B, jnp.int32), jnp.ones(B, bool), []
+    front = keys[:, :levels]
+    u = threefry.unit(threefry.bits(fresh_keys(front, Tag.BRANCH, pass_index), number))
+    u = u.at[:, :, 0].set(uniform(fresh_keys(front, Tag.ACCEPT, pass_index)))
+    noise = gumbel(fresh_keys(front, Tag.RESIDUAL, pass_index), V)
+    path, count, going = jnp.zeros(B, jnp.int32), jnp.zeros(B, jnp.int32), jnp.ones(B, bool)
+    tokens, laws = [], [chain[:, 0]]
     for level in range(levels):
-        p, q = chain[:, level], log_q[:, level]
-        if level:
-            p = _following(tree, level - 1, path, p, beside)
-        # After drafts alone the window's chain has tried the first candidate already.
-        right = u[:, level, 0] < token_chance(candidates[:, level, :1], p[:, None], q[:, None])[:, 0]
-        right = jnp.where(path == 0, accepted > level, right)
-        token, which = _try(candidates[:, level], p, q, right, u[:, level], noise[:, level])
+        token, which = _try(candidates[:, level], laws[level], log_q[:, level], u[:, level], noise[:, level])
         tokens.append(token)
         count += going
-        path = path * K + jnp.maximum(which, 0)
         going &= which >= 0
+        path = path * number + jnp.where(going, which, 0)
+        laws.append(_following(tree, level, path, chain[:, level + 1], beside))
         if verifier.row_ends:  # no row end was fed after a node, so nothing is known of what follows it
             going &= (path == 0) | (positions[:, level] % cols != cols - 1)
-    p = _following(tree, levels - 1, path, chain[:, levels], beside)
-    tokens.append(choose(p, gumbel(fresh_keys(keys[:, levels:], Tag.RESAMPLE, pass_index), V)[:, 0]))
+    drawn = gumbel(fresh_keys(keys[:, levels:], Tag.RESAMPLE, pass_index), V)[:, 0]
+    tokens.append(choose(laws[levels], drawn))
     through = going & (path == 0)
-    return Walk(jnp.stack(tokens, axis=1), count + (going & ~through), through)
+    return Walk(jnp.stack(tokens, axis=1), count + (going & ~through), through, jnp.stack(laws, axis=1))
 
 
 def siblings(
@@ -169,11 +173,10 @@ def _following(
 
 
 def _try(
-    candidates: Int32[Array, "B K"],
+    candidates: Int32[Array, "B candidates"],
     log_p: Float32[Array, "B V"],
     log_q: Float32[Array, "B V"],
-    right: Bool[Array, " B"],
-    u: Float32[Array, "B K"],
+    u: Float32[Array, "B candidates"],
     noise: Float32[Array, "B V"],
 ) -> tuple[Int32[Array, " B"], Int32[Array, " B"]]:
     """Tries the candidates of a level in turn.
@@ -181,18 +184,16 @@ def _try(
     Args:
         candidates: the codes.
         log_p, log_q: p, and the q of the first.
-        right: whether the first is accepted.
-        u: a uniform number for each of the others.
+        u: a uniform number for each.
         noise: Gumbel noise, for the draw if all are rejected.
     Returns:
         the token, and which candidate it is, `NONE` if it was drawn.
     """
-    which = jnp.where(right, 0, NONE)
+    which = jnp.full(log_p.shape[0], NONE, jnp.int32)
     for number in range(candidates.shape[1]):
         code = candidates[:, number]
-        if number:
-            chance = token_chance(jnp.maximum(code, 0)[:, None], log_p[:, None], log_q[:, None])[:, 0]
-            which = jnp.where((which < 0) & (code >= 0) & (u[:, number] < chance), number, which)
+        chance = token_chance(jnp.maximum(code, 0)[:, None], log_p[:, None], log_q[:, None])[:, 0]
+        which = jnp.where((which < 0) & (code >= 0) & (u[:, number] < chance), number, which)
         there = (code >= 0)[:, None]
         log_p = jnp.where(there, jax.nn.log_softmax(residual(log_p, log_q), axis=-1), log_p)
         log_q = jnp.where(there, jax.nn.log_softmax(without(log_q, code), axis=-1), log_q)

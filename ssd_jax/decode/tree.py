@@ -1,18 +1,20 @@
 """The tree loop: a raster window with several candidates for each of its first drafts.
 
     committed | n-1 : n    n+1   n+2 ...    the newest token and X drafts, a chain
-                      n'                    K - 1 siblings of the draft of n, beside the window
-                           n+1   ...        below each of them, and of the draft, the K candidates of n + 1
+                      n'                    siblings of the draft of n, beside the window
+                           n+1   ...        below each of them, and of the draft, all candidates of n + 1
 
 Candidates are tried in turn, and an accepted sibling is followed through its own part of the tree (see
 `decode.branches`). All later drafts are coupled to the verifier's p as in the raster loop with `maximal`.
 
 Source: SJD-PAC, arXiv 2603.18599 (proactive drafting and adaptive continuation). As in its released code, a position
-has the same candidates on every path. Unlike there, siblings are always drawn from the draft's q, without the draft.
-The released code draws those of a draft that was kept from a residual and tests them against q: not lossless.
+has the same candidates on every path, and drafts near the front are coupled to p after the accepted path. Unlike
+there, siblings are drawn from the q of their draft, without the draft, and accepted as such. The released code draws
+candidates from residuals, but accepts them as draws of the whole p, which is not lossless. And drafts that enter the
+window have no siblings until the verifier has seen them once.
 
 Nothing in the cache is moved: tokens of an accepted path beside the window are fed again by the next window, which
-begins D - 1 tokens before the newest one.
+begins `depth` - 1 tokens before the newest one.
 """
 
 import dataclasses
@@ -34,7 +36,7 @@ from ssd_jax.errors import UserError, require_whole
 from ssd_jax.sequence.layout import Grid
 
 MOST = 16
-"""The largest K and D; larger trees than a window can hold are refused before."""
+"""The largest number of candidates, and the largest depth."""
 
 
 @register
@@ -43,9 +45,10 @@ class Tree(Decoder):
     """Jacobi decoding with a tree of candidates at the front.
 
     Attributes:
-        window: L, the newest token and all drafts and nodes of a pass. Tokens that are fed again are not counted.
-        candidates: K, for each of the first positions.
-        depth: D, levels of the tree, that of the newest token included.
+        window: inputs of a pass: the newest token, the drafts after it and the nodes beside them. The `depth` - 1
+            tokens that are fed again are not counted.
+        candidates: how many there are for each of the first positions.
+        depth: levels of the tree, that of the newest token included.
     """
 
     window: int = 64
@@ -77,14 +80,9 @@ class Tree(Decoder):
         """Positions that have several candidates."""
         return self.depth - 1
 
-    @property
-    def nodes(self) -> branches.Nodes:
-        """The nodes beside the window."""
-        return branches.nodes(self.candidates, self.levels)
-
     def drafts(self, grid: Grid) -> int:
         """X, the drafts of the window, on a grid."""
-        return max(min(self.window - 1 - len(self.nodes.level), grid.size - 1), self.levels)
+        return max(min(self.window - 1 - branches.count(self.candidates, self.levels), grid.size - 1), self.levels)
 
     def check(self, grid: Grid) -> None:
         """See `Decoder.check`."""
@@ -92,7 +90,7 @@ class Tree(Decoder):
 
     def stretches(self, grid: Grid, horizontal: int, passes: Count | None = None) -> Stretches:
         """See `Decoder.stretches`. The fewest passes, 1 + ceil((R*C - 1) / (X + 1)), need all drafts to be right."""
-        X, E = self.drafts(grid), len(self.nodes.level)
+        X, E = self.drafts(grid), branches.count(self.candidates, self.levels)
         fewest = -(-(grid.size - 1) // (X + 1))
         count = fewest if passes is None else max(passes - 1, fewest)
         return PREFILL, Stretch(count, X + 1 + self.levels, X + 1 + E, beside=E)
@@ -116,7 +114,7 @@ class State:
     log_q: of the X drafts from n on.
     siblings: of the first drafts.
     passes, trace: as in `Decoded`.
-    cache: up to date for every final token but the newest D.
+    cache: up to date for every final token but the newest `depth`.
     """
 
     tokens: Int32[Array, "B tokens"]
@@ -130,7 +128,7 @@ class State:
 
 def _pass(verifier: Verifier, grid: Grid, tree: Tree, s: State) -> State:
     """One verifier pass: accepts, commits and redrafts."""
-    levels, X, nodes = tree.levels, tree.drafts(grid), tree.nodes
+    levels, X, nodes = tree.levels, tree.drafts(grid), branches.nodes(tree.candidates, tree.levels)
     newest = s.first - 1
     begin = jnp.maximum(newest - levels, 0)
     inputs = begin[:, None] + jnp.arange(X + 1 + levels, dtype=jnp.int32)
@@ -145,9 +143,10 @@ def _pass(verifier: Verifier, grid: Grid, tree: Tree, s: State) -> State:
     log_p, after = log_p[:, : X + 1], log_p[:, X + 1 :]
 
     with jax.named_scope("accept"):
+        front, q, at = log_p[:, : levels + 1], s.log_q[:, :levels], positions[:, : levels + 1]
+        walk = branches.walk(verifier, nodes, candidates, front, after, q, at, passes, grid.cols)
+        log_p = jnp.concatenate([walk.log_p, log_p[:, levels + 1 :]], axis=1)
         new, m = accept_window(verifier, "maximal", token_chance, drafts, log_p, s.log_q, positions, passes)
-        front, q = positions[:, : levels + 1], s.log_q[:, :levels]
-        walk = branches.walk(verifier, nodes, candidates, m, (log_p, after), q, front, passes, grid.cols)
         count = jnp.where(walk.through, m + 1, walk.count)
         walked = ~walk.through[:, None] & (jnp.arange(levels + 1, dtype=jnp.int32) < walk.count[:, None])
         new = jnp.concatenate([jnp.where(walked, walk.tokens, new[:, : levels + 1]), new[:, levels + 1 :]], axis=1)

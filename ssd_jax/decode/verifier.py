@@ -101,7 +101,7 @@ class Verifier:
             ends: static; with it, positions may be any distinct ones, at most `ends` of them the last of their grid
                 row.
             beside: inputs that are not written. Each sees everything before its position, in the cache and in the
-                window, and itself, unless it says otherwise; no row end is fed after it.
+                window, and itself, unless `beside` says otherwise; no row end is fed after it.
         Returns:
             hidden states and the cache. hidden[:, w] predicts position `positions[:, w] + 1`: it is h of that one.
             Those of inputs beside the window come after the window's.

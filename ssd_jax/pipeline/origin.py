@@ -64,15 +64,15 @@ class Checkpoint:
 
     def fingerprints(self, config: ModelConfig) -> dict[str, str | None]:
         """Fingerprints of the files of "backbone" and "tokenizer", and the sha256 of that of "heads", which may have no
-        1-D tensors; None for a missing file."""
-        try:
-            tokenizer = fingerprint(self.vq_path(config))
-        except WeightsError:
-            tokenizer = None
-        heads = None
+        1-D tensors; None for a missing file. Raises `WeightsError` for files that can no longer be read."""
+        path, heads = self.vq_path(config), None
         if self.heads is not None:
-            with self.heads.open("rb") as file:
-                heads = hashlib.file_digest(file, "sha256").hexdigest()
+            try:
+                with self.heads.open("rb") as file:
+                    heads = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise WeightsError(f"{self.heads} cannot be read: {error.strerror}.") from None
+        tokenizer = fingerprint(path) if path.exists() else None
         return {"backbone": self.fingerprint(), "heads": heads, "tokenizer": tokenizer}
 
     def prompts(self, config: ModelConfig) -> Any:

@@ -28,7 +28,7 @@ from ssd_jax.weights.load import read_config
 
 SIDE = 4  # codes along a side of an image
 HEADS = HeadsConfig(horizontal=2, vertical=2)
-WITHOUT_HEADS = ["ar", "sjd", "scd", "scd-gumbel", "gsd", "jacobi-match", "jacobi-above", "jacobi-wave"]
+WITHOUT_HEADS = ["ar", "sjd", "scd", "scd-gumbel", "sjd-pac", "gsd", "jacobi-match", "jacobi-above", "jacobi-wave"]
 
 
 def config_of(name: str) -> ModelConfig:

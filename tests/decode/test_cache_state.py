@@ -4,7 +4,8 @@ It holds for the inputs the loop still needs: for loops that commit in raster or
 pass is a commit pass, or, with rounds="auto", a pass that changed nothing) up to and including token R*C - 2; for a
 wave that commits tokens in raster order, down >= right * (C - 1), up to the first token of its last pass. Other waves
 leave the keys of tokens that were final before all that comes before them: at the end these are of contexts that have
-changed since. A tree leaves those of the tokens that it took from beside the window.
+changed since. A tree leaves stale keys of the newest tokens, which
+it may have taken from beside the window.
 """
 
 import jax

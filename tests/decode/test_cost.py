@@ -13,6 +13,7 @@ from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
+from ssd_jax.decode.tree import Tree
 from ssd_jax.decode.wave import Wave
 from ssd_jax.sampling.noise import image_keys
 from ssd_jax.sequence.layout import Grid
@@ -66,6 +67,7 @@ def test_loops_with_a_plan_take_the_formulas_count(decoder, grid):
 
 
 FIVE = [Raster(window=5, drafter="above", coupling=coupling) for coupling in COUPLINGS] + [MTP(drafts=4)]
+FIVE += [Tree(window=7, candidates=3, depth=2)]
 
 
 @pytest.mark.parametrize("decoder", FIVE, ids=str)

@@ -10,6 +10,7 @@ from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS, find_decoder
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
+from ssd_jax.decode.tree import Tree
 from ssd_jax.sequence.layout import Grid
 
 SMALL = toy.Toy(toy.config(layers=1))
@@ -29,8 +30,8 @@ def test_one_trace_per_shape(decoder):
 
 
 ODD = [Grid(1, 1), Grid(1, 9), Grid(9, 1)]
-RASTER = [name for name, decoder in PRESETS.items() if isinstance(decoder, Raster | MTP)]
-EVERY_DRAFTER = ["jacobi-match", "jacobi-above", Raster(window=6, drafter="horizontal"), "mtp", "ssd-exact"]
+RASTER = [name for name, decoder in PRESETS.items() if isinstance(decoder, Raster | Tree | MTP)]
+EVERY_DRAFTER = ["jacobi-match", "jacobi-above", Raster(window=6, drafter="horizontal"), "mtp", "ssd-exact", "sjd-pac"]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,7 @@ def test_odd_grids(name, grid):
         Raster(window=5, drafter="horizontal", coupling="maximal"),
         Raster(window=5, drafter="spatial", coupling="gumbel"),
         Raster(window=5, drafter="above", coupling="match", history=3),
+        Tree(window=10, candidates=2, depth=3),
         MTP(drafts=4),
         SSD(rounds="auto"),
         SSD(rounds="auto", rows=2),

@@ -113,7 +113,7 @@ def test_a_plain_draw_instead_of_the_residual_does_not(name, monkeypatch):
 
 @pytest.mark.parametrize("name", ["tree", "tree, wide"])
 def test_siblings_that_are_tried_against_all_of_p_do_not(name, monkeypatch):
-    """Against what the draft has left of it they must be."""
+    """They must be tried against what the draft left of p."""
     monkeypatch.setattr(branches, "residual", lambda log_p, log_q: log_p)
     assert of_stub(LOSSLESS[name], program=stub.fresh_program()) < 1e-9
 

@@ -5,6 +5,7 @@ That its images follow the backbone's distribution is in test_lossless.py.
 
 import itertools
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +15,18 @@ import stub
 import toy
 from image_laws import GRID as SIX
 from image_laws import SAMPLES, every_image, of_images, p_value
+from scipy import stats
 
 from ssd_jax.decode import branches, engine
 from ssd_jax.decode.model_verifier import BoundVerifier, Draw
 from ssd_jax.decode.tree import Tree
+from ssd_jax.decode.verifier import Verifier
 from ssd_jax.errors import UserError
 from ssd_jax.prompts.batch import PromptBatch
-from ssd_jax.sampling.noise import image_keys
+from ssd_jax.sampling import noise, threefry
+from ssd_jax.sampling.choice import choose
+from ssd_jax.sampling.distribution import residual
+from ssd_jax.sampling.noise import Tag, image_keys
 from ssd_jax.sequence.layout import Grid
 
 GRID = Grid(3, 5)
@@ -96,6 +102,79 @@ def test_behind_a_row_end_it_follows_the_law_too():
     decoder, parts = Tree(window=13, candidates=3, depth=3), range(3)
     drawn = [toy.decode(tiny, decoder, SIX, images=SAMPLES // 3, seed=seed, **how).tokens for seed in parts]
     assert p_value(np.concatenate(drawn), law, 4) > 1e-3
+
+
+V, DRAWN = 6, 100_000
+LAW0 = np.array([0.30, 0.05, 0.05, 0.25, 0.15, 0.20], np.float32)
+LAW1, LAW2 = (np.random.default_rng(seed).dirichlet(np.full(V, 2.0), V).astype(np.float32) for seed in (1, 2))
+"""p of a token after the one before it, a line for each."""
+Q = np.array([[0.05, 0.35, 0.2, 0.1, 0.2, 0.1], [0.1, 0.1, 0.3, 0.3, 0.15, 0.05]], np.float32)
+
+
+def walked() -> branches.Walk:
+    """Walks of many images through a tree whose candidates come from `Q` and meet the laws above."""
+
+    def draw(numbers: jax.Array) -> branches.Walk:
+        keys = image_keys(jnp.zeros_like(numbers), numbers)
+        verifier = stub.changed(Verifier(), keys=lambda at: noise.position_keys(keys, at))
+        at, clock = jnp.broadcast_to(jnp.arange(7, 10, dtype=jnp.int32), (DRAWN, 3)), jnp.full_like(numbers, 4)
+        log_q, tree = jnp.broadcast_to(jnp.log(Q), (DRAWN, 2, V)), branches.nodes(3, 2)
+        drafts = choose(log_q, noise.gumbel_noise(keys, at[:, :2], V))
+        others = branches.siblings(verifier, drafts, log_q, at[:, :2], clock, 2)
+        candidates = jnp.concatenate([drafts[..., None], others], axis=2)
+        first = jnp.broadcast_to(jnp.asarray(LAW0), (DRAWN, V))
+        chain = jnp.stack([first, jnp.asarray(LAW1)[drafts[:, 0]], jnp.asarray(LAW2)[drafts[:, 1]]], axis=1)
+        codes = candidates[:, tree.level, tree.candidate]
+        beside = jnp.where((tree.level == 0)[:, None], jnp.asarray(LAW1)[codes], jnp.asarray(LAW2)[codes])
+        return branches.walk(verifier, tree, candidates, jnp.log(chain), jnp.log(beside), log_q, at, clock + 1, 5)
+
+    return jax.tree.map(np.asarray, jax.jit(draw)(jnp.arange(DRAWN, dtype=jnp.int32)))
+
+
+def least_p_value(walk: branches.Walk) -> float:
+    """Of the chi-squares of every position's tokens after each token before."""
+    a, b, c = walk.tokens.T
+    more = [walk.through | (walk.count > number) for number in (1, 2)]
+    groups = [(LAW0, a)]
+    groups += [(LAW1[code], b[more[0] & (a == code)]) for code in range(V)]
+    groups += [(LAW2[code], c[more[1] & (b == code)]) for code in range(V)]
+    found = [
+        stats.chisquare(np.bincount(tokens, minlength=V), np.float64(law) / np.float64(law).sum() * len(tokens)).pvalue
+        for law, tokens in groups
+    ]
+    print(found, "of the walks that end at each position:", np.bincount(walk.count[~walk.through]) / DRAWN)
+    return min(found)
+
+
+def test_tokens_of_a_walk_follow_their_laws_whatever_came_before():
+    walk = walked()
+    assert least_p_value(walk) > 1e-3
+    assert (np.bincount(walk.count[~walk.through])[1:] > DRAWN / 50).all() and walk.through.mean() > 0.05
+
+
+def test_one_uniform_number_for_a_draft_and_its_siblings_is_seen(monkeypatch):
+    """It is large where the draft was refused."""
+
+    def keys(keys, tag, clock):
+        return noise.fresh_keys(keys, Tag.BRANCH if tag == Tag.ACCEPT else tag, clock)
+
+    def bits(keys, count):
+        return jnp.repeat(threefry.bits(keys, 1), count, axis=-1)
+
+    monkeypatch.setattr(branches, "fresh_keys", keys)
+    monkeypatch.setattr(branches, "threefry", SimpleNamespace(unit=threefry.unit, bits=bits))
+    assert least_p_value(walked()) < 1e-9
+
+
+def test_siblings_from_a_residual_are_seen(monkeypatch):
+    """As the released code draws them: from max(0, p - q) of the pass before, accepted as if from p."""
+    real, older = branches.siblings, jnp.log(jnp.asarray(Q[::-1]))
+
+    def released(verifier, drafts, log_q, *more):
+        return real(verifier, drafts, residual(log_q, jnp.broadcast_to(older, log_q.shape)), *more)
+
+    monkeypatch.setattr(branches, "siblings", released)
+    assert least_p_value(walked()) < 1e-9
 
 
 def test_siblings_are_other_codes_and_none_where_there_are_no_more():
