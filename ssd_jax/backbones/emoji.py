@@ -25,6 +25,7 @@ MODEL = {
     "head_dim": 128,
     "rope_theta": 10_000.0,
     "qk_norm": "rms",
+    "places": True,
     "cfg_scale": 2.0,  # cleanest images among scales 1.5 to 7
     "top_k": 20,
 }
