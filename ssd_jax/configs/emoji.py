@@ -37,7 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
         dict(optimizer, steps=1100, batch=24, lr=3e-3, save_every=220, continuous_steps=220, gradient_weight=0.5)
     )
     config.backbone = ConfigDict(
-        dict(optimizer, **captions, steps=3000, batch=32, lr=3e-3, weight_decay=0.05, save_every=500)
+        dict(optimizer, **captions, steps=2600, batch=32, lr=3e-3, weight_decay=0.05, save_every=500)
     )
     config.backbone.update(
         code_noise=0.4,  # largest share of wrong codes in a training image, from that step on
