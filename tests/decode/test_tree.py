@@ -185,15 +185,6 @@ def test_siblings_are_other_codes_and_none_where_there_are_no_more():
     assert set(found[0, :2]) == {1, 2} and (found[0, 2:] == branches.NONE).all() and (found[1] == branches.NONE).all()
 
 
-def test_the_tree_saves_passes():
-    grid, how = Grid(4, 6), {"images": 200, "codes": 11, "sharpness": 0.5}
-    trees = [Tree(window=24, candidates=3, depth=3), Tree(window=24, candidates=2, depth=2)]
-    large, small = (np.mean(stub.decode(tree, grid, **how).passes) for tree in trees)
-    chain = np.mean(stub.decode("scd", grid, **how).passes)
-    print(f"passes {large:.2f}, with a small tree {small:.2f}, without {chain:.2f}")
-    assert large < small - 0.2 < chain - 0.4
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
