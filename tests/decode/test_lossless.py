@@ -118,17 +118,6 @@ def test_siblings_that_are_tried_against_all_of_p_do_not(name, monkeypatch):
     assert of_stub(LOSSLESS[name], program=stub.fresh_program()) < 1e-9
 
 
-@pytest.mark.parametrize("name", ["tree", "tree, wide"])
-def test_nor_siblings_that_were_not_drawn_from_q(name, monkeypatch):
-    """For example the likeliest of the others."""
-
-    def likeliest(verifier, drafts, log_q, positions, pass_index, count):
-        return jax.lax.top_k(branches.without(log_q, drafts), count)[1]
-
-    monkeypatch.setattr(branches, "siblings", likeliest)
-    assert of_stub(LOSSLESS[name], program=stub.fresh_program()) < 1e-9
-
-
 def test_nor_with_a_transformer(monkeypatch):
     monkeypatch.setattr(acceptance, "residual", lambda log_p, log_q: log_p)
     program = jax.jit(
