@@ -110,12 +110,14 @@ def with_own(
     mask, among = jnp.split(mask, [keys.shape[axes.index("t")]], axis=2)
     scores = _scores(q, keys, mask, axes, products)
     if among.shape[2]:
-        others = _scores(q, k[:, written:].astype(keys.dtype), among, "btkh", products)
+        # Sharded like the cache: else XLA shards that in another way, too, and gathers it in every pass.
+        k, v = (nn.with_logical_constraint(x[:, written:].astype(keys.dtype), cache.AXES["fused"]) for x in (k, v))
+        others = _scores(q, k, among, "btkh", products)
         highest = jnp.maximum(largest(scores), largest(others))
         weights, others = jnp.exp(scores - highest), jnp.exp(others - highest)
         sums = total(weights) + total(others)
         out = _weighted(weights / sums, values, axes, products)
-        return _by_head(out + _weighted(others / sums, v[:, written:].astype(values.dtype), "btkh", products))
+        return _by_head(out + _weighted(others / sums, v, "btkh", products))
     k, v = (x.astype(keys.dtype).astype(jnp.float32) for x in (k, v))  # as in a cache
     own = jnp.einsum("bwkgh,bwkh->bkgw", q.reshape(B, W, K, N // K, H), k) * H**-0.5
     own = jnp.where(jnp.arange(W, dtype=jnp.int32) < written, MASKED, own)[..., None]
