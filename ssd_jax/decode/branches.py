@@ -82,14 +82,14 @@ class Walk(NamedTuple):
     """What a tree gives.
 
     Attributes:
-        tokens: from level 0 to the position after the last level; only the first `count` are final.
-        count: number of final tokens.
+        tokens: from level 0 to the position after the last level; only the first of them are final.
+        final: how many are.
         through: whether every draft of the window was accepted, so that the window's own chain goes on.
         log_p: at the same positions, after the accepted path, which drafts extend where it ends.
     """
 
     tokens: Int32[Array, "B front"]
-    count: Int32[Array, " B"]
+    final: Int32[Array, " B"]
     through: Bool[Array, " B"]
     log_p: Float32[Array, "B front V"]
 

@@ -134,7 +134,7 @@ def walked() -> branches.Walk:
 def least_p_value(walk: branches.Walk) -> float:
     """Of the chi-squares of every position's tokens after each token before."""
     a, b, c = walk.tokens.T
-    more = [walk.through | (walk.count > number) for number in (1, 2)]
+    more = [walk.through | (walk.final > number) for number in (1, 2)]
     groups = [(LAW0, a)]
     groups += [(LAW1[code], b[more[0] & (a == code)]) for code in range(V)]
     groups += [(LAW2[code], c[more[1] & (b == code)]) for code in range(V)]
@@ -142,14 +142,14 @@ def least_p_value(walk: branches.Walk) -> float:
         stats.chisquare(np.bincount(tokens, minlength=V), np.float64(law) / np.float64(law).sum() * len(tokens)).pvalue
         for law, tokens in groups
     ]
-    print(found, "of the walks that end at each position:", np.bincount(walk.count[~walk.through]) / DRAWN)
+    print(found, "of the walks that end at each position:", np.bincount(walk.final[~walk.through]) / DRAWN)
     return min(found)
 
 
 def test_tokens_of_a_walk_follow_their_laws_whatever_came_before():
     walk = walked()
     assert least_p_value(walk) > 1e-3
-    assert (np.bincount(walk.count[~walk.through])[1:] > DRAWN / 50).all() and walk.through.mean() > 0.05
+    assert (np.bincount(walk.final[~walk.through])[1:] > DRAWN / 50).all() and walk.through.mean() > 0.05
 
 
 def test_one_uniform_number_for_a_draft_and_its_siblings_is_seen(monkeypatch):
