@@ -327,8 +327,8 @@ MUTANTS = [
     Mutant(
         "raster: q of the neighbour",
         "decode/raster.py",
-        "slice_size=W - 1))(both, m + 1)",
-        "slice_size=W - 1))(both, m)",
+        "slices(both, m + 1, W - 1)",
+        "slices(both, m, W - 1)",
         "decode/test_lossless.py -k 'follows_the_law and maximal'",
     ),
     Mutant(

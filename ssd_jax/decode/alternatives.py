@@ -11,19 +11,14 @@ Ours; the idea of feeding a tree beside the window is from SJD-PAC (arXiv 2603.1
 import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from ssd_jax.decode.state import gather
 from ssd_jax.decode.verifier import Beside, Verifier
-from ssd_jax.sampling.choice import choose
+from ssd_jax.sampling.choice import NONE, best_others, choose
 from ssd_jax.sequence.layout import Grid
-
-NONE = -1
-"""Marks an alternative that does not exist."""
-
 
 MOST = 64
 """The largest `reach`: 280 inputs, more than pay anywhere."""
@@ -80,15 +75,12 @@ def runners_up(
         right: how many of the window's first tokens are known to be right and need no alternatives.
         tokens: the grid, with the drafts of the next pass.
     """
-    W, V = log_p.shape[1:]
+    W = log_p.shape[1]
     places, ranks = pairs(reach)
     index = right[:, None] + jnp.arange(reach, dtype=jnp.int32)
     drafted = positions[:, :1] + index
     scores = jnp.take_along_axis(log_p, jnp.minimum(index, W - 1)[..., None], axis=1) + verifier.noise(drafted)
-    draft = jnp.arange(V, dtype=jnp.int32) == gather(tokens, drafted)[..., None]
-    best, codes = jax.lax.top_k(jnp.where(draft, -jnp.inf, scores), min(reach, V))
-    codes = jnp.where((index < W)[..., None] & (best > -jnp.inf), codes, NONE)
-    codes = jnp.pad(codes, ((0, 0), (0, 0), (0, max(reach - V, 0))), constant_values=NONE)
+    codes = jnp.where((index < W)[..., None], best_others(scores, gather(tokens, drafted), reach), NONE)
     return Alternatives(codes[:, places, ranks], drafted[:, places])
 
 

@@ -20,12 +20,9 @@ from jaxtyping import Array, Bool, Float32, Int32
 from ssd_jax.decode.acceptance import token_chance
 from ssd_jax.decode.verifier import Beside, Verifier
 from ssd_jax.sampling import threefry
-from ssd_jax.sampling.choice import choose
+from ssd_jax.sampling.choice import NONE, best_others, choose, without
 from ssd_jax.sampling.distribution import residual
 from ssd_jax.sampling.noise import Tag, fresh_keys, gumbel, uniform
-
-NONE = -1
-"""Marks a candidate that does not exist: q has no further code."""
 
 
 class Nodes(NamedTuple):
@@ -150,17 +147,8 @@ def siblings(
     count: int,
 ) -> Int32[Array, "B levels {count}"]:
     """Draws of q without the draft, and without each other; `NONE` where q has no more codes."""
-    V = log_q.shape[-1]
-    scores = without(log_q, drafts) + gumbel(fresh_keys(verifier.keys(positions), Tag.SIBLING, pass_index), V)
-    best, codes = jax.lax.top_k(scores, min(count, V))  # Gumbel top-k is sampling without replacement
-    codes = jnp.where(best > -jnp.inf, codes, NONE)
-    return jnp.pad(codes, ((0, 0), (0, 0), (0, count - codes.shape[-1])), constant_values=NONE)
-
-
-def without(log_q: Float32[Array, "*places V"], codes: Int32[Array, "*places"]) -> Float32[Array, "*places V"]:
-    """log q given that it is another code, not normalised."""
-    ids = jnp.arange(log_q.shape[-1], dtype=jnp.int32)
-    return jnp.where(ids == codes[..., None], -jnp.inf, log_q)
+    keys = fresh_keys(verifier.keys(positions), Tag.SIBLING, pass_index)
+    return best_others(log_q + gumbel(keys, log_q.shape[-1]), drafts, count)
 
 
 def _following(

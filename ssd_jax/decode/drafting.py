@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
-from ssd_jax.decode.state import gather
+from ssd_jax.decode.state import gather, scatter
 from ssd_jax.decode.verifier import Verifier
 from ssd_jax.sampling.choice import choose
 from ssd_jax.sampling.noise import Tag, fresh_keys, uniform_codes
@@ -90,6 +90,16 @@ def draft(
     log_q = verifier.constrain(log_q, positions)
     drawn = choose(log_q[:, :reach], verifier.noise(positions[:, :reach]))
     return jnp.concatenate([drawn, codes[:, reach:]], axis=1), log_q
+
+
+def refill(
+    drafter: str, verifier: Verifier, grid: Grid, vocabulary: int, seen: Seen, count: int
+) -> tuple[Int32[Array, "B tokens"], Float32[Array, "B {count} {vocabulary}"]]:
+    """The tokens with `count` drafts after the last position seen, and the drafts' log q."""
+    if count == 0:
+        return seen.tokens, jnp.zeros((seen.tokens.shape[0], 0, vocabulary), jnp.float32)
+    codes, log_q = draft(drafter, verifier, grid, vocabulary, seen, count)
+    return scatter(seen.tokens, seen.last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32), codes), log_q
 
 
 def _horizontal(

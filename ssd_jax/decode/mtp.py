@@ -22,8 +22,8 @@ from jaxtyping import Array, Float, Int32
 from ssd_jax.decode.acceptance import accept_window, token_chance
 from ssd_jax.decode.base import Decoder, register, require_window
 from ssd_jax.decode.cost import PREFILL, Count, Stretch, Stretches
-from ssd_jax.decode.state import Decoded, first_token, gather, scatter
-from ssd_jax.decode.verifier import Cache, Progress, Verifier
+from ssd_jax.decode.state import Decoded, first_token, gather, in_raster_order, scatter
+from ssd_jax.decode.verifier import Cache, Verifier
 from ssd_jax.errors import require_whole
 from ssd_jax.sampling.choice import choose
 from ssd_jax.sequence.layout import Grid
@@ -83,9 +83,7 @@ class MTP(Decoder):
         if k == 0:  # an image of one token
             return Decoded(tokens, one, trace, cache)
         state = State(tokens, one, hidden, one, trace, cache)
-        body = partial(_pass, verifier, grid, k)
-        state = verifier.loop(body, state, lambda s: Progress(s.first < grid.size, s.passes, s.tokens, s.trace))
-        return Decoded(state.tokens, state.passes, state.trace, state.cache)
+        return in_raster_order(verifier, partial(_pass, verifier, grid, k), state, grid)
 
 
 @flax.struct.dataclass

@@ -22,8 +22,8 @@ from ssd_jax.decode.alternatives import MOST, Alternatives
 from ssd_jax.decode.base import Decoder, register, require_window
 from ssd_jax.decode.cost import PREFILL, Count, Stretch, Stretches
 from ssd_jax.decode.drafting import Seen
-from ssd_jax.decode.state import Decoded, first_token, gather, scatter
-from ssd_jax.decode.verifier import Cache, Progress, Verifier
+from ssd_jax.decode.state import Decoded, first_token, gather, in_raster_order, scatter, slices, traced
+from ssd_jax.decode.verifier import Cache, Verifier
 from ssd_jax.errors import LARGEST, UserError, require_one_of, require_whole
 from ssd_jax.sequence.layout import Grid
 
@@ -130,9 +130,7 @@ class Raster(Decoder):
     def run(self, verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid: Grid) -> Decoded:
         """Decodes a batch; images proceed at their own speed."""
         state = _start(verifier, cache, hidden, grid, self)
-        body = partial(_pass, verifier, grid, self)
-        state = verifier.loop(body, state, lambda s: Progress(s.first < grid.size, s.passes, s.tokens, s.trace))
-        return Decoded(state.tokens, state.passes, state.trace, state.cache)
+        return in_raster_order(verifier, partial(_pass, verifier, grid, self), state, grid)
 
 
 @flax.struct.dataclass
@@ -168,7 +166,8 @@ def _start(verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid
     zero = jnp.zeros_like(one)
     if any(decoder.heads):
         row = jnp.pad(hidden, ((0, 0), (grid.cols - 1, 0), (0, 0)))
-    tokens, log_q = _refill(verifier, grid, decoder, V, Seen(tokens, zero, row, one))
+    count = decoder.width(grid) - 1
+    tokens, log_q = drafting.refill(decoder.drafter, verifier, grid, V, Seen(tokens, zero, row, one), count)
     log_q = None if decoder.coupling == "match" else log_q
     past = history.empty(one.size, decoder.history, grid) if decoder.history else None
     others = alternatives.no_alternatives(one.size, decoder.alternatives) if decoder.alternatives else None
@@ -194,9 +193,7 @@ def _pass(verifier: Verifier, grid: Grid, decoder: Raster, s: State) -> State:
             chance = partial(grouped_chance, group=decoder.group, embed=verifier.embed)
         new, m = accept_window(verifier, decoder.coupling, chance, codes[:, 1:], log_p, s.log_q, positions, passes)
     first = jnp.minimum(s.first + m + 1, grid.size)
-    index = jnp.arange(grid.size, dtype=jnp.int32)
-    newly = (index >= s.first[:, None]) & (index < first[:, None])
-    trace = jnp.where(newly, passes[:, None], s.trace)
+    trace = traced(s.trace, s.first, first, passes)
     tokens = scatter(s.tokens, positions, new)
 
     with jax.named_scope("draft"):
@@ -214,25 +211,14 @@ def _pass(verifier: Verifier, grid: Grid, decoder: Raster, s: State) -> State:
             others = alternatives.runners_up(decoder.alternatives, verifier, log_p, positions, right, tokens)
         last = positions[:, -1]
         row = None if s.row is None else _last_row(s.row, hidden, last - s.last)
-        tokens, fresh = _refill(verifier, grid, decoder, log_p.shape[-1], Seen(tokens, last, row, passes))
+        seen = Seen(tokens, last, row, passes)
+        tokens, fresh = drafting.refill(decoder.drafter, verifier, grid, log_p.shape[-1], seen, W - 1)
         log_q = None
         if s.log_q is not None:
             # Drafts that stay in the window were drawn from this pass's p; the window moves on by m + 1.
             both = jnp.concatenate([log_p, fresh], axis=1)
-            log_q = jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=W - 1))(both, m + 1)
+            log_q = slices(both, m + 1, W - 1)
     return State(tokens, first, last, log_q, row, passes, trace, past, others, cache)
-
-
-def _refill(
-    verifier: Verifier, grid: Grid, decoder: Raster, vocabulary: int, seen: Seen
-) -> tuple[Int32[Array, "B tokens"], Float32[Array, "B X {vocabulary}"]]:
-    """Writes X = W - 1 drafts after the last position seen; also returns their log q."""
-    count = decoder.width(grid) - 1
-    if count == 0:
-        return seen.tokens, jnp.zeros((seen.tokens.shape[0], 0, vocabulary), jnp.float32)
-    codes, log_q = drafting.draft(decoder.drafter, verifier, grid, vocabulary, seen, count)
-    positions = seen.last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32)
-    return scatter(seen.tokens, positions, codes), log_q
 
 
 def _last_row(
@@ -243,5 +229,5 @@ def _last_row(
     if W >= C:
         return hidden[:, W - C :]
     moved = jnp.tile(moved, row.shape[0] // moved.shape[0])
-    older = jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=C - W))(row, moved)
+    older = slices(row, moved, C - W)
     return jnp.concatenate([older, hidden], axis=1)

@@ -1,14 +1,17 @@
 """Defines the result of a decoder, and helpers that the loops share."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float, Int32, Shaped
 
-from ssd_jax.decode.verifier import Cache, Verifier
+from ssd_jax.decode.verifier import Cache, Progress, Verifier
 from ssd_jax.sampling.choice import choose
+from ssd_jax.sequence.layout import Grid
 
 
 @flax.struct.dataclass
@@ -59,3 +62,24 @@ def scatter(
     rows = jnp.arange(array.shape[0], dtype=jnp.int32)[:, None]
     values = values if values.ndim == positions.ndim else values[:, None]
     return array.at[rows, positions].set(values, mode="drop")
+
+
+def in_raster_order(verifier: Verifier, make_pass: Callable[[Any], Any], state: Any, grid: Grid) -> Decoded:
+    """Makes passes until every image is finished, from a state with `tokens`, `passes`, `trace`, `cache`, and `first`,
+    the first position that is not final, R*C when the image is finished. Images proceed at their own speed."""
+    state = verifier.loop(make_pass, state, lambda s: Progress(s.first < grid.size, s.passes, s.tokens, s.trace))
+    return Decoded(state.tokens, state.passes, state.trace, state.cache)
+
+
+def traced(
+    trace: Int32[Array, "B tokens"], first: Int32[Array, " B"], now: Int32[Array, " B"], passes: Int32[Array, " B"]
+) -> Int32[Array, "B tokens"]:
+    """The trace after the pass `passes`, in which the positions from `first` on and before `now` became final."""
+    index = jnp.arange(trace.shape[1], dtype=jnp.int32)
+    newly = (index >= first[:, None]) & (index < now[:, None])
+    return jnp.where(newly, passes[:, None], trace)
+
+
+def slices(array: Shaped[Array, "B all *rest"], starts: Int32[Array, " B"], size: int) -> Shaped[Array, "B size *rest"]:
+    """`size` entries of every batch row, from its own start."""
+    return jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=size))(array, starts)

@@ -30,8 +30,8 @@ from ssd_jax.decode.acceptance import accept_window, token_chance
 from ssd_jax.decode.base import Decoder, register, require_window
 from ssd_jax.decode.cost import PREFILL, Count, Stretch, Stretches
 from ssd_jax.decode.drafting import Seen
-from ssd_jax.decode.state import Decoded, first_token, gather, scatter
-from ssd_jax.decode.verifier import Cache, Progress, Verifier
+from ssd_jax.decode.state import Decoded, first_token, gather, in_raster_order, scatter, slices, traced
+from ssd_jax.decode.verifier import Cache, Verifier
 from ssd_jax.errors import UserError, require_whole
 from ssd_jax.sequence.layout import Grid
 
@@ -99,11 +99,10 @@ class Tree(Decoder):
         """Decodes a batch; images proceed at their own speed."""
         tokens, trace, V = first_token(verifier, hidden, grid.size)
         one = trace[:, 0]
-        tokens, log_q = _refill(verifier, grid, self, V, Seen(tokens, jnp.zeros_like(one), None, one))
+        seen = Seen(tokens, jnp.zeros_like(one), None, one)
+        tokens, log_q = drafting.refill("random", verifier, grid, V, seen, self.drafts(grid))
         state = State(tokens, one, log_q, _siblings(verifier, self, tokens, log_q, one, one), one, trace, cache)
-        body = partial(_pass, verifier, grid, self)
-        state = verifier.loop(body, state, lambda s: Progress(s.first < grid.size, s.passes, s.tokens, s.trace))
-        return Decoded(state.tokens, state.passes, state.trace, state.cache)
+        return in_raster_order(verifier, partial(_pass, verifier, grid, self), state, grid)
 
 
 @flax.struct.dataclass
@@ -151,16 +150,14 @@ def _pass(verifier: Verifier, grid: Grid, tree: Tree, s: State) -> State:
         walked = ~walk.through[:, None] & (jnp.arange(levels + 1, dtype=jnp.int32) < walk.final[:, None])
         new = jnp.concatenate([jnp.where(walked, walk.tokens, new[:, : levels + 1]), new[:, levels + 1 :]], axis=1)
     first = jnp.minimum(s.first + count, grid.size)
-    index = jnp.arange(grid.size, dtype=jnp.int32)
-    newly = (index >= s.first[:, None]) & (index < first[:, None])
-    trace = jnp.where(newly, passes[:, None], s.trace)
+    trace = traced(s.trace, s.first, first, passes)
 
     with jax.named_scope("draft"):
         seen = Seen(scatter(s.tokens, positions, new), positions[:, -1], None, passes)
-        tokens, fresh = _refill(verifier, grid, tree, log_p.shape[-1], seen)
+        tokens, fresh = drafting.refill("random", verifier, grid, log_p.shape[-1], seen, X)
         # Drafts that stay in the window were drawn from this pass's p; the window moves on.
         both = jnp.concatenate([log_p, fresh], axis=1)
-        log_q = jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=X))(both, count)
+        log_q = slices(both, count, X)
         siblings = _siblings(verifier, tree, tokens, log_q, first, passes)
     return State(tokens, first, log_q, siblings, passes, trace, cache)
 
@@ -170,16 +167,7 @@ def _from_newest(
 ) -> Float[Array, "G outputs D"]:
     """The states of a window from the newest token on, and of the nodes beside it."""
     start, W = jnp.tile(start, hidden.shape[0] // start.shape[0]), count + levels
-    window = jax.vmap(partial(jax.lax.dynamic_slice_in_dim, slice_size=count))(hidden[:, :W], start)
-    return jnp.concatenate([window, hidden[:, W:]], axis=1)
-
-
-def _refill(
-    verifier: Verifier, grid: Grid, tree: Tree, vocabulary: int, seen: Seen
-) -> tuple[Int32[Array, "B tokens"], Float32[Array, "B X {vocabulary}"]]:
-    """Writes X random drafts after the last position seen; also returns their log q."""
-    codes, log_q = drafting.draft("random", verifier, grid, vocabulary, seen, count := tree.drafts(grid))
-    return scatter(seen.tokens, seen.last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32), codes), log_q
+    return jnp.concatenate([slices(hidden[:, :W], start, count), hidden[:, W:]], axis=1)
 
 
 def _siblings(

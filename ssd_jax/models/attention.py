@@ -109,24 +109,24 @@ def with_own(
     keys, values = layer
     mask, among = jnp.split(mask, [keys.shape[axes.index("t")]], axis=2)
     scores = _scores(q, keys, mask, axes, products)
-    if among.shape[2]:
+    alone = not among.shape[2]
+    k, v = (x.astype(keys.dtype) for x in (k, v))  # as in a cache
+    if alone:
+        k, v = (x.astype(jnp.float32) for x in (k, v))
+        own = jnp.einsum("bwkgh,bwkh->bkgw", q.reshape(B, W, K, N // K, H), k) * H**-0.5
+        others = jnp.where(jnp.arange(W, dtype=jnp.int32) < written, MASKED, own)[..., None]
+    else:
         # Sharded like the cache: else XLA shards that in another way, too, and gathers it in every pass.
-        k, v = (nn.with_logical_constraint(x[:, written:].astype(keys.dtype), cache.AXES["fused"]) for x in (k, v))
+        k, v = (nn.with_logical_constraint(x[:, written:], cache.AXES["fused"]) for x in (k, v))
         others = _scores(q, k, among, "btkh", products)
-        highest = jnp.maximum(largest(scores), largest(others))
-        weights, others = jnp.exp(scores - highest), jnp.exp(others - highest)
-        sums = total(weights) + total(others)
-        out = _weighted(weights / sums, values, axes, products)
-        return _by_head(out + _weighted(others / sums, v, "btkh", products))
-    k, v = (x.astype(keys.dtype).astype(jnp.float32) for x in (k, v))  # as in a cache
-    own = jnp.einsum("bwkgh,bwkh->bkgw", q.reshape(B, W, K, N // K, H), k) * H**-0.5
-    own = jnp.where(jnp.arange(W, dtype=jnp.int32) < written, MASKED, own)[..., None]
-    # One softmax over both, without concatenating them; of what is written, `own` adds 0.
-    highest = jnp.maximum(largest(scores), own)
-    weights, own = jnp.exp(scores - highest), jnp.exp(own - highest)
-    sums = total(weights) + own
+    # One softmax over both, without concatenating them; to what is written, `others` adds 0.
+    highest = jnp.maximum(largest(scores), largest(others))
+    weights, others = jnp.exp(scores - highest), jnp.exp(others - highest)
+    sums = total(weights) + total(others)
     out = _weighted(weights / sums, values, axes, products)
-    return _by_head(out + own / sums * v.transpose(0, 2, 1, 3)[:, :, None])
+    if alone:
+        return _by_head(out + others / sums * v.transpose(0, 2, 1, 3)[:, :, None])
+    return _by_head(out + _weighted(others / sums, v, "btkh", products))
 
 
 class Attention(nn.Module):

@@ -110,4 +110,4 @@ def test_a_history_of_passes_saves_passes(bundled):
     wide = dataclasses.replace(PRESETS["ssd-exact"], window=64)  # in a narrow window drafts are seldom made twice
     with_it, without = (bundled.generate(prompts, decoder=d) for d in (wide, dataclasses.replace(wide, history=0)))
     print(f"passes {with_it.passes}, without {without.passes}")
-    assert with_it.passes.mean() < 0.97 * without.passes.mean()
+    assert with_it.passes.mean() < 0.95 * without.passes.mean()
