@@ -49,7 +49,8 @@ def label_points(axes: Any, points: dict[str, tuple[float, float, float, float]]
 
     def place(start: tuple[float, float], width: float, height: float) -> tuple[tuple[int, int], Bbox, list[Path]]:
         """The best step, the label's box there, and the line to it, if it needs one."""
-        best, least = ((MARK + 2, 0), Bbox.null(), []), float("inf")
+        close = Bbox.from_bounds(start[0] + MARK + 2, start[1] - height / 2, width, height)
+        best, least = ((MARK + 2, 0), close, []), float("inf")
         others = [mark for mark in marks if not mark.padded(MARK).contains(*start)]
         for step in STEPS:
             if (far := hypot(*step)) >= least:

@@ -50,3 +50,11 @@ def test_every_name_has_a_place_of_its_own():
 def test_places_are_the_same_every_time():
     first, second = (labelled(POINTS)[1] for _ in range(2))
     assert all((first[name].get_points() == second[name].get_points()).all() for name in POINTS)
+
+
+def test_a_name_without_a_place_does_not_disturb_the_others():
+    long = "a name that is wider than the panel " * 5
+    boxes = labelled({**POINTS, long: (280.0, 0.5, 0.4, 0.6)})[1]
+    others = [(name, box) for name, box in boxes.items() if name != long]
+    for (one, a), (other, b) in itertools.combinations(others, 2):
+        assert not a.overlaps(b), (one, other)
