@@ -50,7 +50,7 @@ class Stub(Verifier):
             seen = causal(positions, starts, grid.size)
         else:
             seen = row(positions, starts, committed, 0, grid.cols, grid.size)
-        away = jnp.abs(positions[:, :, None] - jnp.arange(grid.size))
+        away = jnp.abs(positions[:, :, None] - jnp.arange(grid.size)[None, None]).astype(jnp.float32)
         weights = jnp.where(seen, 0.6**away, 0.0)
         rows = jnp.arange(self.images)[:, None]
         e = self.embedding[codes]
@@ -60,10 +60,11 @@ class Stub(Verifier):
         hidden = jnp.einsum("bwt,btd->bwd", weights, second)
         if beside is not None:
             before = beside.positions if beside.before is None else beside.before
-            away = beside.positions[:, :, None] - jnp.arange(grid.size)
-            weights = jnp.where(before[:, :, None] > jnp.arange(grid.size), 0.6**away, 0.0)
+            away = (beside.positions[:, :, None] - jnp.arange(grid.size)[None, None]).astype(jnp.float32)
+            weights = jnp.where(before[:, :, None] > jnp.arange(grid.size)[None, None], 0.6**away, 0.0)
             sees = np.eye(before.shape[1]) if beside.sees is None else beside.sees
-            among = jnp.where(sees, 0.6 ** (beside.positions[:, :, None] - beside.positions[:, None]), 0.0)
+            apart = (beside.positions[:, :, None] - beside.positions[:, None]).astype(jnp.float32)
+            among = jnp.where(sees, 0.6**apart, 0.0)
             own = self.embedding[beside.codes]
             state = jnp.einsum("bef,bfd->bed", among, own) + jnp.einsum("bet,btd->bed", weights, first)
             state = jnp.tanh(own + state @ self.turn)

@@ -156,10 +156,11 @@ def accept_window(
     assert log_q is not None
     right = accept(verifier, chance(drafts, log_p[:, :-1], log_q), positions[:, :-1], pass_index)
     m = _leading(right)
-    first = jnp.arange(drafts.shape[1], dtype=jnp.int32) == m[:, None]
+    place = jnp.arange(drafts.shape[1], dtype=jnp.int32)[None]
+    first = place == m[:, None]
     # Positions where a draft is rejected and the draw is from the residual; the others are draws from p.
     corrected = ~right if coupling == "maximal" else first & ~right
-    kept = right if coupling == "maximal" else jnp.arange(drafts.shape[1], dtype=jnp.int32) < m[:, None]
+    kept = right if coupling == "maximal" else place < m[:, None]
     distribution = jnp.where(corrected[..., None], residual(log_p[:, :-1], log_q), log_p[:, :-1])
     distribution = jnp.concatenate([distribution, log_p[:, -1:]], axis=1)
     keys = verifier.keys(positions)

@@ -77,7 +77,7 @@ def runners_up(
     """
     W = log_p.shape[1]
     places, ranks = pairs(reach)
-    index = right[:, None] + jnp.arange(reach, dtype=jnp.int32)
+    index = right[:, None] + jnp.arange(reach, dtype=jnp.int32)[None]
     drafted = positions[:, :1] + index
     scores = jnp.take_along_axis(log_p, jnp.minimum(index, W - 1)[..., None], axis=1) + verifier.noise(drafted)
     codes = jnp.where((index < W)[..., None], best_others(scores, gather(tokens, drafted), reach), NONE)

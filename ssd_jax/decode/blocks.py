@@ -119,7 +119,7 @@ def run(verifier: Verifier, grid: Grid, phase: Phase, state: State) -> State:
     body = partial(_pass, verifier, grid, phase)
 
     def progress(s: State) -> Progress:
-        committed = jnp.arange(grid.size, dtype=jnp.int32) < s.base[:, None]
+        committed = jnp.arange(grid.size, dtype=jnp.int32)[None] < s.base[:, None]
         return Progress(s.base < phase.end, s.passes, s.tokens, jnp.where(committed, s.trace, 0))
 
     return verifier.loop(body, state, progress)
@@ -127,7 +127,7 @@ def run(verifier: Verifier, grid: Grid, phase: Phase, state: State) -> State:
 
 def _pass(verifier: Verifier, grid: Grid, phase: Phase, s: State) -> State:
     """One verifier pass: a round for some images, the commit pass for others, only padding for finished ones."""
-    positions = s.base[:, None] + jnp.arange(phase.length, dtype=jnp.int32)
+    positions = s.base[:, None] + jnp.arange(phase.length, dtype=jnp.int32)[None]
     live, inside = s.base < phase.end, positions < phase.end
     verifying = live if phase.rounds == AUTO else live & (s.stage < phase.rounds)
     inputs = jnp.where(inside, positions - 1, grid.size)
@@ -171,7 +171,7 @@ def _pass(verifier: Verifier, grid: Grid, phase: Phase, s: State) -> State:
 def _draft_next(verifier: Verifier, grid: Grid, phase: Phase, s: State, which: Bool[Array, " B"]) -> State:
     """Drafts the block at `base` of the images in `which` that have one."""
     which &= s.base < phase.end
-    positions = s.base[:, None] + jnp.arange(phase.length, dtype=jnp.int32)
+    positions = s.base[:, None] + jnp.arange(phase.length, dtype=jnp.int32)[None]
     target = jnp.where(which[:, None] & (positions < phase.end), positions, grid.size)
 
     def draft() -> tuple[Int32[Array, "B tokens"], Float32[Array, "B X V"], Int32[Array, "B tokens"]]:

@@ -72,7 +72,7 @@ def beside(tree: Nodes, candidates: Int32[Array, "B levels candidates"], first: 
         first: the position of level 0.
     """
     codes = jnp.maximum(candidates[:, tree.level, tree.candidate], 0)
-    return Beside(codes, first[:, None] + tree.level, first[:, None] + tree.shared, tree.sees)
+    return Beside(codes, first[:, None] + tree.level[None], first[:, None] + tree.shared[None], tree.sees)
 
 
 class Walk(NamedTuple):
@@ -126,7 +126,7 @@ def walk(
     for level in range(levels):
         token, which = _try(candidates[:, level], laws[level], log_q[:, level], u[:, level], noise[:, level])
         tokens.append(token)
-        count += going
+        count += going.astype(jnp.int32)
         going &= which >= 0
         path = path * number + jnp.where(going, which, 0)
         laws.append(_following(tree, level, path, chain[:, level + 1], beside))
@@ -135,7 +135,9 @@ def walk(
     drawn = gumbel(fresh_keys(keys[:, levels:], Tag.RESAMPLE, pass_index), V)[:, 0]
     tokens.append(choose(laws[levels], drawn))
     through = going & (path == 0)
-    return Walk(jnp.stack(tokens, axis=1), count + (going & ~through), through, jnp.stack(laws, axis=1))
+    return Walk(
+        jnp.stack(tokens, axis=1), count + (going & ~through).astype(jnp.int32), through, jnp.stack(laws, axis=1)
+    )
 
 
 def siblings(

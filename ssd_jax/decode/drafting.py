@@ -69,7 +69,7 @@ def draft(
     drafter: str, verifier: Verifier, grid: Grid, vocabulary: int, seen: Seen, count: int
 ) -> tuple[Int32[Array, "B {count}"], Float32[Array, "B {count} {vocabulary}"]]:
     """Drafts of the positions last + 1 .. last + count, and the log q from which they were drawn."""
-    positions = seen.last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32)
+    positions = seen.last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32)[None]
     if drafter == "random":
         codes = uniform_codes(fresh_keys(verifier.keys(positions), Tag.DRAFT, seen.clock), vocabulary)
     elif drafter in GUESSES:
@@ -99,7 +99,7 @@ def refill(
     if count == 0:
         return seen.tokens, jnp.zeros((seen.tokens.shape[0], 0, vocabulary), jnp.float32)
     codes, log_q = draft(drafter, verifier, grid, vocabulary, seen, count)
-    return scatter(seen.tokens, seen.last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32), codes), log_q
+    return scatter(seen.tokens, seen.last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32)[None], codes), log_q
 
 
 def _horizontal(
@@ -137,7 +137,7 @@ def _vertical(
     assert seen.row is not None
     count = positions.shape[1]
     X = min(count + verifier.context, grid.cols)
-    sources = seen.last[:, None] + 1 + jnp.arange(-grid.cols, X - grid.cols, dtype=jnp.int32)
+    sources = seen.last[:, None] + 1 + jnp.arange(-grid.cols, X - grid.cols, dtype=jnp.int32)[None]
     q = verifier.draft(seen.row[:, :X], gather(seen.tokens, sources), sources % grid.cols, ((1, 0),), count)[:, 0]
     return jnp.where((positions >= grid.cols)[..., None], q, log_q[:, :count])
 
@@ -158,5 +158,5 @@ def _copied_from(
 
 def _certain(codes: Int32[Array, "B count"], vocabulary: int) -> Float32[Array, "B count {vocabulary}"]:
     """log q of deterministic drafts: one-hot."""
-    ids = jnp.arange(vocabulary, dtype=jnp.int32)
+    ids = jnp.arange(vocabulary, dtype=jnp.int32)[None, None]
     return jnp.where(ids == codes[..., None], 0.0, -jnp.inf)

@@ -51,7 +51,7 @@ def remember(
         before, after: the tokens before the pass, and with its outputs in its window.
         positions: the window, consecutive.
     """
-    index = jnp.arange(before.shape[1], dtype=jnp.int32)
+    index = jnp.arange(before.shape[1], dtype=jnp.int32)[None]
     window = (index >= positions[:, :1]) & (index <= positions[:, -1:])
     line = pass_index % history.inputs.shape[1]
     # vmap over images, so that a sharded batch needs no communication.
@@ -85,12 +85,12 @@ def recall(
     H, W, C = history.inputs.shape[1], positions.shape[1], grid.cols
     reach = max(C, 2)
     # The window and the positions before it, as far as a draft looks back.
-    around = positions[:, :1] - reach + jnp.arange(reach + W, dtype=jnp.int32)
+    around = positions[:, :1] - reach + jnp.arange(reach + W, dtype=jnp.int32)[None]
     index = jnp.clip(around, 0, grid.size - 1)[:, None]
     seen = jnp.where(around[:, None] >= 0, jnp.take_along_axis(history.inputs, index, axis=2), -1)  # off the grid: none
     said = jnp.take_along_axis(history.outputs, index[..., reach:], axis=2)
-    age = (pass_index[:, None] - jnp.arange(H, dtype=jnp.int32)) % H
-    draft = jnp.arange(W, dtype=jnp.int32) >= committed[:, None]
+    age = (pass_index[:, None] - jnp.arange(H, dtype=jnp.int32)[None]) % H
+    draft = jnp.arange(W, dtype=jnp.int32)[None] >= committed[:, None]
     present = gather(tokens, around)
     before, window = present[:, :reach], present[:, reach:]
     for _ in range(SWEEPS):

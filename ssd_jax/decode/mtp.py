@@ -106,7 +106,7 @@ class State:
 
 def _pass(verifier: Verifier, grid: Grid, k: int, s: State) -> State:
     """One draft of k tokens and the verifier pass over it."""
-    inputs = s.first[:, None] - 1 + jnp.arange(k + 1, dtype=jnp.int32)
+    inputs = s.first[:, None] - 1 + jnp.arange(k + 1, dtype=jnp.int32)[None]
     positions = inputs + 1
     last = inputs[:, :1]
     token = gather(s.tokens, last)
@@ -123,7 +123,7 @@ def _pass(verifier: Verifier, grid: Grid, k: int, s: State) -> State:
     with jax.named_scope("accept"):
         new, m = accept_window(verifier, "resample", token_chance, drafts, log_p, log_q, positions, passes)
     # Tokens that the coupling draws after the first rejection are not used.
-    target = jnp.where(jnp.arange(k + 1, dtype=jnp.int32) <= m[:, None], positions, grid.size)
+    target = jnp.where(jnp.arange(k + 1, dtype=jnp.int32)[None] <= m[:, None], positions, grid.size)
     newest = jnp.tile(m, hidden.shape[0] // m.shape[0])
     return State(
         tokens=scatter(s.tokens, target, new),

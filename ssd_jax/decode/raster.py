@@ -177,7 +177,7 @@ def _start(verifier: Verifier, cache: Cache, hidden: Float[Array, "G 1 D"], grid
 def _pass(verifier: Verifier, grid: Grid, decoder: Raster, s: State) -> State:
     """One verifier pass: accepts, commits and redrafts."""
     W = decoder.width(grid)
-    inputs = s.first[:, None] - 1 + jnp.arange(W, dtype=jnp.int32)
+    inputs = s.first[:, None] - 1 + jnp.arange(W, dtype=jnp.int32)[None]
     positions = inputs + 1
     codes = gather(s.tokens, inputs)
     beside = None if s.others is None else alternatives.beside(s.others)
@@ -203,7 +203,7 @@ def _pass(verifier: Verifier, grid: Grid, decoder: Raster, s: State) -> State:
         if others is not None:
             following, known = alternatives.answer(verifier, others, aside, tokens, s.first + m, grid)
             tokens = scatter(tokens, jnp.where(known, first, grid.size)[:, None], following)
-            right += known
+            right += known.astype(jnp.int32)
         if past is not None:
             recalled = history.recall(past, passes, tokens, positions, right, grid)
             tokens = scatter(tokens, positions, recalled)

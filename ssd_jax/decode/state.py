@@ -75,7 +75,7 @@ def traced(
     trace: Int32[Array, "B tokens"], first: Int32[Array, " B"], now: Int32[Array, " B"], passes: Int32[Array, " B"]
 ) -> Int32[Array, "B tokens"]:
     """The trace after the pass `passes`, in which the positions from `first` on and before `now` became final."""
-    index = jnp.arange(trace.shape[1], dtype=jnp.int32)
+    index = jnp.arange(trace.shape[1], dtype=jnp.int32)[None]
     newly = (index >= first[:, None]) & (index < now[:, None])
     return jnp.where(newly, passes[:, None], trace)
 

@@ -130,8 +130,8 @@ def _pass(verifier: Verifier, grid: Grid, tree: Tree, s: State) -> State:
     levels, X, nodes = tree.levels, tree.drafts(grid), branches.nodes(tree.candidates, tree.levels)
     newest = s.first - 1
     begin = jnp.maximum(newest - levels, 0)
-    inputs = begin[:, None] + jnp.arange(X + 1 + levels, dtype=jnp.int32)
-    positions = s.first[:, None] + jnp.arange(X + 1, dtype=jnp.int32)
+    inputs = begin[:, None] + jnp.arange(X + 1 + levels, dtype=jnp.int32)[None]
+    positions = s.first[:, None] + jnp.arange(X + 1, dtype=jnp.int32)[None]
     drafts = gather(s.tokens, positions[:, :-1])
     candidates = jnp.concatenate([drafts[:, :levels, None], s.siblings], axis=2)
     beside = branches.beside(nodes, candidates, s.first)
@@ -147,7 +147,7 @@ def _pass(verifier: Verifier, grid: Grid, tree: Tree, s: State) -> State:
         log_p = jnp.concatenate([walk.log_p, log_p[:, levels + 1 :]], axis=1)
         new, m = accept_window(verifier, "maximal", token_chance, drafts, log_p, s.log_q, positions, passes)
         count = jnp.where(walk.through, m + 1, walk.final)
-        walked = ~walk.through[:, None] & (jnp.arange(levels + 1, dtype=jnp.int32) < walk.final[:, None])
+        walked = ~walk.through[:, None] & (jnp.arange(levels + 1, dtype=jnp.int32)[None] < walk.final[:, None])
         new = jnp.concatenate([jnp.where(walked, walk.tokens, new[:, : levels + 1]), new[:, levels + 1 :]], axis=1)
     first = jnp.minimum(s.first + count, grid.size)
     trace = traced(s.trace, s.first, first, passes)
@@ -179,6 +179,6 @@ def _siblings(
     passes: Int32[Array, " B"],
 ) -> Int32[Array, "B levels others"]:
     """Siblings of the drafts from `first` on."""
-    positions = first[:, None] + jnp.arange(tree.levels, dtype=jnp.int32)
+    positions = first[:, None] + jnp.arange(tree.levels, dtype=jnp.int32)[None]
     drafts, q = gather(tokens, positions), log_q[:, : tree.levels]
     return branches.siblings(verifier, drafts, q, positions, passes, tree.candidates - 1)

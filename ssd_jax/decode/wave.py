@@ -121,7 +121,7 @@ class Wave(Decoder):
         ) -> Int32[Array, "B tokens"]:
             """Drafts `count` positions after `last`; `row` has h of the C positions up to there."""
             codes, _ = drafting.draft(self.drafter, verifier, grid, V, Seen(tokens, last, row, passes), count)
-            return scatter(tokens, last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32), codes)
+            return scatter(tokens, last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32)[None], codes)
 
         start, newest = hidden, jnp.pad(hidden, ((0, 0), (C - 1, 0), (0, 0)))
         if C > 1:
@@ -155,7 +155,7 @@ class Wave(Decoder):
             return k + 1, tokens, newest, passes, trace, cache
 
         state = (jnp.int32(0), tokens, newest, one, trace, cache)
-        final = jnp.asarray(plan.final)
+        final = jnp.asarray(plan.final)[None]
 
         def progress(state: State) -> Progress:
             k, tokens, _, passes, trace, _ = state

@@ -16,6 +16,7 @@ import numpy as np
 
 from ssd_jax.errors import UserError
 from ssd_jax.eval.unpickle import read_checkpoint
+from ssd_jax.models.layers import along_last
 
 STAGES = (
     # blocks, kernel, stride of the first block, expansion, output channels
@@ -106,7 +107,7 @@ def forward(network: dict[str, Any], images: jax.Array, *, size: int) -> tuple[j
         x = inverted_residual(block, x, stride)
     pooled = jax.nn.relu6(convolve(x, *network["head"])).mean(axis=(1, 2))
     weights, bias = network["classes"]
-    return pooled, pooled @ weights + bias
+    return pooled, pooled @ weights + bias[None]
 
 
 def inverted_residual(block: dict[str, Any], x: jax.Array, stride: int) -> jax.Array:
@@ -120,7 +121,8 @@ def inverted_residual(block: dict[str, Any], x: jax.Array, stride: int) -> jax.A
 def convolve(x: jax.Array, weights: jax.Array, bias: jax.Array, stride: int = 1) -> jax.Array:
     """Convolution with TensorFlow's SAME padding."""
     layout = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, weights, (stride, stride), "SAME", dimension_numbers=layout) + bias
+    y = jax.lax.conv_general_dilated(x, weights, (stride, stride), "SAME", dimension_numbers=layout)
+    return y + along_last(bias, y)
 
 
 def depthwise(x: jax.Array, weights: jax.Array, bias: jax.Array, stride: int) -> jax.Array:
@@ -129,9 +131,9 @@ def depthwise(x: jax.Array, weights: jax.Array, bias: jax.Array, stride: int) ->
     out = [-(-n // stride) for n in x.shape[1:3]]
     pads = [max((o - 1) * stride + k - n, 0) for o, n in zip(out, x.shape[1:3], strict=True)]
     x = jnp.pad(x, ((0, 0), *((pad // 2, pad - pad // 2) for pad in pads), (0, 0)))
-    total = bias
+    total = along_last(bias, x)
     for i in range(k):
         for j in range(k):
             shifted = x[:, i : i + (out[0] - 1) * stride + 1 : stride, j : j + (out[1] - 1) * stride + 1 : stride]
-            total = total + shifted * weights[i, j, 0]
+            total = total + shifted * along_last(weights[i, j, 0], x)
     return total

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Float32, Int32, PRNGKeyArray, Shaped
 
 from ssd_jax.models.config import HeadsConfig
 from ssd_jax.models.int8 import Int8, fetch
-from ssd_jax.models.layers import named
+from ssd_jax.models.layers import along_last, named
 from ssd_jax.models.matmul import Products
 from ssd_jax.sampling.reductions import inverse_rms
 
@@ -74,7 +74,7 @@ class DraftHeads(nn.Module):
         out = []
         for head in which:
             y = linear(sources, w0[head])
-            normed = _rms(y, self.eps) * scale[head].astype(jnp.float32)
+            normed = _rms(y, self.eps) * along_last(scale[head].astype(jnp.float32), y)
             y = y + linear(nn.silu(linear(normed, gate[head])) * linear(normed, up[head]), down[head])
             out.append(y + context[head] if head in context else y)
         return jnp.stack(out)

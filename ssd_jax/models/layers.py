@@ -41,6 +41,11 @@ def parameter(
     return fetch(module, name, named(module, name, nn.initializers.normal(scale), axes, shape))
 
 
+def along_last(vector: Shaped[Array, "..."], x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """An array of fewer axes, such as a scale or a bias, with leading axes of 1 up to the number that x has."""
+    return vector.reshape((1,) * (x.ndim - vector.ndim) + vector.shape)
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square normalisation over the last axis, computed in float32 (arXiv 1910.07467)."""
 
@@ -50,7 +55,7 @@ class RMSNorm(nn.Module):
     def __call__(self, x: Float[Array, "*axes"]) -> Float32[Array, "*axes"]:
         scale = named(self, "scale", nn.initializers.ones, ("norm",), (x.shape[-1],))
         y = x.astype(jnp.float32)
-        return y * inverse_rms(y, self.eps) * scale.astype(jnp.float32)
+        return y * inverse_rms(y, self.eps) * along_last(scale.astype(jnp.float32), y)
 
 
 class HeadNorm(nn.Module):
@@ -72,7 +77,8 @@ class HeadNorm(nn.Module):
         y = x.astype(jnp.float32)
         y = y - total(y) / y.shape[-1]
         y = y * inverse_rms(y, 1e-5)
-        return y * scale.astype(jnp.float32) + bias.astype(jnp.float32)
+        scale, bias = (along_last(vector.astype(jnp.float32), y) for vector in (scale, bias))
+        return y * scale + bias
 
 
 QK_NORMS = {

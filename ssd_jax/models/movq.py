@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int32
 
+from ssd_jax.models.layers import along_last
 from ssd_jax.models.vq_blocks import conv, enlarge, nearest_code
 from ssd_jax.models.vq_config import MoVQConfig
 from ssd_jax.models.vqgan import Decoder, Encoder, group_norm
@@ -41,7 +42,9 @@ class FixedBatchNorm(nn.Module):
         shape = (x.shape[-1],)
         mean, bias = (self.param(name, nn.initializers.zeros, shape) for name in ("mean", "bias"))
         var, scale = (self.param(name, nn.initializers.ones, shape) for name in ("var", "scale"))
-        return (x - mean) * (jax.lax.rsqrt(var + 1e-5) * scale) + bias
+        factor = jax.lax.rsqrt(var + 1e-5) * scale
+        mean, factor, bias = (along_last(vector, x) for vector in (mean, factor, bias))
+        return (x - mean) * factor + bias
 
 
 class TimeBlock(nn.Module):

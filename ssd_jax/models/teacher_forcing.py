@@ -129,7 +129,7 @@ def image_sequence(
 
     The last token is left out, as it predicts nothing.
     """
-    positions, cols = np.arange(codes.shape[1] - 1, dtype=np.int32), layout.grid.cols
+    positions, cols = np.arange(codes.shape[1] - 1, dtype=np.int32)[None], layout.grid.cols
     image = _apply(model, params, codes[:, :-1], positions, cols, method="embed_image")
     if layout.row_ends:
         token, row_end = layout.sequence()

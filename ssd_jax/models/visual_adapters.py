@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int32
 
 from ssd_jax.models.config import ModelConfig
-from ssd_jax.models.layers import named, parameter
+from ssd_jax.models.layers import along_last, named, parameter
 from ssd_jax.models.matmul import Products
 
 
@@ -48,4 +48,5 @@ def dense(
     """x times the module's matrix `name`, of shape (out, in), plus its bias."""
     matrix = parameter(module, name, shape, axes, shape[1] ** -0.5)
     bias = named(module, f"{name}_bias", nn.initializers.zeros, axes[:1], shape[:1])
-    return module.products.linear(x, matrix) + bias.astype(jnp.float32)
+    y = module.products.linear(x, matrix)
+    return y + along_last(bias.astype(jnp.float32), y)

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
+from ssd_jax.models.layers import along_last
+
 Norm = Callable[..., nn.Module]
 
 
@@ -121,4 +123,5 @@ def enlarge(x: Float[Array, "B R C D"], factor: int) -> Float[Array, "B R*{facto
 def nearest_code(z: Float[Array, "B R C D"], codes: Float[Array, "V D"]) -> Int32[Array, "B R C"]:
     """The code whose vector in `codes` is nearest to each vector of z; the lowest wins a tie."""
     # argmin |z - c|^2 without |z|^2, which is the same for every code.
-    return jnp.argmax(jnp.einsum("brcd,vd->brcv", z, codes) - 0.5 * (codes**2).sum(-1), axis=-1).astype(jnp.int32)
+    near = jnp.einsum("brcd,vd->brcv", z, codes)
+    return jnp.argmax(near - along_last(0.5 * (codes**2).sum(-1), near), axis=-1).astype(jnp.int32)

@@ -25,7 +25,7 @@ def most_likely(values: Float[Array, "*batch V"]) -> Int32[Array, "*batch"]:
 
 def without(values: Float32[Array, "*places V"], codes: Int32[Array, "*places"]) -> Float32[Array, "*places V"]:
     """The values, -inf for one code of every place."""
-    ids = jnp.arange(values.shape[-1], dtype=jnp.int32)
+    ids = jax.lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 1)
     return jnp.where(ids == codes[..., None], -jnp.inf, values)
 
 

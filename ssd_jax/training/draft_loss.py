@@ -195,4 +195,4 @@ def mean_over_bands(
         return jnp.where(cut(jnp.asarray(valid), P)[:, None], found, 0.0).mean(axis=1).sum(axis=1)
 
     total = jax.lax.map(sums, jnp.arange(0, grid.size, P, dtype=jnp.int32)).sum(axis=0)
-    return total / jnp.maximum(valid.sum(axis=1), 1)
+    return total / jnp.maximum(valid.sum(axis=1), 1).astype(jnp.float32)

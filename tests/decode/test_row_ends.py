@@ -72,7 +72,7 @@ def forward(ids, mask):
     x = model.apply(TOY.params, ids, method="embed")
     slots = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
     positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
-    seen = (mask[:, None, :] & jnp.tri(ids.shape[1], dtype=bool)) | jnp.eye(ids.shape[1], dtype=bool)
+    seen = (mask[:, None, :] & jnp.tri(ids.shape[1], dtype=bool)[None]) | jnp.eye(ids.shape[1], dtype=bool)[None]
     return model.apply(TOY.params, x, positions, seen, slots, cached, method="hidden")
 
 

@@ -76,7 +76,7 @@ def test_a_node_has_the_state_that_its_path_has_in_the_window(attention, row_end
         jax.random.randint(jax.random.key(3), shape, 0, tiny.config.visual_size)
         for shape in ((images, 9), (images, levels, K))
     )
-    positions = jnp.array([[0], [1], [4]]) + jnp.arange(9)  # level 0 is position 3, 4, the end of a row, and 7
+    positions = jnp.array([[0], [1], [4]]) + jnp.arange(9)[None]  # level 0 is position 3, 4, the end of a row, and 7
     model, prompts = tiny.model(), PromptBatch(ids, mask, True)
     both, plain, instead, after, without = _states(
         model, prompts, draw, codes, positions, candidates, attention=attention, levels=levels, K=K

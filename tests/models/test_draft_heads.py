@@ -260,6 +260,7 @@ def test_training_uses_the_context_where_it_matters():
             return valid_mean(smooth_l1(drafts, target[None]), valid)[0]
 
         @jax.jit
+        @jax.numpy_dtype_promotion("standard")  # optax mixes dtypes
         def step(params, state, loss=loss, optimizer=optimizer):
             value, gradient = jax.value_and_grad(loss)(params)
             updates, state = optimizer.update(gradient, state)
@@ -283,7 +284,8 @@ def test_targets_are_the_states_at_the_offsets(backbone, limit):
     class FirstState(SmoothL1):
         def values(self, drafting, params, backbone, band):
             first, second, third = band.states[..., 0], band.hidden[..., 1], band.embeddings[..., 2]
-            return jnp.stack([first[:, places] * second + band.columns * third for places in band.targets])
+            columns = band.columns.astype(jnp.float32)
+            return jnp.stack([first[:, places] * second + columns * third for places in band.targets])
 
     drafting = Drafting(backbone(width=D)[0], HEADS, GRID, limit=limit)
     actual = mean_over_bands(FirstState(), drafting, None, None, hidden, hidden)

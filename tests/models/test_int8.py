@@ -27,7 +27,7 @@ def test_a_weight_is_rounded_to_the_nearest_step_of_its_output():
     values, scale = quantised(weight)
     assert values.dtype == jnp.int8 and scale.shape == (3, 5)
     np.testing.assert_allclose(scale, np.abs(weight).max(-1) / LARGEST, rtol=1e-6)
-    assert (np.abs(values * scale[..., None] - weight) <= scale[..., None] * 0.5001).all()
+    assert (np.abs(values.astype(jnp.float32) * scale[..., None] - weight) <= scale[..., None] * 0.5001).all()
     assert (np.abs(values).max(-1) == LARGEST).all()
 
 

@@ -147,7 +147,7 @@ def test_gumbel_max_draws_from_p():
     p, draws = np.array([0.45, 0.25, 0.15, 0.1, 0.05, 0.0]), 40_000
     keys = image_keys(jnp.array([3], jnp.uint32), jnp.array([0]))
     noise = gumbel_noise(keys, jnp.arange(draws)[None], len(p))
-    counts = np.bincount(np.asarray(choose(jnp.log(p), noise))[0], minlength=len(p))
+    counts = np.bincount(np.asarray(choose(jnp.log(p)[None, None], noise))[0], minlength=len(p))
     expected = draws * p
     chi_square = (((counts - expected) ** 2)[:5] / expected[:5]).sum()
     assert counts[5] == 0
