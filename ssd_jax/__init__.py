@@ -7,6 +7,7 @@ pipe.generate(["red apple"], decoder="ssd-exact", seed=0).images[0].save("apple.
 
 from ssd_jax.decode.acceptance import Group
 from ssd_jax.decode.ar import AR
+from ssd_jax.decode.flash import Flash
 from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
@@ -27,6 +28,7 @@ __all__ = [
     "MTP",
     "PRESETS",
     "SSD",
+    "Flash",
     "Group",
     "Output",
     "Pipeline",

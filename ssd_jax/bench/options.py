@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ssd_jax.bench.named_decoders import parse_other_heads, parse_painters
+from ssd_jax.bench.named_decoders import parse_labels, parse_painters
 from ssd_jax.errors import UserError, shown
 from ssd_jax.models.attention import ATTENTIONS
 from ssd_jax.pipeline.request import MOST_IMAGES
@@ -23,7 +23,9 @@ def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
     add("--config", metavar="FILE", help="which model (default: emoji; accelerator: all published)")
     add("--weights", metavar="DIR", help="checkpoint, or random; default: the config's own")
     add("--heads", metavar="DIR", help="draft heads; default: the checkpoint's own")
+    add("--branch", metavar="DIR", help="vertical branch; default: the checkpoint's own")
     add("--other_heads", action="append", default=[], metavar="LABEL=DIR", help="quality: for decoders DECODER@LABEL")
+    add("--other_models", action="append", default=[], metavar="LABEL=DIR", help="likewise, with a checkpoint's model")
     add("--dtype", choices=("float32", "bfloat16"), help="of parameters and cache; default: what is fast here")
     add("--attention", choices=tuple(ATTENTIONS), default="plain", help="its implementation (default plain)")
     add("--quantize", metavar="HOW", help="int8: about half the memory, other images")
@@ -56,10 +58,14 @@ def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
     args.batches = _sizes(args.batches)
     if args.images < 3:
         raise UserError("--images must be at least 3.")
-    args.other_heads = parse_other_heads(args.other_heads)
-    args.painters = {} if args.decoders == "all" else parse_painters(args.decoders, args.other_heads)
-    if (args.other_heads or args.against) and args.metrics != ["quality"]:
-        raise UserError("--other_heads and --against belong to the metric quality alone.")
+    args.other_heads = parse_labels("--other_heads", args.other_heads)
+    args.other_models = parse_labels("--other_models", args.other_models)
+    if both := args.other_heads.keys() & args.other_models.keys():
+        raise UserError(f"--other_heads and --other_models both have the label {min(both)!r}.")
+    labels = args.other_heads | args.other_models
+    args.painters = {} if args.decoders == "all" else parse_painters(args.decoders, labels)
+    if (labels or args.against) and args.metrics != ["quality"]:
+        raise UserError("--other_heads, --other_models and --against belong to the metric quality alone.")
     if args.baseline is not None and args.baseline not in BASELINES:
         raise UserError(f"Unknown baseline {args.baseline!r}; choose {', '.join(BASELINES)}.")
     if "speed" not in args.metrics and (args.baseline or args.passes):

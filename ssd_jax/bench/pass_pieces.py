@@ -39,11 +39,12 @@ LOOPS, BUDGET = 96, 0.5
 
 class Verify(NamedTuple):
     """A pass over `window` positions, and `beside` inputs, that makes logits for the last `outputs` of all; 0 in a
-    commit pass."""
+    commit pass. With the vertical `branch` it makes its logits for all, too."""
 
     window: int
     outputs: int
     beside: int = 0
+    branch: int = 0
 
 
 class Draft(NamedTuple):
@@ -57,7 +58,7 @@ def composition(stretches: Stretches, prompt: int) -> Counter[Verify | Draft]:
     """How often each piece runs per image; `prompt` is the window with which the prefill is measured."""
     count: Counter[Verify | Draft] = Counter()
     for s in stretches:
-        count[Verify(s.window or prompt, s.outputs, s.beside)] += s.passes
+        count[Verify(s.window or prompt, s.outputs, s.beside, s.branch)] += s.passes
         right = tuple((0, d) for d in range(1, s.horizontal + 1))
         down = tuple((d, 0) for d in range(1, s.vertical + 1))
         count[Draft(right + down, s.sources)] += s.drafts
@@ -110,15 +111,16 @@ class Clock:
         prompts, draw = replicate((prompts, draw), pipe.mesh)
         static = dict(grid=self.grid, piece=piece)
         if isinstance(piece, Verify):
-            spec = cache_spec(config, self.grid, rows, self.prompt, pipe.dtype, pipe.attention)
+            model = pipe.model.replace(heads=None) if piece.branch else pipe.model.replace(heads=None, branch=None)
+            sizes = self.grid, rows, self.prompt, pipe.dtype, pipe.attention, model.branch_layers
+            spec = cache_spec(config, *sizes)
 
             def prepare() -> tuple:
-                model = pipe.model.replace(heads=None)
                 return model, jax.block_until_ready(make_cache(spec, pipe.mesh)), prompts, draw
 
             lower = partial(_verify.lower, **static)
         else:
-            lower, prepare = partial(_draft.lower, **static), lambda: (pipe.model, prompts, draw)
+            lower, prepare = partial(_draft.lower, **static), lambda: (pipe.model.replace(branch=None), prompts, draw)
         with using(pipe.mesh, config):
             return _timed(compiled(lower(jnp.int32(1), *prepare())), prepare, self._repeats)
 
@@ -146,6 +148,10 @@ def _verify(
         codes, cache = state
         start = step * 37 % max(grid.size - piece.window + 1, 1)
         positions = jnp.broadcast_to(start + jnp.arange(piece.window, dtype=jnp.int32), codes.shape)
+        if piece.branch:
+            *states, cache = verifier.verify_diagonal(cache, codes, positions)
+            logits = verifier.logits_between(*states, positions)
+            return codes + (jnp.max(logits) > 1e30).astype(jnp.int32), cache
         instead = positions[:, np.arange(piece.beside) % piece.window]
         beside = Beside(jnp.zeros_like(instead), instead) if piece.beside else None
         hidden, cache = verifier.verify(cache, codes, positions, beside=beside)

@@ -29,7 +29,8 @@ REFERENCE_SEED, AXES_SEED = 1_000_000, 2_000_000
 """First seeds of the reference images, and of those that give the axes of the Fréchet distance."""
 
 Painter = tuple[Pipeline, Decoder]
-"""A model and a decoder to compare; models may differ in their numerics and draft heads."""
+"""A model and a decoder to compare; models may differ in their numerics, in what was trained beside the backbone, and
+in the backbone, but not in image tokenizer and grid."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,7 @@ def measure_quality(
     for name, row in rows.items():
         painter, decoder = painters[name]
         grid = Grid(*found[name].tokens.shape[1:])
-        row["lossless"] = decoder.lossless
+        row["lossless"] = decoder.lossless and painter.fingerprint() == pipe.fingerprint()
         row["inputs"] = most_inputs(decoder.stretches(grid, painter.head_counts[0]))
         if against is not None:
             row["nll against"] = Estimate.mean(found[name].nll - found[against].nll, task.numbers)

@@ -18,6 +18,7 @@ from ssd_jax.bench import accelerator, bench_report, plots
 from ssd_jax.bench.baseline import measure_baseline
 from ssd_jax.bench.numerics import measure_numerics
 from ssd_jax.bench.options import parse
+from ssd_jax.bench.painters import chosen
 from ssd_jax.bench.pass_pieces import Clock
 from ssd_jax.bench.quality import Painter, Task, measure_quality
 from ssd_jax.bench.speed import Runs, agreement, measure_speed
@@ -26,7 +27,7 @@ from ssd_jax.cli import entry
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.cost import widest
-from ssd_jax.decode.presets import PRESETS, require_heads
+from ssd_jax.decode.presets import require_heads
 from ssd_jax.errors import UserError
 from ssd_jax.eval.distances import LEAST
 from ssd_jax.eval.features import available
@@ -34,7 +35,7 @@ from ssd_jax.eval.gallery import TUNED, Gallery
 from ssd_jax.lock import locked
 from ssd_jax.pipeline.loading import find_folder_here, require_options
 from ssd_jax.pipeline.model_sizes import find_models
-from ssd_jax.pipeline.opening import RANDOM, RANDOM_NOTE, is_random, open_model
+from ssd_jax.pipeline.opening import RANDOM, RANDOM_NOTE, is_random, open_model, refuse_branch
 from ssd_jax.pipeline.pipeline import Pipeline
 from ssd_jax.plan.job import job_of
 from ssd_jax.plan.this_machine import measure, record
@@ -67,8 +68,9 @@ def run(args: argparse.Namespace) -> None:
         notes.append(said)
 
     def load(**options: Any) -> Pipeline:
-        common = dict(mesh=args.mesh or None, heads=args.heads, attention=args.attention)
-        return open_model(config, args.config, args.weights, **common | options)
+        common = dict(weights=args.weights, mesh=args.mesh or None, attention=args.attention)
+        common |= dict(heads=args.heads, branch=args.branch)
+        return open_model(config, args.config, **common | options)
 
     if args.metrics == ["numerics"]:
         pipe, rows, notes = quality(load, None, {}, config.sample_prompts, args)
@@ -128,24 +130,16 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.out / 'bench.md'} has this table, {args.out / 'bench.json'} all numbers.")
 
 
-def chosen(load: Callable[..., Pipeline], pipe: Pipeline, args: argparse.Namespace) -> dict[str, Painter]:
-    """The decoders of the command line, or all that the checkpoint can run, each with its draft heads."""
-    same = dict(dtype=pipe.dtype, quantize=args.quantize)
-    pipes = {None: pipe} | {label: load(heads=folder, **same) for label, folder in args.other_heads.items()}
-    given = args.painters or {name: (PRESETS[name], None) for name in pipe.decoders()}
-    for decoder, label in given.values():
-        pipes[label].require(decoder)
-    return {name: (pipes[label], decoder) for name, (decoder, label) in given.items()}
-
-
 def baseline(config: Mapping[str, Any], args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """The table row of transformers for our model's sizes, and a note; raises `UserError` before any timing."""
     weights = config["weights"] if args.weights in (None, RANDOM) else args.weights
     if weights and find_folder_here(weights) is None:
         raise UserError(f"--baseline needs --weights=random or a folder that is here, not {weights!r}.")
-    backbone, heads, _ = find_models(config, args.config, weights, args.heads)
+    if args.weights == RANDOM:
+        refuse_branch(args.branch)
+    backbone, heads, _, branch = find_models(config, args.config, weights, args.heads, args.branch)
     for decoder, _ in args.painters.values() if args.weights == RANDOM else ():
-        require_heads(decoder, heads.horizontal, heads.vertical)
+        require_heads(decoder, heads.horizontal, heads.vertical, 0 if branch is None else branch.layers)
     guidance, prompt = backbone.cfg_scale, bucket(1)
     row = measure_baseline(backbone, prompt, guidance, backbone.top_k, args.repeats, args.passes, args.dtype)
     return row, f"transformers: {row['loop']} Fastest setting: {row['setting']} ({row['versions']})."

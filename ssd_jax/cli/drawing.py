@@ -31,6 +31,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add("--weights", metavar="DIR", help="checkpoint folder, or random; default: the config's own")
     add("--vq_weights", metavar="DIR", help="image tokenizer, where the checkpoint folder lacks it")
     add("--heads", metavar="DIR", help="draft heads; default: the checkpoint's own")
+    add("--branch", metavar="DIR", help="vertical branch; default: the checkpoint's own")
     add("--attention", choices=tuple(ATTENTIONS), default="plain", help="how it is done (default plain)")
     add("--quantize", metavar="HOW", help="int8: about half the memory, other images")
     add("--mesh", default="", metavar="M", help="spread the model over devices: data:1,model:8")
@@ -46,7 +47,7 @@ def use_devices(args: argparse.Namespace) -> None:
 
 def open_pipeline(args: argparse.Namespace, config: Any) -> Pipeline:
     """The model that the flags name; see `pipeline.opening.open_model`."""
-    options = dict(mesh=args.mesh or None, heads=args.heads, vq_weights=args.vq_weights)
+    options = dict(mesh=args.mesh or None, heads=args.heads, branch=args.branch, vq_weights=args.vq_weights)
     options |= dict(attention=args.attention, quantize=args.quantize)
     return open_model(config, args.config, args.weights, **options)
 

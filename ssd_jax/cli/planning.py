@@ -10,7 +10,7 @@ from ssd_jax.cli import entry
 from ssd_jax.errors import UserError, require_whole
 from ssd_jax.models.matmul import fast_dtype
 from ssd_jax.pipeline.model_sizes import find_models
-from ssd_jax.pipeline.opening import RANDOM
+from ssd_jax.pipeline.opening import RANDOM, refuse_branch
 from ssd_jax.pipeline.request import MOST_IMAGES, guidance_of, images_of_call, sampler_of
 from ssd_jax.plan.chips import CHIPS
 from ssd_jax.plan.job import job_for
@@ -22,7 +22,9 @@ from ssd_jax.plan.this_machine import measure
 def plan(args: argparse.Namespace, config, prompts: list[str], decoders: dict) -> str:
     """The plan as text: memory of the first decoder and least seconds of all, from shapes alone."""
     weights = config.weights if args.weights in (None, RANDOM) else args.weights
-    models = find_models(config, args.config, weights, args.heads)
+    if args.weights == RANDOM:
+        refuse_branch(args.branch)
+    models = find_models(config, args.config, weights, args.heads, args.branch)
     if args.plan == "here" and args.mesh:
         raise UserError("--plan=here is for the one device that is measured; leave --mesh out.")
     images = min(require_whole("max_batch", 1 if args.max_batch is None else args.max_batch, 1, None), MOST_IMAGES)

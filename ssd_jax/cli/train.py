@@ -58,7 +58,8 @@ def main() -> None:
         spec = emoji_spec.EmojiSpec.parse(config)
         with locked(spec.workdir):
             export = emoji.run(spec)
-        print(f"The model is in {export}; draw with it: {entry.drawing_command()} --weights={export}")
+        more = " --decoder=flash" if spec.stages == (emoji_spec.FLASH,) else ""
+        print(f"The model is in {export}; draw with it: {entry.drawing_command()} --weights={export}{more}")
         return
     from ssd_jax.recipes import published_heads, published_spec
 

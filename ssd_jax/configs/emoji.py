@@ -18,7 +18,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant not in ("", "tiny"):
         raise ValueError(f"configs/emoji.py has no variant {variant!r}; valid are '' and 'tiny'")
     config = ConfigDict()
-    config.stage = "all"  # or "tokenizer", "backbone", "heads"
+    config.stage = "all"  # or "tokenizer", "backbone", "heads"; "flash", which is not part of all
     config.seed = 0
     config.workdir = "runs/emoji"  # checkpoints, logs, images; the final model is in <workdir>/export
     config.data = "data/emoji"  # built from installed packages if absent
@@ -51,6 +51,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.heads = ConfigDict(dict(optimizer, **captions, steps=400, batch=16, lr=2e-3, save_every=100))
     config.overlap = ConfigDict(dict(optimizer, **captions, steps=500, batch=16, lr=2e-3, save_every=100))
     config.heads.matmul = config.overlap.matmul = config.backbone.matmul
+    # FlashAR (--config.stage=flash): a vertical branch on the frozen backbone, then both together.
+    config.branch_model = ConfigDict(dict(layers=2))
+    config.branch = ConfigDict(dict(config.backbone, steps=200, warmup=20, save_every=200, lr=2e-3))
+    config.branch.update(code_noise_from=0, vertical=0.05, distillation=0.2, temperature=2.0, backbone_rate=0.0)
+    config.flash = ConfigDict(dict(config.branch, steps=800, decay=0.5, distillation=0.0, backbone_rate=0.5))
     config.report_images = 400  # per split, in <workdir>/report.md
     config.report_drawn = 64  # images of trained captions, and of held-out combinations, for the recognition report
     # Samples while the backbone trains, and default prompts of sample.py: all kinds, chosen before the model drew any.
@@ -78,16 +83,18 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def _shrink(config: ConfigDict) -> None:
-    """Shrinks all three stages to under a minute on two CPU cores: the same steps, no useful images."""
+    """Shrinks all stages to a minute or two on two CPU cores: the same steps, no useful images."""
     config.workdir = "runs/emoji-tiny"
     config.data = "data/emoji-tiny"
     config.limit = 60
     config.vq.update(channels=16, groups=4, codebook_size=64)
     config.model.update(layers=2, width=32, mlp_width=64, heads=2, kv_heads=1, head_dim=16)
     config.sample_prompts = config.sample_prompts[:4]
-    for stage in (config.tokenizer, config.backbone, config.heads, config.overlap):
+    config.branch_model.layers = 1
+    for stage in (config.tokenizer, config.backbone, config.heads, config.overlap, config.branch, config.flash):
         stage.update(steps=12, batch=4, warmup=2, save_every=4, log_every=4, eval_images=8)
     config.tokenizer.continuous_steps = 4
-    config.backbone.update(code_noise_from=6, accumulation=2)
+    for stage in (config.backbone, config.branch, config.flash):
+        stage.update(code_noise_from=6, accumulation=2)
     config.report_images = config.report_drawn = 8
     config.report_drawn = 8

@@ -33,6 +33,11 @@ class Decoder:
         return 0, 0
 
     @property
+    def branch(self) -> bool:
+        """Whether it needs a vertical branch."""
+        return False
+
+    @property
     def lossless(self) -> bool:
         """Whether its images follow the backbone's distribution exactly, on every grid."""
         return False
@@ -63,9 +68,9 @@ class Decoder:
         """The decoder with the options that it has on accelerators, whatever this machine is."""
         return self
 
-    def runs_with(self, horizontal: int, vertical: int) -> bool:
-        """Whether this many draft heads are enough; 0 and 0 stands for no heads."""
-        return horizontal >= self.heads[0] and vertical >= self.heads[1]
+    def runs_with(self, horizontal: int, vertical: int, branch_layers: int = 0) -> bool:
+        """Whether this many draft heads, and layers of a vertical branch, are enough; 0 stands for none."""
+        return horizontal >= self.heads[0] and vertical >= self.heads[1] and (branch_layers > 0 or not self.branch)
 
 
 def require_window(window: int, grid: Grid) -> None:

@@ -18,6 +18,7 @@ class Stretch(NamedTuple):
         horizontal, vertical: draft heads used in one call.
         sources: source positions of one call, without those that are only context.
         beside: E, inputs of a pass beside its window, which are not written to the cache.
+        branch: 1 if a pass runs the vertical branch, too.
     """
 
     passes: Count
@@ -28,6 +29,7 @@ class Stretch(NamedTuple):
     vertical: int = 0
     sources: int = 0
     beside: int = 0
+    branch: int = 0
 
 
 Stretches = tuple[Stretch, ...]

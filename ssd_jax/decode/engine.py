@@ -42,15 +42,21 @@ def prefill(model: LoadedModel, cache: KVCache, prompts: PromptBatch) -> tuple[F
 
 
 def cache_spec(
-    config: ModelConfig, grid: Grid, rows: int, prompt: int, dtype: DTypeLike, attention: str = "plain"
+    config: ModelConfig,
+    grid: Grid,
+    rows: int,
+    prompt: int,
+    dtype: DTypeLike,
+    attention: str = "plain",
+    branch_layers: int = 0,
 ) -> CacheSpec:
     """The cache of `rows` batch rows (the CFG batch) and prompts of `prompt` slots, in the axis order of one of
-    `models.attention.ATTENTIONS`.
+    `models.attention.ATTENTIONS`, with the layers of a vertical branch after the backbone's if there are any.
 
     A window may reach past the end of the grid; positions there are padding and are not written.
     """
     length = prompt + layout_of(config, grid).length
-    return CacheSpec(config.layers, rows, config.kv_heads, length, config.head_dim, dtype, attention)
+    return CacheSpec(config.layers + branch_layers, rows, config.kv_heads, length, config.head_dim, dtype, attention)
 
 
 def make_cache(spec: CacheSpec, mesh: Mesh | None = None) -> KVCache:
@@ -74,11 +80,12 @@ def decode(
     grid: Grid,
     watch: Watch | None = None,
 ) -> Decoded:
-    """Prefill and the decoder's loop, in one program; raises `UserError` if the decoder needs missing draft heads.
+    """Prefill and the decoder's loop, in one program; raises `UserError` if the decoder needs draft heads or
+    a vertical branch that are missing.
 
     Args:
-        model: the backbone, and draft heads if there are any.
-        cache: from `make_cache`; donated, and returned in the result.
+        model: the backbone, and what was trained beside it.
+        cache: from `make_cache`, for that model; donated, and returned in the result.
         prompts: with or without guidance.
         draw: keys and sampling parameters.
         decoder, grid: static.

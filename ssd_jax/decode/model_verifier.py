@@ -1,4 +1,4 @@
-"""Implements a decoder's verifier with a backbone and its draft heads."""
+"""Implements a decoder's verifier with a backbone and what was trained beside it."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Float32, Int32, Key, Shaped
 
 from ssd_jax.decode.state import gather
 from ssd_jax.decode.verifier import Beside, Offsets, Verifier, Watch
+from ssd_jax.models.branch import mixed
 from ssd_jax.models.layers import replicated
 from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.models.transformer import layout_of
@@ -17,7 +18,7 @@ from ssd_jax.sampling.distribution import Sampler, guide, log_probabilities
 from ssd_jax.sampling.noise import gumbel_noise, position_keys
 from ssd_jax.sequence.cache import KVCache
 from ssd_jax.sequence.layout import Grid, prompt_starts, rotary_positions
-from ssd_jax.sequence.masks import among, before, causal, row
+from ssd_jax.sequence.masks import among, before, causal, diagonal, row
 
 
 @flax.struct.dataclass
@@ -44,7 +45,7 @@ class BoundVerifier(Verifier):
     """A model bound to prompts and a grid.
 
     Args:
-        model: the backbone and its draft heads.
+        model: the backbone, and what was trained beside it.
         prompts: the CFG batch of prompts.
         draw: keys and sampling parameters.
         grid: R and C.
@@ -105,20 +106,55 @@ class BoundVerifier(Verifier):
             hidden = window if beside is None else jnp.concatenate([window, hidden[:, fed:]], axis=1)
         return hidden, cache
 
+    def verify_diagonal(
+        self, cache: KVCache, codes: Int32[Array, "B W"], positions: Int32[Array, "B W"]
+    ) -> tuple[Float[Array, "G W D"], Float[Array, "G W D"], KVCache]:
+        """See `Verifier`."""
+        layout, model = self.layout, self.model
+        x, positions = self.cfg_batch(self._input(codes, positions)), self.cfg_batch(positions)
+        slots = jnp.where(positions < layout.grid.size, layout.places(positions), layout.length) + self.prompt
+        rotary, keys = rotary_positions(slots, self.starts), jnp.arange(cache.length, dtype=jnp.int32)
+        seen = diagonal(slots, keys, self.starts, self.prompt, layout.pitch, layout.grid.cols)
+        with jax.named_scope("verify"):
+            right, before, cache = model.apply(x, rotary, seen, slots, cache, model.branch_layers, method="forked")
+        with jax.named_scope("branch"):
+            image = seen & (keys >= self.prompt)[None, None]
+            below, cache = model.apply_branch(before, rotary, image, slots, cache, method="hidden")
+        return right, below, cache
+
+    def log_p_between(
+        self, left: Float[Array, "G W D"], above: Float[Array, "G W D"], positions: Int32[Array, "B W"]
+    ) -> Float32[Array, "B W V"]:
+        """See `Verifier`."""
+        logits = self.logits_between(left, above, positions)
+        with jax.named_scope("sampling"):
+            return self.constrain(self._distribution(logits), positions)
+
+    def logits_between(
+        self, left: Float[Array, "G W D"], above: Float[Array, "G W D"], positions: Int32[Array, "B W"]
+    ) -> Float32[Array, "G W V"]:
+        """The logits of `log_p_between`, before guidance and filters."""
+        model = self.model
+        gate = model.apply_branch(model.apply(left, method="normed"), above, method="gate")
+        from_left, from_above = model.apply(left, method="logits"), model.apply_branch(above, method="logits")
+        return mixed(gate, from_left, from_above, self.cfg_batch(positions), self.layout.grid.cols)
+
     def log_p(self, hidden: Float[Array, "G W D"]) -> Float32[Array, "B W V"]:
         """See `Verifier`."""
         logits = self.model.apply(hidden, method="logits")
         with jax.named_scope("sampling"):
-            return log_probabilities(
-                replicated(guide(logits, self.draw.sampler.cfg_scale, self.guided)), self.draw.sampler
-            )
+            return self._distribution(logits)
+
+    def _distribution(self, logits: Float32[Array, "G W V"]) -> Float32[Array, "B W V"]:
+        sampler = self.draw.sampler
+        return log_probabilities(replicated(guide(logits, sampler.cfg_scale, self.guided)), sampler)
 
     def constrain(self, log_p: Float32[Array, "B W V"], positions: Int32[Array, "B W"]) -> Float32[Array, "B W V"]:
         """See `Verifier`."""
         if self.draw.given is None:
             return log_p
         code = self._given(positions)[..., None]
-        certain = jnp.where(jnp.arange(log_p.shape[-1], dtype=jnp.int32) == code, 0.0, -jnp.inf)
+        certain = jnp.where(jnp.arange(log_p.shape[-1], dtype=jnp.int32)[None, None] == code, 0.0, -jnp.inf)
         return jnp.where(code < 0, log_p, certain)
 
     def place(self, codes: Int32[Array, "B W"], positions: Int32[Array, "B W"]) -> Int32[Array, "B W"]:

@@ -17,11 +17,13 @@
 | `jacobi-match` | raster | random     | match    | ours: as `ssd-exact`, no heads                                  |
 | `jacobi-above` | raster | above      | match    | ours: as `ssd-exact`, no heads                                  |
 | `jacobi-wave`  | wave   | above      |          | ours: as `ssd-wave`, no heads                                   |
+| `flash`        | flash  | a branch   |          | arXiv 2605.09430: one anti-diagonal of the grid per pass        |
 """
 
 from ssd_jax.decode.acceptance import Group
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.base import Decoder
+from ssd_jax.decode.flash import Flash
 from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
@@ -46,6 +48,7 @@ PRESETS: dict[str, Decoder] = {
     "jacobi-match": Raster(drafter="random", coupling="match", history=8),
     "jacobi-above": Raster(drafter="above", coupling="match", history=8),
     "jacobi-wave": Wave(drafter="above"),
+    "flash": Flash(),
 }
 """Name -> decoder. Decoders are frozen dataclasses, so they can be static arguments of the jitted program."""
 
@@ -59,13 +62,19 @@ def find_decoder(decoder: object) -> Decoder:
     return PRESETS[decoder]
 
 
-def require_heads(decoder: Decoder, horizontal: int, vertical: int) -> None:
-    """Raises `UserError` if the decoder needs more draft heads than there are; 0 and 0 stands for no heads."""
-    if decoder.runs_with(horizontal, vertical):
+def require_heads(decoder: Decoder, horizontal: int, vertical: int, branch_layers: int = 0) -> None:
+    """Raises `UserError` if the decoder needs more draft heads than there are, or a vertical branch and there is none;
+    0 stands for none."""
+    if decoder.runs_with(horizontal, vertical, branch_layers):
         return
     needed = decoder.heads
     name = next((name for name, preset in PRESETS.items() if preset == decoder), type(decoder).__name__)
-    without = ", ".join(name for name, preset in PRESETS.items() if not any(preset.heads))
+    without = ", ".join(name for name, preset in PRESETS.items() if preset.runs_with(0, 0))
+    if decoder.runs_with(horizontal, vertical, 1):
+        raise UserError(
+            f"The decoder {name} needs a vertical branch, and there is none; give one with --branch (in Python, "
+            f"branch=), or choose one that needs nothing: {without}."
+        )
     raise UserError(
         f"The decoder {name} needs draft heads (at least {needed[0]} to the right and {needed[1]} down, here are "
         f"{horizontal} and {vertical}); train them, or choose one that needs none: {without}."

@@ -159,6 +159,30 @@ class Verifier:
         """
         raise NotImplementedError
 
+    def verify_diagonal(
+        self, cache: Cache, codes: Int32[Array, "B W"], positions: Int32[Array, "B W"]
+    ) -> tuple[Float[Array, "G W D"], Float[Array, "G W D"], Cache]:
+        """One pass over tokens of an anti-diagonal, with the vertical branch. Each sees the prompt and everything up to
+        its own diagonal (`sequence.masks.diagonal`), which must be in the cache or in the window. No row ends are fed.
+
+        Args:
+            cache: keys and values so far.
+            codes: the tokens at `positions`.
+            positions: distinct ones; those from R*C on are padding.
+        Returns:
+            the backbone's states, which predict the token to the right, the branch's, which predict the one below, and
+            the cache.
+        """
+        raise NotImplementedError
+
+    def log_p_between(
+        self, left: Float[Array, "G W D"], above: Float[Array, "G W D"], positions: Int32[Array, "B W"]
+    ) -> Float32[Array, "B W V"]:
+        """log p of the tokens at `positions`, from the states at their left and upper neighbours: those of both by the
+        branch's gate, in grid row 0 the left one alone, in column 0 the upper one alone. What is drawn from, as
+        `log_p_at`."""
+        raise NotImplementedError
+
     def loop(self, body: Callable[[S], S], state: S, progress: Callable[[S], Progress]) -> S:
         """Makes passes, `body`, until all images are finished, the limit is reached, or the watch stops it."""
 

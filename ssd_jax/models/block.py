@@ -1,5 +1,7 @@
 """The transformer block: pre-norm attention and mlp with residual connections."""
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from ssd_jax.models.attention import Attention, LayerCache
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.layers import ACTIVATION, Angles, RMSNorm, parameter
 from ssd_jax.models.matmul import Products
+from ssd_jax.sequence.cache import KVCache
 
 
 class MLP(nn.Module):
@@ -54,3 +57,22 @@ class Block(nn.Module):
         with jax.named_scope("mlp"):
             y = MLP(c, self.products, name="mlp")(RMSNorm(c.norm_eps, name="mlp_norm")(x))
             return nn.with_logical_constraint(x + y, ACTIVATION), layer
+
+
+def run_blocks(
+    blocks: Sequence[Block],
+    first: int,
+    x: Float32[Array, "B W D"],
+    angles: Angles,
+    mask: Bool[Array, "B W T"],
+    slots: Int32[Array, "B written"] | None,
+    cache: KVCache | None,
+    kept: DTypeLike,
+) -> tuple[Float32[Array, "B W D"], KVCache | None]:
+    """Runs blocks one after the other, which have the layers of the cache from `first` on; see `Transformer.hidden`."""
+    attention, written = "plain" if cache is None else cache.attention, []
+    for index, block in enumerate(blocks, first):
+        layer = None if cache is None else (cache.keys[index], cache.values[index])
+        x, layer = block(x, angles, mask, slots, layer, attention, kept)
+        written.append(layer)
+    return x, None if cache is None else cache.replaced(first, written)

@@ -1,6 +1,8 @@
-"""Defines the static configurations of the backbone, the draft heads and the bundled model's image tokenizer."""
+"""Defines the static configurations of the backbone, of what is trained beside it, and of the bundled model's image
+tokenizer."""
 
 import dataclasses
+from typing import NamedTuple
 
 from ssd_jax.errors import UserError
 
@@ -152,3 +154,34 @@ class HeadsConfig:
         right = tuple((0, d) for d in range(1, self.horizontal + 1))
         down = tuple((d, 0) for d in range(1, self.vertical + 1))
         return right + down
+
+
+@dataclasses.dataclass(frozen=True)
+class BranchConfig:
+    """A vertical branch: blocks beside the backbone's last ones, which predict the code below an input instead of the
+    next one.
+
+    Source: FlashAR, arXiv 2605.09430 (4 layers as published).
+
+    Attributes:
+        layers: number of blocks; they start as copies of the backbone's last ones.
+    """
+
+    layers: int = 4
+
+    def __post_init__(self):
+        if self.layers < 1:
+            raise ConfigError(f"A vertical branch has at least one layer, not {self.layers}.")
+
+
+class HeadCounts(NamedTuple):
+    """What has been trained beside a backbone; 0 for what has not.
+
+    Attributes:
+        horizontal, vertical: numbers of draft heads.
+        branch_layers: number of layers of the vertical branch.
+    """
+
+    horizontal: int = 0
+    vertical: int = 0
+    branch_layers: int = 0

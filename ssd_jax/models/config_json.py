@@ -9,7 +9,7 @@ import numpy as np
 
 from ssd_jax.errors import shown
 from ssd_jax.files import parse_json, require_file
-from ssd_jax.models.config import SPECIAL, UNKNOWN, ConfigError, HeadsConfig, ModelConfig, VQConfig
+from ssd_jax.models.config import SPECIAL, UNKNOWN, BranchConfig, ConfigError, HeadsConfig, ModelConfig, VQConfig
 
 LEVELS = 12
 """The most resolution levels that an image tokenizer may have."""
@@ -47,7 +47,7 @@ HIGHEST = {
 HIGHEST |= dict.fromkeys(("visual_offset", "visual_size", "codebook_size"), HIGHEST["vocab_size"])
 HIGHEST |= dict.fromkeys((f"{name}_id" for name in SPECIAL), HIGHEST["vocab_size"])
 
-Config = typing.TypeVar("Config", VQConfig, ModelConfig, HeadsConfig)
+Config = typing.TypeVar("Config", VQConfig, ModelConfig, HeadsConfig, BranchConfig)
 
 
 def from_dict(kind: type[Config], values: object, where: str) -> Config:

@@ -5,8 +5,8 @@ int8 with its own scale, and the integers are summed exactly in any order: a row
 stand beside it and, as far as this product goes, on any mesh (LLM.int8(), arXiv 2208.07339, vector-wise quantisation,
 here without outliers). In a tree of parameters the scale of `q` is stored beside it as `q_scale`.
 
-The matrices of the blocks and of the draft heads are quantised; embeddings, output head, norms and image tokenizer are
-not.
+The matrices of the blocks, the vertical branch's included, and of the draft heads are quantised; embeddings, output
+head, norms and image tokenizer are not.
 """
 
 from collections.abc import Mapping
@@ -85,7 +85,7 @@ def multiply(rows: Float32[Array, "M in"], weight: Int8) -> Float32[Array, "M ou
     scale = largest(jnp.abs(rows)) / LARGEST
     contracted = (((1,), (1,)), ((), ()))
     sums = jax.lax.dot_general(_steps(rows, scale), weight.values, contracted, preferred_element_type=jnp.int32)
-    return sums.astype(jnp.float32) * scale * weight.scale
+    return sums.astype(jnp.float32) * scale * weight.scale[None]
 
 
 def _steps(x: Float32[Array, "*axes"], scale: Float32[Array, "*#axes"]) -> Int[Array, "*axes"]:

@@ -1,11 +1,12 @@
-"""Bundles parameters with their static configuration, for backbone and draft heads, as pytrees."""
+"""Bundles parameters with their static configuration, for the backbone and what was trained beside it, as pytrees."""
 
 from typing import Any, cast
 
 import flax.struct
 from jaxtyping import Array, Float, Float32, Int32
 
-from ssd_jax.models.config import HeadsConfig, ModelConfig
+from ssd_jax.models.branch import VerticalBranch
+from ssd_jax.models.config import BranchConfig, HeadCounts, HeadsConfig, ModelConfig
 from ssd_jax.models.draft_heads import DraftHeads
 from ssd_jax.models.transformer import Transformer
 
@@ -38,32 +39,65 @@ class LoadedHeads:
 
 
 @flax.struct.dataclass
+class LoadedBranch:
+    """A vertical branch with its parameters.
+
+    Attributes:
+        params: of `models.branch.VerticalBranch`; arrays, or shapes where there are no weights.
+        config: its number of layers (static).
+    """
+
+    params: Any
+    config: BranchConfig = flax.struct.field(pytree_node=False)
+
+
+@flax.struct.dataclass
 class LoadedModel:
-    """A backbone with its parameters, with or without draft heads.
+    """A backbone with its parameters, with or without draft heads and a vertical branch.
 
     Attributes:
         params: of `models.transformer.Transformer`; arrays, or shapes where there are no weights.
         config: its sizes and ids (static).
         heads: the draft heads, or None.
+        branch: the vertical branch, or None.
     """
 
     params: Any
     config: ModelConfig = flax.struct.field(pytree_node=False)
     heads: LoadedHeads | None = None
+    branch: LoadedBranch | None = None
 
     @classmethod
     def of(
-        cls, config: ModelConfig, params: Any, heads: HeadsConfig | None = None, heads_params: Any = None
+        cls,
+        config: ModelConfig,
+        params: Any,
+        heads: HeadsConfig | None = None,
+        heads_params: Any = None,
+        branch: BranchConfig | None = None,
+        branch_params: Any = None,
     ) -> "LoadedModel":
-        """Builds one from separately loaded parameters; `heads` None is without draft heads."""
+        """Builds one from separately loaded parameters; `heads` None is without draft heads, `branch` None without a
+        vertical branch."""
         drafters = None if heads is None else LoadedHeads(heads_params, heads, config.width, config.norm_eps)
-        return cls(params, config, drafters)
+        return cls(params, config, drafters, None if branch is None else LoadedBranch(branch_params, branch))
 
     @property
-    def head_counts(self) -> tuple[int, int]:
-        """Numbers of horizontal and vertical draft heads."""
-        return (0, 0) if self.heads is None else (self.heads.config.horizontal, self.heads.config.vertical)
+    def head_counts(self) -> HeadCounts:
+        """Numbers of draft heads, and of the vertical branch's layers."""
+        heads = (0, 0) if self.heads is None else (self.heads.config.horizontal, self.heads.config.vertical)
+        return HeadCounts(*heads, self.branch_layers)
+
+    @property
+    def branch_layers(self) -> int:
+        """Number of the vertical branch's layers, 0 without one."""
+        return 0 if self.branch is None else self.branch.config.layers
 
     def apply(self, *arguments: Any, method: str) -> Any:
         """Calls a method of `models.transformer.Transformer`."""
         return Transformer(self.config).apply(self.params, *arguments, method=method)
+
+    def apply_branch(self, *arguments: Any, method: str) -> Any:
+        """Calls a method of `models.branch.VerticalBranch`."""
+        assert self.branch is not None
+        return VerticalBranch(self.config, self.branch.config).apply(self.branch.params, *arguments, method=method)

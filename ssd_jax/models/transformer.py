@@ -1,6 +1,5 @@
 """The backbone: a Llama-style decoder whose output head predicts visual codes only."""
 
-import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from ssd_jax.errors import UserError
-from ssd_jax.models.block import Block
+from ssd_jax.models.block import Block, run_blocks
 from ssd_jax.models.config import NONE, UNKNOWN, ModelConfig
 from ssd_jax.models.layers import ACTIVATION, RMSNorm, named, parameter, replicated, rotary_angles
 from ssd_jax.models.matmul import Products
@@ -91,16 +90,30 @@ class Transformer(nn.Module):
         Returns:
             hidden states before the final norm, and the cache with the window written in.
         """
+        hidden, _, cache = self.forked(x, positions, mask, slots, cache)
+        return hidden, cache
+
+    def forked(
+        self,
+        x: Float32[Array, "B W D"],
+        positions: Int32[Array, "B W"],
+        mask: Bool[Array, "B W T"],
+        slots: Int32[Array, "B written"] | None = None,
+        cache: KVCache | None = None,
+        above: int = 0,
+    ) -> tuple[Float32[Array, "B W D"], Float32[Array, "B W D"], KVCache | None]:
+        """The same, with the states before the last `above` blocks in the middle: a vertical branch begins there.
+        Layers of the cache beyond those of the blocks stay as they are."""
         angles = rotary_angles(positions, mask.shape[-1], self.config.head_dim, self.config.rope_theta)
+        fork, rest = len(self.blocks) - above, (angles, mask, slots)
         x = nn.with_logical_constraint(x, ACTIVATION)
-        keys, values, attention = [], [], "plain" if cache is None else cache.attention
-        for index, block in enumerate(self.blocks):
-            layer = None if cache is None else (cache.keys[index], cache.values[index])
-            x, layer = block(x, angles, mask, slots, layer, attention, self.embedding.dtype)
-            if layer is not None:
-                keys.append(layer[0])
-                values.append(layer[1])
-        return x, None if cache is None else dataclasses.replace(cache, keys=tuple(keys), values=tuple(values))
+        before, cache = run_blocks(self.blocks[:fork], 0, x, *rest, cache, self.embedding.dtype)
+        x, cache = run_blocks(self.blocks[fork:], fork, before, *rest, cache, self.embedding.dtype)
+        return x, before, cache
+
+    def normed(self, hidden: Float[Array, "*axes D"]) -> Float32[Array, "*axes D"]:
+        """Hidden states as the output head takes them."""
+        return self.final_norm(hidden)
 
     def logits(self, hidden: Float[Array, "*axes D"]) -> Float32[Array, "*axes V"]:
         """Visual logits; those of a sharded model are replicated on every device."""

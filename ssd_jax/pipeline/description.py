@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ssd_jax.models.config import HeadsConfig, ModelConfig
+from ssd_jax.models.config import HeadCounts, HeadsConfig, ModelConfig
 from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.models.matmul import describe
 from ssd_jax.pipeline.execution import Execution
@@ -63,8 +63,8 @@ class Described:
         return self.execution.attention
 
     @property
-    def head_counts(self) -> tuple[int, int]:
-        """Numbers of horizontal and vertical draft heads."""
+    def head_counts(self) -> HeadCounts:
+        """Numbers of draft heads, and of the vertical branch's layers."""
         return self.model.head_counts
 
     @property
@@ -78,7 +78,7 @@ class Described:
 
     @cached_property
     def fingerprints(self) -> dict[str, str | None]:
-        """What identifies the weights of "backbone", "heads" and "tokenizer"; None for what no file has."""
+        """What identifies the weights of "backbone", "heads", "branch" and "tokenizer"; None for what no file has."""
         return self.origin.fingerprints(self.config)
 
     def numerics(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ssd_jax.decode.engine import cache_sharding
 from ssd_jax.errors import UserError, require_one_of, shown
 from ssd_jax.files import require_name
 from ssd_jax.models.attention import ATTENTIONS
+from ssd_jax.models.branch import boxed_branch, require_fits
 from ssd_jax.models.config import NONE, ModelConfig
 from ssd_jax.models.draft_heads import boxed_heads
 from ssd_jax.models.loaded_model import LoadedModel
@@ -25,9 +27,9 @@ from ssd_jax.pipeline.pipeline import Pipeline
 from ssd_jax.sequence.cache import CacheSpec
 from ssd_jax.sequence.dims import bucket
 from ssd_jax.sequence.layout import Grid, Layout
-from ssd_jax.weights.heads_file import heads_file, read_heads_config
 from ssd_jax.weights.hub import download, find_local, is_hub_id
 from ssd_jax.weights.load import read_backbone, read_config
+from ssd_jax.weights.part_file import BRANCH_FILE, HEADS_FILE, Config, PartFile
 from ssd_jax.weights.store import find_weights, is_there
 from ssd_jax.weights.tensors import read_tensors
 
@@ -48,13 +50,15 @@ def load(
     attention: str = "plain",
     quantize: str | None = None,
     revision: str | None = None,
+    branch: str | Path | None = None,
 ) -> Pipeline:
     """Loads a checkpoint.
 
     Args:
-        source: the name of a bundled checkpoint ("emoji"); a folder, in our format or a published one ("./emoji" for a
-            folder of that name); or "organisation/name" of the Hugging Face hub, at its newest commit, or
-            "organisation/name@revision", at a branch, tag or commit; so may `heads` and `vq_weights` be written.
+        source: the name of a bundled checkpoint ("emoji", or "emoji-flash", which was trained with a vertical branch);
+            a folder, in our format or a published one ("./emoji" for a folder of that name); or "organisation/name" of
+            the Hugging Face hub, at its newest commit, or "organisation/name@revision", at a branch, tag or commit; so
+            may `heads`, `branch` and `vq_weights` be written.
         dtype: dtype of parameters and cache; None is the fastest on this machine: bfloat16 on GPUs, TPUs and CPUs that
             multiply it, float32 on others. All else is float32 (see `models.matmul`).
         mesh: the devices over which the model is sharded: a mesh of `parallel.mesh.make_mesh`, or text such as
@@ -66,11 +70,13 @@ def load(
         tokens: special ids that config.json and tokenizer.json do not give: "pad", "unk", "bos", "boi", "row_end"; in
             prompts of Emu3 "img", of Lumina-mGPT "end" and "size_24".
         attention: "plain", or "fused", `jax.nn.dot_product_attention`, which on NVIDIA GPUs is cuDNN's.
-        quantize: "int8" quantises the matrices of blocks and draft heads as they are read (see `models.int8`): half the
-            memory, other images.
+        quantize: "int8" quantises the matrices of blocks, a branch's included, and draft heads as they are read (see
+            `models.int8`): half the memory, other images.
         revision: another way to say which revision of the hub's `source`.
+        branch: a vertical branch, a file, a folder with branch.safetensors or a hub id; None takes the checkpoint's
+            own, if it has one.
     Raises:
-        UserError: no such checkpoint, files in it that are damaged or do not fit together, heads of another backbone,
+        UserError: no such checkpoint, files in it that are damaged or do not fit together, parts of another backbone,
             more devices than there are, or so many that the model cannot be sharded over them.
     """
     folder = find_folder(source if revision is None else at_revision(source, revision))
@@ -79,20 +85,33 @@ def load(
     config, vq_config = read_config(folder, tokens)
     mesh = mesh_for(config, mesh, attention)
     weights = find_weights(folder)
-    backbone, drafters = abstract(boxed_backbone(config), mesh, dtype, quantize), None
-    path = heads_file(folder if heads is None else find_local(heads))
-    if heads is not None or is_there(path):
-        drafters = read_heads_config(path, weights)
-    like_heads = None
-    if drafters is not None:
-        like_heads = abstract(boxed_heads(drafters, config.width), mesh, dtype, quantize)
-    require_model_fits(config, backbone, like_heads, dtype, mesh)
+    drafters, heads_path = find_part(HEADS_FILE, folder, heads, weights)
+    below, branch_path = find_part(BRANCH_FILE, folder, branch, weights)
+    if below is not None:
+        require_fits(config, below, f"{branch_path}: ")
+    like = partial(abstract, mesh=mesh, dtype=dtype, quantize=quantize)
+    backbone = like(boxed_backbone(config))
+    like_heads = None if drafters is None else like(boxed_heads(drafters, config.width))
+    like_branch = None if below is None else like(boxed_branch(config, below))
+    require_model_fits(config, backbone, {"draft heads": like_heads, "vertical branch": like_branch}, dtype, mesh)
     params = read_backbone(weights, config, backbone, dtype)
-    heads_params = None if drafters is None else read_tensors(path, like_heads, dtype)
+    heads_params = None if heads_path is None else read_tensors(heads_path, like_heads, dtype)
+    branch_params = None if branch_path is None else read_tensors(branch_path, like_branch, dtype)
     vq_path = None if vq_weights is None else find_local(vq_weights)
-    origin = Checkpoint(folder, vq_path, tokens, None if drafters is None else path)
-    model = LoadedModel.of(config, params, drafters, heads_params)
+    origin = Checkpoint(folder, vq_path, tokens, heads_path, branch_path)
+    model = LoadedModel.of(config, params, drafters, heads_params, below, branch_params)
     return Pipeline(origin, model, vq_config, Execution(dtype, mesh, attention))
+
+
+def find_part(
+    kind: PartFile[Config], folder: Path, given: str | Path | None, weights: Path
+) -> tuple[Config, Path] | tuple[None, None]:
+    """The config and file of what was trained beside the backbone in the file `weights`: `given` or, if None, the one
+    in the checkpoint's folder; None and None without one. Raises `UserError` if it belongs to another backbone."""
+    path = kind.find(folder if given is None else find_local(given))
+    if given is None and not is_there(path):
+        return None, None
+    return kind.read_config(path, weights), path
 
 
 def require_options(attention: str = "plain", quantize: str | None = None, spread: bool = False) -> None:
@@ -113,12 +132,15 @@ def mesh_for(config: ModelConfig, mesh: Mesh | str | None, attention: str) -> Me
     return mesh
 
 
-def require_model_fits(config: ModelConfig, backbone: Any, heads: Any, dtype: Any, mesh: Mesh | None) -> None:
+def require_model_fits(
+    config: ModelConfig, backbone: Any, parts: Mapping[str, Any], dtype: Any, mesh: Mesh | None
+) -> None:
     """Raises `UserError` if parameters and the cache of one image, with guidance, would not fit in memory.
 
     Args:
         config: the backbone's config.
-        backbone, heads: parameters as shapes, with shardings on a mesh; None without draft heads.
+        backbone: parameters as shapes, with shardings on a mesh.
+        parts: what is loaded beside it, for messages -> parameters, likewise.
         dtype: dtype of the cache.
         mesh: None is one device.
     """
@@ -126,7 +148,7 @@ def require_model_fits(config: ModelConfig, backbone: Any, heads: Any, dtype: An
     rows = 2 if mesh is None else math.lcm(2, mesh.shape[DATA])  # as many images as fill the mesh
     spec = CacheSpec(config.layers, rows, config.kv_heads, length, config.head_dim, jnp.dtype(dtype))
     cache = spec.abstract(cache_sharding(spec, mesh))
-    require_room({"weights": backbone, "draft heads": heads, "cache of an image": cache}, mesh)
+    require_room({"weights": backbone, **parts, "cache of an image": cache}, mesh)
 
 
 def find_folder(source: str | Path) -> Path:

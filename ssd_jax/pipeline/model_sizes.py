@@ -6,24 +6,27 @@ from typing import NamedTuple
 
 from ssd_jax.backbones import backbone_of
 from ssd_jax.errors import UserError
-from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
+from ssd_jax.models.config import BranchConfig, HeadsConfig, ModelConfig, VQConfig
 from ssd_jax.models.config_json import from_dict
 from ssd_jax.models.vq_models import AnyVQConfig
 from ssd_jax.pipeline.loading import find_folder_here
-from ssd_jax.weights.heads_file import describe_heads, heads_file
 from ssd_jax.weights.load import read_config
+from ssd_jax.weights.part_file import BRANCH_FILE, HEADS_FILE, Config, PartFile
 from ssd_jax.weights.store import is_there
 
 
 class Models(NamedTuple):
-    """The backbone, its draft heads, and the image tokenizer."""
+    """The backbone, its draft heads, the image tokenizer, and the vertical branch, None without one."""
 
     backbone: ModelConfig
     heads: HeadsConfig
     tokenizer: AnyVQConfig
+    branch: BranchConfig | None = None
 
 
-def find_models(config: Mapping, where: str, weights: str = "", heads: str | None = None) -> Models:
+def find_models(
+    config: Mapping, where: str, weights: str = "", heads: str | None = None, branch: str | None = None
+) -> Models:
     """The models of a config file. At most the headers of files with weights are read.
 
     Args:
@@ -32,6 +35,7 @@ def find_models(config: Mapping, where: str, weights: str = "", heads: str | Non
         weights: a checkpoint folder or the name of a bundled one, whose config.json takes precedence; "" is none.
         heads: a file of draft heads or its folder; None is the checkpoint's own. Without any, they are those that
             training would make: `heads_model`, or five to the right and two down.
+        branch: a vertical branch, likewise, or that of `branch_model`; None without either.
     Raises:
         UserError: no such folder, or a malformed file.
     """
@@ -47,9 +51,18 @@ def find_models(config: Mapping, where: str, weights: str = "", heads: str | Non
             tokenizer = from_dict(VQConfig, dict(config["vq"]), f"{where}: vq")
         else:
             tokenizer = published.vq.config
-    path = Path(heads) if heads is not None else folder
-    path = None if path is None else heads_file(path)
-    if heads is not None or path is not None and is_there(path):
-        return Models(backbone, describe_heads(path)[0], tokenizer)
-    planned = from_dict(HeadsConfig, dict(config.get("heads_model", {})), f"{where}: heads_model")
-    return Models(backbone, planned, tokenizer)
+    drafters = find_part(HEADS_FILE, heads, folder) or from_dict(
+        HeadsConfig, dict(config.get("heads_model", {})), f"{where}: heads_model"
+    )
+    below = find_part(BRANCH_FILE, branch, folder)
+    if below is None and "branch_model" in config:
+        below = from_dict(BranchConfig, dict(config["branch_model"]), f"{where}: branch_model")
+    return Models(backbone, drafters, tokenizer, below)
+
+
+def find_part(kind: PartFile[Config], given: str | None, folder: Path | None) -> Config | None:
+    """The config of what is trained beside a backbone: of the file or folder `given` or, if None, of the one in the
+    checkpoint's folder; None without one."""
+    path = Path(given) if given is not None else folder
+    path = None if path is None else kind.find(path)
+    return kind.describe(path)[0] if given is not None or path is not None and is_there(path) else None

@@ -28,6 +28,7 @@ def open_model(config: Mapping[str, Any], where: str, weights: str | None = None
     if weights == RANDOM:
         if options.pop("vq_weights", None):
             raise UserError("--weights=random makes an image tokenizer, too; leave --vq_weights out.")
+        refuse_branch(options.pop("branch", None))
         heads = options.pop("heads", None)
         return load_random(find_models(config, where, config["weights"], heads), heads=heads, **options)
     source = weights or config["weights"]
@@ -40,6 +41,12 @@ def open_model(config: Mapping[str, Any], where: str, weights: str | None = None
     if weights:
         require_family(config, where, weights, pipe.config.architecture)
     return pipe
+
+
+def refuse_branch(branch: str | None) -> None:
+    """Raises `UserError` if a vertical branch is given for a model with random weights."""
+    if branch:
+        raise UserError("--branch does not go with --weights=random, whose backbone it was not trained with.")
 
 
 def require_family(config: Mapping[str, Any], where: str, weights: str, found: str) -> None:

@@ -28,7 +28,7 @@ class Origin(Protocol):
         """Identifies the backbone."""
 
     def fingerprints(self, config: ModelConfig) -> dict[str, str | None]:
-        """Identifies "backbone", "heads" and "tokenizer"; None for what no file has."""
+        """Identifies "backbone", "heads", "branch" and "tokenizer"; None for what no file has."""
 
     def prompts(self, config: ModelConfig) -> Any:
         """The prompts, see `backbones.base.Prompts`."""
@@ -45,13 +45,14 @@ class Checkpoint:
         folder: the checkpoint's folder.
         vq_weights: the image tokenizer's file or folder; None: it is in the checkpoint's folder.
         tokens: special ids, by key, that take precedence over those of its files; None is none.
-        heads: the file of the draft heads; None: there are none.
+        heads, branch: the files of the draft heads and of the vertical branch; None: there are none.
     """
 
     folder: Path
     vq_weights: Path | None = None
     tokens: Mapping[str, int] | None = None
     heads: Path | None = None
+    branch: Path | None = None
 
     @property
     def name(self) -> str:
@@ -63,17 +64,12 @@ class Checkpoint:
         return fingerprint(find_weights(self.folder))
 
     def fingerprints(self, config: ModelConfig) -> dict[str, str | None]:
-        """Fingerprints of the files of "backbone" and "tokenizer", and the sha256 of that of "heads", which may have no
-        1-D tensors; None for a missing file. Raises `WeightsError` for files that can no longer be read."""
-        path, heads = self.vq_path(config), None
-        if self.heads is not None:
-            try:
-                with self.heads.open("rb") as file:
-                    heads = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise WeightsError(f"{self.heads} cannot be read: {error.strerror}.") from None
-        tokenizer = fingerprint(path) if path.exists() else None
-        return {"backbone": self.fingerprint(), "heads": heads, "tokenizer": tokenizer}
+        """Fingerprints of the files of "backbone" and "tokenizer", and the sha256 of those of "heads" and "branch",
+        which may have no 1-D tensors; None for a missing file. Raises `WeightsError` for files that can no longer be
+        read."""
+        path = self.vq_path(config)
+        parts = {"heads": sha256(self.heads), "branch": sha256(self.branch)}
+        return {"backbone": self.fingerprint(), **parts, "tokenizer": fingerprint(path) if path.exists() else None}
 
     def prompts(self, config: ModelConfig) -> Any:
         """The prompts, with the folder's tokenizer."""
@@ -86,3 +82,14 @@ class Checkpoint:
     def tokenizer(self, config: ModelConfig, vq: AnyVQConfig) -> Any:
         """The image tokenizer's parameters, read from their file; raises `UserError` if they cannot be."""
         return read_vq(self.vq_path(config), config.architecture, abstract_vq(vq))
+
+
+def sha256(path: Path | None) -> str | None:
+    """Of a file's bytes; None without one. Raises `WeightsError` if it cannot be read."""
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}.") from None

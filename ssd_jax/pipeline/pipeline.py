@@ -35,7 +35,7 @@ class Pipeline(Described):
 
     Attributes:
         origin: source of the weights, and of everything that is read on first use.
-        model: the backbone and its draft heads, with their weights.
+        model: the backbone and what was trained beside it, with their weights.
         vq_config: the image tokenizer's config.
         execution: dtype, devices and attention. The image tokenizer is on one device.
         pictures: the image tokenizer.
@@ -100,7 +100,7 @@ class Pipeline(Described):
             max_passes: stop after this many passes, the prefill included; tokens not final by then are drafts or 0.
         Raises:
             UserError: a value out of range or of another type, an unknown decoder, a window larger than the image,
-                draft heads or a file that is missing, a batch that does not fit in memory, too many images.
+                draft heads, a branch or a file that is missing, a batch that does not fit in memory, too many images.
         """
         texts, seeds, numbers = images_of_call(prompts, num_images, seed)
         decoder = find_decoder(decoder)
@@ -157,7 +157,7 @@ class Pipeline(Described):
         return [name for name, decoder in PRESETS.items() if decoder.runs_with(*self.head_counts)]
 
     def require(self, decoder: Decoder, size: tuple[int, int] | str | None = None) -> None:
-        """Raises `UserError` if the decoder needs draft heads that this checkpoint lacks, or a larger image."""
+        """Raises `UserError` if the decoder needs draft heads or a branch that are missing, or a larger image."""
         require_heads(decoder, *self.head_counts)
         require_fits(decoder, grid_of(self.config, size, self.vq_config.stride))
 

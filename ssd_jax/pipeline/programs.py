@@ -43,7 +43,7 @@ class Programs:
     """The programs of one model.
 
     Args:
-        model: a backbone and its draft heads.
+        model: a backbone, and what was trained beside it.
         execution: dtype, devices and attention.
     """
 
@@ -64,8 +64,10 @@ class Programs:
         self, prompts: PromptBatch, draw: Draw, decoder: Decoder, grid: Grid, watch: Reporter | None
     ) -> DecodedBatch:
         config, mesh = self.model.config, self.execution.mesh
-        spec = cache_spec(config, grid, *prompts.ids.shape, self.execution.dtype, self.execution.attention)
         model = self.model if any(decoder.heads) else self.model.replace(heads=None)
+        model = model if decoder.branch else model.replace(branch=None)
+        dtype, attention = self.execution.dtype, self.execution.attention
+        spec = cache_spec(config, grid, *prompts.ids.shape, dtype, attention, model.branch_layers)
         self._require_room(spec, draw.keys.size, decoder, grid)
         arguments = (model, make_cache(spec, mesh), *replicate((prompts, draw), mesh))
         kind = (prompts.ids.shape, decoder, prompts.guided, grid, draw.limit is None, draw.given is None, watch)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, Sharding
 
+from ssd_jax.models.branch import boxed_branch
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.draft_heads import boxed_heads
 from ssd_jax.models.int8 import SUFFIX, quantised_leaf, scales
@@ -32,8 +33,8 @@ from ssd_jax.pipeline.loading import mesh_for, require_model_fits, require_optio
 from ssd_jax.pipeline.model_sizes import Models
 from ssd_jax.pipeline.pipeline import Pipeline
 from ssd_jax.prompts.stand_in import StandIn
-from ssd_jax.weights.heads_file import heads_file
 from ssd_jax.weights.mapping import flatten, unflatten
+from ssd_jax.weights.part_file import HEADS_FILE
 from ssd_jax.weights.tensors import read_tensors
 
 NAME = "random"
@@ -73,7 +74,7 @@ class Random:
     def fingerprints(self, config: ModelConfig) -> dict[str, str | None]:
         """Stands in for the files' fingerprints."""
         del config
-        return {"backbone": self.fingerprint(), "heads": None, "tokenizer": None}
+        return {"backbone": self.fingerprint(), "heads": None, "branch": None, "tokenizer": None}
 
     def prompts(self, config: ModelConfig) -> StandIn:
         """Frames of about the usual length."""
@@ -97,25 +98,27 @@ def load_random(
     """A pipeline of these configs with random weights.
 
     Args:
-        models: configs of the backbone, the draft heads and the image tokenizer.
+        models: configs of the backbone, the draft heads, the image tokenizer and the vertical branch.
         seed: seed of the values.
         heads: a file of trained draft heads or its folder, of the config in `models`; None: random, too.
         dtype, mesh, attention, quantize: as for `pipeline.loading.load`, and errors as there.
     """
-    config, drafters, vq = models
+    config, drafters, vq, branch = models
     vq = dataclasses.replace(vq, codebook_size=config.visual_size)  # a shrunken config does not describe its tokenizer
     require_options(attention, quantize)
     dtype = fast_dtype() if dtype is None else dtype
     mesh = mesh_for(config, mesh, attention)
     backbone = abstract(boxed_backbone(config), mesh, dtype, quantize)
     like_heads = abstract(boxed_heads(drafters, config.width), mesh, dtype, quantize)
-    require_model_fits(config, backbone, like_heads, dtype, mesh)
+    like_branch = None if branch is None else abstract(boxed_branch(config, branch), mesh, dtype, quantize)
+    require_model_fits(config, backbone, {"draft heads": like_heads, "vertical branch": like_branch}, dtype, mesh)
     if heads is None:
         heads_params = draw(like_heads, seed + 1)
     else:
-        heads_params = read_tensors(heads_file(Path(heads)), like_heads, dtype)
+        heads_params = read_tensors(HEADS_FILE.find(Path(heads)), like_heads, dtype)
     params = draw(backbone, seed, gains(config))
-    model = LoadedModel.of(config, params, drafters, heads_params)
+    branch_params = None if branch is None else draw(like_branch, seed + 2, gains(config))
+    model = LoadedModel.of(config, params, drafters, heads_params, branch, branch_params)
     return Pipeline(Random(seed), model, vq, Execution(dtype, mesh, attention))
 
 
@@ -147,7 +150,7 @@ def draw(like: Any, seed: int, gains: Mapping[str, float] | None = None) -> Any:
     return unflatten(flat)
 
 
-ONES, ZEROS = ("scale", "norm", "var"), ("bias", "first_bias", "second_bias", "mean")
+ONES, ZEROS = ("scale", "norm", "var"), ("bias", "first_bias", "second_bias", "gate_bias", "mean")
 """Parameters that are not matrices, by the last part of the name: those initialised to 1, and to 0."""
 
 

@@ -11,7 +11,8 @@ from ssd_jax.backbones.prompting import grid_of
 from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.engine import cache_spec
 from ssd_jax.errors import UserError
-from ssd_jax.models.config import HeadsConfig, ModelConfig
+from ssd_jax.models.branch import boxed_branch
+from ssd_jax.models.config import BranchConfig, HeadCounts, HeadsConfig, ModelConfig
 from ssd_jax.models.draft_heads import boxed_heads
 from ssd_jax.models.int8 import scales
 from ssd_jax.models.transformer import boxed_backbone, layout_of
@@ -30,7 +31,9 @@ PROMPT = 128
 
 
 # Shapes are found by tracing a model's `init`, which takes a second for a large one.
-_backbone, _drafters, _tokenizer = map(functools.lru_cache, (boxed_backbone, boxed_heads, abstract_vq))
+_backbone, _drafters, _below, _tokenizer = map(
+    functools.lru_cache, (boxed_backbone, boxed_heads, boxed_branch, abstract_vq)
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Job:
         quantize, attention: as for `pipeline.loading.load`.
         prompt: S.
         here: whether it runs on this machine, whose windows decoders then have; otherwise those of accelerators.
+        branch: the vertical branch, None without one.
     """
 
     config: ModelConfig
@@ -62,6 +66,7 @@ class Job:
     attention: str = "plain"
     prompt: int = PROMPT
     here: bool = False
+    branch: BranchConfig | None = None
 
     def __post_init__(self):
         require_options(self.attention, self.quantize, self.devices > 1)
@@ -109,13 +114,23 @@ class Job:
         """The draft heads' parameters, likewise."""
         return self._abstract(_drafters(self.heads, self.config.width), mesh)
 
+    def below(self, mesh: Any = None) -> Any:
+        """The vertical branch's parameters, likewise; none without one."""
+        return {} if self.branch is None else self._abstract(_below(self.config, self.branch), mesh)
+
+    @property
+    def head_counts(self) -> HeadCounts:
+        """Numbers of draft heads, and of the vertical branch's layers."""
+        layers = 0 if self.branch is None else self.branch.layers
+        return HeadCounts(self.heads.horizontal, self.heads.vertical, layers)
+
     def tokenizer(self) -> Any:
         """The image tokenizer's parameters as shapes; it is on one device."""
         return _tokenizer(self.vq)
 
-    def cache(self, mesh: Any = None) -> KVCache:
-        """The cache as shapes with shardings."""
-        spec = cache_spec(self.config, self.grid, self.rows, self.prompt, self.dtype, self.attention)
+    def cache(self, mesh: Any = None, branch_layers: int = 0) -> KVCache:
+        """The cache as shapes with shardings, with so many layers of the vertical branch."""
+        spec = cache_spec(self.config, self.grid, self.rows, self.prompt, self.dtype, self.attention, branch_layers)
         return spec.abstract(sharding_of(spec.axes, spec.shape, mesh or self.mesh))
 
     def _abstract(self, boxed: Any, mesh: Any) -> Any:
@@ -139,11 +154,14 @@ def job_for(
 ) -> Job:
     """The job of a command line: `mesh` as for --mesh ("" is one device), `size` as for --size, `images` at once,
     rounded up to fill the mesh; None is the backbone's own. Raises `UserError` for invalid values."""
-    backbone, _, tokenizer = models
+    backbone, heads, tokenizer, branch = models
     sizes = parse_mesh(mesh) if mesh else {DATA: 1, MODEL: 1}
     guided = (backbone.cfg_scale if cfg_scale is None else cfg_scale) != 1.0
     return Job(
-        *models,
+        backbone,
+        heads,
+        tokenizer,
+        branch=branch,
         grid=grid_of(backbone, size, tokenizer.stride),
         images=whole_batch(images, guided, sizes[DATA]),
         guided=guided,
@@ -167,4 +185,5 @@ def job_of(pipe: Pipeline) -> Job:
         quantize=pipe.quantize or None,
         attention=pipe.attention,
         here=True,
+        branch=None if pipe.model.branch is None else pipe.model.branch.config,
     )

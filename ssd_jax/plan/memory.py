@@ -30,8 +30,8 @@ class Memory:
     """Bytes on the first device, which holds the image tokenizer and its shard of the rest.
 
     Attributes:
-        weights, heads, tokenizer: parameters of the backbone, of the draft heads (if the decoder uses them), and of the
-            image tokenizer.
+        weights, heads, branch, tokenizer: parameters of the backbone, of the draft heads and of the vertical branch, if
+            the decoder uses them, and of the image tokenizer.
         cache: keys and values.
         logits: logits of the widest pass, float32, a part of `temporaries`.
         temporaries: other memory of the compiled decode.
@@ -40,6 +40,7 @@ class Memory:
 
     weights: int
     heads: int
+    branch: int
     tokenizer: int
     cache: int
     logits: int
@@ -49,12 +50,12 @@ class Memory:
     @property
     def exact(self) -> int:
         """The part that is known from shapes: parameters and cache."""
-        return self.weights + self.heads + self.tokenizer + self.cache
+        return self.weights + self.heads + self.branch + self.tokenizer + self.cache
 
     @property
     def total(self) -> int:
         """The peak; an upper bound, as the bounds of scratch memory are."""
-        return self.weights + self.heads + self.tokenizer + max(self.cache + self.temporaries, self.pixels)
+        return self.exact - self.cache + max(self.cache + self.temporaries, self.pixels)
 
 
 class Scratch(NamedTuple):
@@ -71,8 +72,9 @@ def memory(job: Job, decoder: Decoder, scratch: Scratch) -> Memory:
     return Memory(
         weights=device_bytes(job.backbone()),
         heads=device_bytes(job.drafters()) if any(decoder.heads) else 0,
+        branch=device_bytes(job.below()) if decoder.branch else 0,
         tokenizer=device_bytes(job.tokenizer()),
-        cache=device_bytes(job.cache()),
+        cache=device_bytes(job.cache(branch_layers=decoder.branch * job.head_counts.branch_layers)),
         logits=job.rows * outputs * job.config.visual_size * 4,
         temporaries=scratch.temporaries,
         pixels=scratch.pixels,
@@ -87,9 +89,9 @@ def compiled(job: Job, decoder: Decoder, mesh: Mesh | None = None) -> jax.stages
         decoder: the decoder to compile.
         mesh: the job's mesh with devices, which may be simulated; None is the default device.
     Raises:
-        UserError: the decoder needs more draft heads than the job has, or a larger image.
+        UserError: the decoder needs more draft heads than the job has, a vertical branch, or a larger image.
     """
-    require_heads(decoder, job.heads.horizontal, job.heads.vertical)
+    require_heads(decoder, *job.head_counts)
     require_fits(decoder, job.grid)
     decoder = job.as_run(decoder)
     whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
@@ -106,9 +108,10 @@ def compiled(job: Job, decoder: Decoder, mesh: Mesh | None = None) -> jax.stages
 
     image_level = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), jax.eval_shape(make))
     drafts = any(decoder.heads)
-    heads = (job.heads, jax.tree.map(placed, job.drafters(mesh))) if drafts else ()
-    model = LoadedModel.of(job.config, jax.tree.map(placed, job.backbone(mesh)), *heads)
-    cache = jax.tree.map(placed, job.cache(mesh))
+    heads = (job.heads, jax.tree.map(placed, job.drafters(mesh))) if drafts else (None, None)
+    branch = (job.branch, jax.tree.map(placed, job.below(mesh))) if decoder.branch else (None, None)
+    model = LoadedModel.of(job.config, jax.tree.map(placed, job.backbone(mesh)), *heads, *branch)
+    cache = jax.tree.map(placed, job.cache(mesh, decoder.branch * job.head_counts.branch_layers))
     with using(mesh, job.config):
         lowered = decode.lower(model, cache, *image_level, decoder=decoder, grid=job.grid)
         return lowered.compile(compiler_options=UNOPTIMISED)

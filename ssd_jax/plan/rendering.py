@@ -70,11 +70,12 @@ class Line:
 
 
 def decoder_lines(job: Job, decoders: Mapping[str, Decoder], chips: Sequence[Chip] = CHIPS) -> list[Line]:
-    """The decoders' passes and seconds, without those that need more draft heads than the job has."""
+    """The decoders' passes and seconds, without those that need more draft heads than the job has, or a
+    vertical branch."""
     found = []
     assumed = -(-total(PRESETS["ar"].stretches(job.grid)) // ASSUMED)
     for name, decoder in decoders.items():
-        if not decoder.runs_with(job.heads.horizontal, job.heads.vertical):
+        if not decoder.runs_with(*job.head_counts):
             continue
         decoder = job.as_run(decoder)
         least = decoder.stretches(job.grid, job.heads.horizontal)
@@ -112,6 +113,7 @@ def _memory(job: Job, name: str, m: Memory) -> str:
     lines = [
         ("weights", m.weights, ""),
         ("draft heads", m.heads, "" if m.heads else f"{name} needs none"),
+        *([("vertical branch", m.branch, "")] if m.branch else []),
         ("image tokenizer", m.tokenizer, "float32" + ", on the first device alone" * several),
         ("KV cache", m.cache, f"{job.slots} slots"),
         ("temporaries", m.temporaries, "at most: of the decode compiled for CPUs in float32"),

@@ -33,6 +33,10 @@ class Work:
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
         return Work(*(mine + its for mine, its in pairs))
 
+    def times(self, count: float) -> "Work":
+        """`count` times this work."""
+        return Work(*(count * own for own in dataclasses.astuple(self)))
+
     def all_moved(self, cudnn: bool) -> float:
         """Bytes moved, on a chip with or without cuDNN."""
         return self.moved + self.attended + (0.0 if cudnn else self.unfused)

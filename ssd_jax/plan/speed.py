@@ -67,12 +67,14 @@ class Sizes(NamedTuple):
         output: those that only logits need.
         head: one draft head, without the parameters of vertical ones only.
         context: one vertical draft head's context.
+        branch: the vertical branch, its output head included.
     """
 
     body: Size
     output: Size
     head: Size
     context: Size
+    branch: Size
 
 
 @functools.lru_cache
@@ -87,7 +89,8 @@ def sizes(job: Job) -> Sizes:
     for name, leaf in flatten(job.drafters()).items():
         each = size(name, leaf).times(1 / leaf.shape[0])  # one entry per draft head
         head, context = (head, context + each) if name.removesuffix(SUFFIX) in CONTEXT else (head + each, context)
-    return Sizes(body, output, head, context)
+    branch = sum((size(name, leaf) for name, leaf in flatten(job.below()).items()), Size())
+    return Sizes(body, output, head, context, branch)
 
 
 def size(name: str, leaf: jax.ShapeDtypeStruct) -> Size:
@@ -97,18 +100,19 @@ def size(name: str, leaf: jax.ShapeDtypeStruct) -> Size:
     return Size(numbers * leaf.dtype.itemsize, flops)
 
 
-def verify(job: Job, window: int, outputs: int, inputs_beside: int = 0) -> Steps:
+def verify(job: Job, window: int, outputs: int, inputs_beside: int = 0, branch: int = 0) -> Steps:
     """A pass that is fed `window` visual tokens (0: the prompt) and others beside them, and computes the logits of
-    `outputs` positions."""
-    c, fed = job.config, job.fed(window)
+    `outputs` positions; with the vertical branch, whose attention counts as a share of the backbone's."""
+    c, fed = job.config, window if branch else job.fed(window)  # with the branch no row ends are fed
     has, slots = sizes(job), job.rows // job.data * (fed + inputs_beside)
-    reduced = 2 * c.layers * slots * c.width * SUMS
-    products = Work(moved=has.body.bytes, flops=slots * has.body.flops, sent=2 * (job.model - 1) / job.model * reduced)
+    layers, body = c.layers + branch * job.head_counts.branch_layers, has.body + has.branch.times(branch)
+    reduced = 2 * layers * slots * c.width * SUMS
+    products = Work(moved=body.bytes, flops=slots * body.flops, sent=2 * (job.model - 1) / job.model * reduced)
     at_once = job.attention == "plain"  # the cache is read once for all
-    attended = [attention(job, fed + inputs_beside * at_once)]
+    attended = [attention(job, fed + inputs_beside * at_once).times(layers / c.layers)]
     if inputs_beside and not at_once:
         attended.append(beside(job, inputs_beside))
-    return products, *attended, *([logits(job, outputs)] if outputs else [])
+    return products, *attended, *([logits(job, outputs, 1 + branch)] if outputs else [])
 
 
 def draft(job: Job, horizontal: int, vertical: int, sources: int) -> Steps:
@@ -118,13 +122,13 @@ def draft(job: Job, horizontal: int, vertical: int, sources: int) -> Steps:
     return Work(moved=heads.bytes, flops=rows * sources * heads.flops), logits(job, sources * used)
 
 
-def logits(job: Job, outputs: int) -> Work:
-    """The output head for `outputs` positions; logits are replicated on all devices."""
+def logits(job: Job, outputs: int, copies: int = 1) -> Work:
+    """The output head for `outputs` positions; logits, of `copies` such heads, are replicated on all devices."""
     has, devices = sizes(job), job.data * job.model
     return Work(
         moved=has.output.bytes,
         flops=job.rows // job.data * outputs * has.output.flops,
-        sent=(devices - 1) / devices * job.rows * outputs * job.config.visual_size * 4,
+        sent=(devices - 1) / devices * job.rows * copies * outputs * job.config.visual_size * 4,
     )
 
 
@@ -132,7 +136,7 @@ def picture(job: Job, stretches: Stretches, chip: Chip) -> float:
     """Least seconds that a chip needs for one image of the batch."""
     total = 0.0
     for s in stretches:
-        total += s.passes * seconds(verify(job, s.window, s.outputs, s.beside), chip)
+        total += s.passes * seconds(verify(job, s.window, s.outputs, s.beside, s.branch), chip)
         if s.drafts:
             total += s.drafts * seconds(draft(job, s.horizontal, s.vertical, s.sources), chip)
     return total / job.images

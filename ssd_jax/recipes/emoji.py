@@ -2,10 +2,12 @@
 
 `<workdir>/export` becomes a complete checkpoint: config.json, vq.safetensors, model.safetensors, heads.safetensors with
 its README.md, and tokenizer.json. Every stage reads the exports of the earlier ones, so it trains on exactly what users
-get.
+get. The stage "flash" adds branch.safetensors, a vertical branch, and makes a second checkpoint,
+`<workdir>/flash-export`, whose backbone was trained together with the branch.
 """
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,15 @@ from ssd_jax.data import emoji, emoji_build
 from ssd_jax.data.captioned_codes import CaptionedCodes
 from ssd_jax.data.image_codes import encode_images
 from ssd_jax.decode.ar import AR
+from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.engine import cache_spec, decode, make_cache
+from ssd_jax.decode.flash import Flash
 from ssd_jax.decode.model_verifier import Draw
 from ssd_jax.errors import UserError
 from ssd_jax.eval.gallery import Gallery
 from ssd_jax.eval.recognition import recognition
 from ssd_jax.files import replacing
+from ssd_jax.models.branch import init_branch
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.models.transformer import abstract_backbone
@@ -35,17 +40,20 @@ from ssd_jax.pipeline.request import sampler_of
 from ssd_jax.prompts import word_tokenizer
 from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.recipes.emoji_report import nll_report, training_minutes, vq_report, write_report
-from ssd_jax.recipes.emoji_spec import EmojiSpec
+from ssd_jax.recipes.emoji_spec import FLASH, EmojiSpec
 from ssd_jax.sampling.noise import image_keys
 from ssd_jax.sequence.layout import Grid
 from ssd_jax.training.backbone import backbone_task
-from ssd_jax.training.head_training import EXPORT_DTYPE, Frozen, train_draft_heads
+from ssd_jax.training.branch import Forked, branch_task
+from ssd_jax.training.head_training import EXPORT_DTYPE, Frozen, digest, train_draft_heads
 from ssd_jax.training.loop import fit
 from ssd_jax.training.metrics import require_plots
+from ssd_jax.training.spec import BranchSpec
 from ssd_jax.training.tokenizer import tokenizer_task
 from ssd_jax.viz import grid as image_grid
 from ssd_jax.weights.export import write_config, write_tensors
 from ssd_jax.weights.load import FORMAT, fingerprint
+from ssd_jax.weights.part_file import BRANCH_FILE
 from ssd_jax.weights.tensors import read_tensors
 
 
@@ -63,12 +71,14 @@ def run(spec: EmojiSpec) -> Path:
     data = open_data(spec)
     if "tokenizer" in spec.stages:
         _train_tokenizer(spec, data)
-    if "backbone" in spec.stages or "heads" in spec.stages:
+    if {"backbone", "heads", FLASH} & set(spec.stages):
         encoded = Encoded.read(spec, data)
         if "backbone" in spec.stages:
             _train_backbone(spec, encoded)
         if "heads" in spec.stages:
             _train_heads(spec, encoded)
+        if FLASH in spec.stages:
+            return _train_flash(spec, encoded)
     return spec.export
 
 
@@ -125,7 +135,7 @@ def _train_tokenizer(spec: EmojiSpec, data: emoji.EmojiData) -> None:
 
 def _train_backbone(spec: EmojiSpec, encoded: Encoded) -> None:
     vectors = np.asarray(VQModel(spec.vq).apply(encoded.vq_params, method="code_vectors"))
-    draw = painter(spec, encoded)
+    draw = painter(spec, encoded, AR(), lambda params: LoadedModel(params, encoded.model))
     task = backbone_task(encoded.model, spec.backbone, spec.seed, encoded.source, vectors, draw)
     origin = {
         "format": FORMAT,
@@ -138,6 +148,9 @@ def _train_backbone(spec: EmojiSpec, encoded: Encoded) -> None:
     with replacing(spec.export / "tokenizer.json") as temporary:
         encoded.prompts.save(temporary)
     write_tensors(spec.export / "model.safetensors", params, EXPORT_DTYPE)
+    branch = spec.export / BRANCH_FILE.name
+    if branch.exists() and BRANCH_FILE.describe(branch)[1] != fingerprint(spec.export / "model.safetensors"):
+        branch.unlink()  # of an earlier backbone; the heads are trained anew in any case
 
 
 def _train_heads(spec: EmojiSpec, encoded: Encoded) -> None:
@@ -156,6 +169,37 @@ def _train_heads(spec: EmojiSpec, encoded: Encoded) -> None:
     )
 
 
+def _train_flash(spec: EmojiSpec, encoded: Encoded) -> Path:
+    path, model, layers = needed(spec.export / "model.safetensors", "backbone"), encoded.model, spec.branch_model
+    backbone = read_tensors(path, abstract_backbone(model), jnp.float32)
+    params = {"branch": init_branch(model, layers, backbone, jax.random.key(spec.seed))}
+    origin = {"backbone": fingerprint(path), "branch": dataclasses.asdict(layers), "data": len(encoded.source.data)}
+
+    def loaded(params: Any) -> LoadedModel:
+        return LoadedModel.of(model, params["backbone"], branch=layers, branch_params=params["branch"])
+
+    def export(params: Any, beside: Path) -> None:
+        metadata = BRANCH_FILE.metadata(layers, beside)
+        write_tensors(beside.with_name(BRANCH_FILE.name), params["branch"], EXPORT_DTYPE, metadata)
+
+    def phase(name: str, stage: BranchSpec, start: Any) -> Any:
+        forked = Forked(model, layers, stage.matmul)
+        task = branch_task(name, forked, stage, spec.seed, encoded.source, backbone, start, draw)
+        return fit(task, stage, spec.seed, spec.workdir, {**origin, "start": digest(start)})
+
+    draw, folder = painter(spec, encoded, Flash(), loaded), spec.flash_export
+    params = phase("branch", spec.branch, params)
+    export(params, path)
+    params = phase("flash", spec.flash, {"backbone": backbone, **params})
+    write_config(folder, model, spec.vq)
+    for name in ("tokenizer.json", "vq.safetensors"):
+        with replacing(folder / name) as temporary:
+            shutil.copyfile(spec.export / name, temporary)
+    write_tensors(folder / path.name, params["backbone"], EXPORT_DTYPE)
+    export(params, folder / path.name)
+    return folder
+
+
 def _recognition(spec: EmojiSpec) -> tuple[dict, str]:
     """Shares of the final model's images that are recognised, or the reason why it was not measured."""
     try:
@@ -164,9 +208,12 @@ def _recognition(spec: EmojiSpec) -> tuple[dict, str]:
         return {}, f"Recognition was not measured: {error}"
 
 
-def painter(spec: EmojiSpec, encoded: Encoded) -> Callable[[Any], np.ndarray]:
-    """Returns params -> a grid with an image of each sample prompt, decoded by `ar` with the model's own guidance."""
-    model, decoder, texts = encoded.model, AR(), spec.sample_prompts
+def painter(
+    spec: EmojiSpec, encoded: Encoded, decoder: Decoder, loaded: Callable[[Any], LoadedModel]
+) -> Callable[[Any], np.ndarray]:
+    """Returns params -> a grid with an image of each sample prompt, decoded with the model's own guidance; `loaded`
+    makes a model from the params."""
+    model, texts = encoded.model, spec.sample_prompts
     grid = Grid(model.rows, model.cols)
     frames = [encoded.prompts.frame(text) for text in texts]
     prompts = PromptBatch.stack(frames, [encoded.prompts.frame("")] * len(texts), model.pad_id)
@@ -175,8 +222,11 @@ def painter(spec: EmojiSpec, encoded: Encoded) -> Callable[[Any], np.ndarray]:
     to_pixels = jax.jit(lambda params, codes: to_uint8(VQModel(spec.vq).apply(params, codes, method="decode")))
 
     def draw(params: Any) -> np.ndarray:
-        cache = make_cache(cache_spec(model, grid, *prompts.ids.shape, jnp.float32))
-        out = decode(LoadedModel(params, model), cache, prompts, Draw(keys, sampler), decoder=decoder, grid=grid)
+        drawing = loaded(params)
+        cache = make_cache(
+            cache_spec(model, grid, *prompts.ids.shape, jnp.float32, branch_layers=drawing.branch_layers)
+        )
+        out = decode(drawing, cache, prompts, Draw(keys, sampler), decoder=decoder, grid=grid)
         pixels = to_pixels(encoded.vq_params, out.tokens.reshape(-1, grid.rows, grid.cols))
         return image_grid(list(np.asarray(pixels)), columns=8)
 

@@ -8,14 +8,18 @@ from typing import Any, Self
 from ssd_jax.data.emoji import SIZE
 from ssd_jax.data.emoji_sources import STYLES
 from ssd_jax.errors import UserError, require_one_of
-from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
+from ssd_jax.models.branch import require_fits
+from ssd_jax.models.config import BranchConfig, HeadsConfig, ModelConfig, VQConfig
 from ssd_jax.models.config_json import from_dict
 from ssd_jax.prompts import SPECIALS
 from ssd_jax.recipes.section import Section
 from ssd_jax.training.head_training import DraftHeadsSpec
-from ssd_jax.training.spec import BackboneSpec, CaptionedSpec, StageSpec, TokenizerSpec
+from ssd_jax.training.spec import BackboneSpec, BranchSpec, CaptionedSpec, StageSpec, TokenizerSpec
 
 STAGES = ("tokenizer", "backbone", "heads")
+"""The stages of a complete training, in order; the stage `FLASH` goes on from its backbone."""
+
+FLASH = "flash"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +27,14 @@ class EmojiSpec:
     """Settings of a complete training.
 
     Attributes:
-        stages: the stages of `STAGES` to run.
+        stages: the stages to run.
         seed: determines, with the step, the batches.
         workdir: folder of checkpoints, logs and images; the final model is in its folder export/.
         data, styles, limit: the folder of images, their styles, and the number of emoji to build (0 is all).
         vq: the image tokenizer.
         model: fields of the backbone's `ModelConfig` that do not depend on the captions' vocabulary.
         tokenizer, backbone, heads: settings of the stages.
+        branch_model, branch, flash: the vertical branch, and settings of the two phases of its training.
         report_drawn: number of images of trained captions, and of held-out combinations, for the recognition report.
         sample_prompts: prompts of the samples that are generated while the backbone trains.
     """
@@ -45,6 +50,9 @@ class EmojiSpec:
     tokenizer: TokenizerSpec
     backbone: BackboneSpec
     heads: DraftHeadsSpec
+    branch_model: BranchConfig
+    branch: BranchSpec
+    flash: BranchSpec
     report_drawn: int
     sample_prompts: tuple[str, ...]
 
@@ -53,7 +61,7 @@ class EmojiSpec:
         """Parses a `ConfigDict`; raises `UserError` for every mistake that can be found before a stage begins."""
         given = Section(config)
         stage, styles = given.text("stage"), given.texts("styles")
-        require_one_of("stage", stage, ("all", *STAGES))
+        require_one_of("stage", stage, ("all", *STAGES, FLASH))
         for style in styles:
             require_one_of("style", style, tuple(STYLES))
         seed, vq = given.whole("seed", 0, 2**32 - 1), from_dict(VQConfig, given.part("vq"), "config.vq")
@@ -79,11 +87,21 @@ class EmojiSpec:
             tokenizer=TokenizerSpec.parse(given.part("tokenizer"), "tokenizer"),
             backbone=BackboneSpec.parse(given.part("backbone"), "backbone"),
             heads=heads,
+            branch_model=from_dict(BranchConfig, given.part("branch_model"), "config.branch_model"),
+            branch=BranchSpec.parse(given.part("branch"), "branch"),
+            flash=BranchSpec.parse(given.part("flash"), "flash"),
             report_drawn=given.whole("report_drawn", 1),
             sample_prompts=given.texts("sample_prompts"),
         )
-        spec.backbone_config(len(SPECIALS) + 1)
+        backbone = spec.backbone_config(len(SPECIALS) + 1)
+        if FLASH in spec.stages:
+            require_fits(backbone, spec.branch_model, "config.branch_model: ")
         return spec
+
+    @property
+    def flash_export(self) -> Path:
+        """The folder of the backbone that is trained with a vertical branch."""
+        return self.workdir / "flash-export"
 
     @property
     def export(self) -> Path:

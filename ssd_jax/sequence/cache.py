@@ -6,7 +6,7 @@ transposes the whole cache in every pass.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -37,6 +37,13 @@ class KVCache:
     keys: tuple[Any, ...]
     values: tuple[Any, ...]
     attention: str = flax.struct.field(pytree_node=False, default="plain")
+
+    def replaced(self, first: int, layers: Sequence[tuple[Any, Any]]) -> "KVCache":
+        """The cache with other keys and values in some layers, from `first` on."""
+        stop = first + len(layers)
+        keys = (*self.keys[:first], *(layer[0] for layer in layers), *self.keys[stop:])
+        values = (*self.values[:first], *(layer[1] for layer in layers), *self.values[stop:])
+        return KVCache(keys, values, self.attention)
 
     @property
     def length(self) -> int:

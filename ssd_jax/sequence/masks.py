@@ -92,3 +92,39 @@ def row(
     own_row = (cache - first) // pitch == (slots[:, :, None] - first) // pitch
     seen = (cache < committed[:, None, None]) | own_row
     return causal(slots, starts, length) & (seen | (cache == slots[:, :, None]))
+
+
+def diagonal(
+    slots: Int32[Array, "B W"],
+    keys: Int32[Array, " T"],
+    starts: Int32[Array, " B"],
+    first: int,
+    pitch: int,
+    cols: int,
+) -> Bool[Array, "B W T"]:
+    """The prompt and, of the image, everything up to the input's own anti-diagonal (FlashAR, arXiv 2605.09430).
+
+    A token of an image sees those for which grid row + column is at most its own, on its own diagonal also those to
+    the right. For a grid of 3 x 3 whose first token is in slot 0 (lines: inputs; columns: what each sees)::
+
+               0 1 2   3 4 5   6 7 8
+        0      x . .   . . .   . . .
+        1, 3   x x .   x . .   . . .
+        2 4 6  x x x   x x .   x . .
+        5, 7   x x x   x x x   x x .
+
+    Inputs of the prompt see what `causal` shows them. Row ends are seen by nobody; they have no row and column.
+
+    Args:
+        slots: the inputs' cache slots; those of padding are past the end.
+        keys: the slots of what can be seen, the whole cache or the inputs themselves.
+        starts: first real slot of each batch row.
+        first: slot of grid position 0.
+        pitch: slots from one grid row to the next, C or C + 1.
+        cols: C.
+    """
+    own, key = slots[:, :, None], keys[None, None, :]
+    seen = (key >= starts[:, None, None]) & (key <= own) & (key < first)
+    place, of = key - first, own - first
+    nearer = place // pitch + place % pitch <= of // pitch + of % pitch
+    return seen | ((place >= 0) & (of >= 0) & (place % pitch < cols) & nearer) | (key == own)

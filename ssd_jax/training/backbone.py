@@ -33,6 +33,19 @@ def corrupt(codes: np.ndarray, most: float, blind: float, rng: np.random.Generat
     return np.where(replaced, rng.permutation(codes.reshape(-1)).reshape(codes.shape), codes)
 
 
+def batches(source: CaptionedCodes, spec: BackboneSpec, seed: int) -> Callable[[int], tuple[np.ndarray, ...]]:
+    """Returns step -> ids, mask, codes and input codes, some of them wrong."""
+
+    def batch(step: int) -> tuple[np.ndarray, ...]:
+        ids, mask, codes = source.batch(spec.batch, spec.dropped, seed, step)
+        if step < spec.code_noise_from:
+            return ids, mask, codes, codes
+        rng = np.random.default_rng([seed, step, 1])
+        return ids, mask, codes, corrupt(codes, spec.code_noise, spec.code_blind, rng)
+
+    return batch
+
+
 def mean_nll(nll, params: Any, source: CaptionedCodes, indices: np.ndarray, batch: int, captions_of=None) -> np.ndarray:
     """NLL per token of every image, float64 [M], with the jitted `nll(params, ids, mask, codes) -> [B, P]`."""
     out = []
@@ -71,13 +84,6 @@ def backbone_task(
         hidden = image_hidden(model, params, ids, mask, seen)
         return token_nll(model.apply(params, hidden, method="logits"), codes)
 
-    def batch(step: int) -> tuple[np.ndarray, ...]:
-        ids, mask, codes = source.batch(spec.batch, spec.dropped, seed, step)
-        if step < spec.code_noise_from:
-            return ids, mask, codes, codes
-        rng = np.random.default_rng([seed, step, 1])
-        return ids, mask, codes, corrupt(codes, spec.code_noise, spec.code_blind, rng)
-
     def loss(params: Any, frozen: None, batch: tuple, key: jax.Array):
         del frozen, key
         return nll(trained, params, *batch).mean(), {}
@@ -91,7 +97,16 @@ def backbone_task(
         params = nn.unbox(model.init(key, jnp.zeros((1, grid.size), jnp.int32)))["params"]
         return {"params": _codes_alike(params, jax.random.fold_in(key, 1), code_vectors, model_config)}
 
-    return Task("backbone", init, loss, batch, evaluate, draw, block_matrices, accumulation=spec.accumulation)
+    return Task(
+        "backbone",
+        init,
+        loss,
+        batches(source, spec, seed),
+        evaluate,
+        draw,
+        block_matrices,
+        accumulation=spec.accumulation,
+    )
 
 
 def _codes_alike(params: dict, key: jax.Array, code_vectors: np.ndarray, config: ModelConfig) -> dict:

@@ -25,7 +25,8 @@ from ssd_jax.sequence.layout import Grid
 from ssd_jax.training.draft_loss import Drafting, Objective, Overlap, SmoothL1, guided_overlap, mean_per_offset
 from ssd_jax.training.loop import Task, fit
 from ssd_jax.training.spec import PromptedSpec
-from ssd_jax.weights.export import heads_metadata, write_heads_card, write_tensors
+from ssd_jax.weights.export import write_heads_card, write_tensors
+from ssd_jax.weights.part_file import HEADS_FILE
 from ssd_jax.weights.tensors import read_tensors
 
 EXPORT_DTYPE = jnp.bfloat16
@@ -90,7 +91,7 @@ def train_draft_heads(
         Smooth L1 and overlap of the untrained heads, after each phase, and of the final heads as stored.
     """
     path = workdir / "export" / "heads.safetensors"
-    origin = {**heads_metadata(spec.heads, frozen.weights), **data}
+    origin = {**HEADS_FILE.metadata(spec.heads, frozen.weights), **data}
     with using(frozen.mesh, frozen.model.config):
         task = draft_task("heads", SmoothL1(), frozen, source, spec, spec.smooth_l1)
         params = fit(task, spec.smooth_l1, spec.seed, workdir, origin)
@@ -218,7 +219,7 @@ def digest(params: Any) -> str:
 
 def export_heads(path: Path, params: Any, heads: HeadsConfig, backbone_path: Path) -> None:
     """Writes heads.safetensors and, beside it, its model card."""
-    write_tensors(path, params, EXPORT_DTYPE, heads_metadata(heads, backbone_path))
+    write_tensors(path, params, EXPORT_DTYPE, HEADS_FILE.metadata(heads, backbone_path))
     write_heads_card(path, heads, backbone_path)
 
 

@@ -27,7 +27,7 @@ class Task:
     """A stage of training, as the loop needs it.
 
     Attributes:
-        name: "tokenizer", "backbone", "heads" or "overlap"; the folder of its checkpoints and logs.
+        name: "tokenizer", "backbone", "heads", "overlap", "branch" or "flash"; the folder of its checkpoints and logs.
         init: key -> params; None if there is a `start`.
         loss: the loss function (see `step.Loss`).
         batch: step number -> batch of host arrays; a pure function of the step, so that resuming is exact.
@@ -41,6 +41,7 @@ class Task:
         accumulation: number of micro-batches per batch.
         mesh: the devices over which batches and parameters are sharded; None is one device.
         placed: shapes and shardings of the parameters, a pytree of `jax.ShapeDtypeStruct`; None without a mesh.
+        rates: learning rates of the parameters (see `step.make_optimizer`); None: one for all.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Task:
     accumulation: int = 1
     mesh: Mesh | None = None
     placed: Any = None
+    rates: Callable[[Any], Any] | None = None
 
 
 def fit(task: Task, spec: StageSpec, seed: int, workdir: Path, origin: dict[str, Any]) -> Any:
@@ -68,7 +70,7 @@ def fit(task: Task, spec: StageSpec, seed: int, workdir: Path, origin: dict[str,
     """
     folder = workdir / task.name
     together(f"{task.name}: origin", lambda: check_origin(folder / "origin.json", origin, "a training", "workdir"))
-    optimizer = make_optimizer(spec, task.matrices)
+    optimizer = make_optimizer(spec, task.matrices, task.rates)
 
     def fresh(seed: jax.Array, start: Any) -> TrainState:
         params = task.init(jax.random.key(seed)) if start is None else jax.tree.map(jnp.copy, start)

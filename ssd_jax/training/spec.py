@@ -150,6 +150,23 @@ class BackboneSpec(CaptionedSpec):
     code_noise_from: int = _whole(0)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BranchSpec(BackboneSpec):
+    """Settings of the two phases of the stage "flash"; see `training.branch`.
+
+    Attributes:
+        vertical: weight of the branch's own loss.
+        distillation: weight of the distillation from the backbone.
+        temperature: that of the distillation.
+        backbone_rate: the backbone's learning rate, as a share of the branch's; in the first phase it is frozen.
+    """
+
+    vertical: float = _number("not negative")
+    distillation: float = _number("not negative")
+    temperature: float = _number("positive")
+    backbone_rate: float = _number("share")
+
+
 def _checked(name: str, value: Any, metadata: Mapping[str, Any]) -> Any:
     if "least" in metadata:
         return require_whole(name, value, metadata["least"])

@@ -37,13 +37,16 @@ def schedule(peak: float, steps: int, warmup: int, decay: float) -> optax.Schedu
     return optax.join_schedules(parts, [warmup, steps - decay_steps])
 
 
-def make_optimizer(spec: StageSpec, matrices: Callable[[Any], Any] | None = None) -> optax.GradientTransformation:
+def make_optimizer(
+    spec: StageSpec, matrices: Callable[[Any], Any] | None = None, rates: Callable[[Any], Any] | None = None
+) -> optax.GradientTransformation:
     """Clipped AdamW, or Muon for the matrices and AdamW for the rest, with the schedule of a stage.
 
     Args:
         spec: learning rate, steps, warm-up, decay, clip, weight decay and b2.
         matrices: params -> a pytree of `optax.contrib.MuonDimensionNumbers`, None for parameters of AdamW. Muon's
             updates are scaled to AdamW's usual size (arXiv 2502.16982, equation 4), so one learning rate serves both.
+        rates: params -> a pytree of their learning rates, as shares of the schedule's; None: all have that one.
     """
     rate = schedule(spec.lr, spec.steps, spec.warmup, spec.decay)
 
@@ -61,7 +64,10 @@ def make_optimizer(spec: StageSpec, matrices: Callable[[Any], Any] | None = None
             consistent_rms=0.2,
             muon_weight_dimension_numbers=matrices,
         )
-    return optax.chain(optax.clip_by_global_norm(spec.clip), rule)
+    rules = [optax.clip_by_global_norm(spec.clip), rule]
+    if rates is not None:
+        rules.append(optax.stateless(lambda updates, params: jax.tree.map(jnp.multiply, updates, rates(params))))
+    return optax.chain(*rules)
 
 
 def make_step(

@@ -13,7 +13,6 @@ from safetensors.numpy import save_file
 
 from ssd_jax.files import replacing
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
-from ssd_jax.weights.heads_file import HEADS_KEY
 from ssd_jax.weights.load import CONFIG_NAME, FORMAT, fingerprint
 from ssd_jax.weights.mapping import flatten
 
@@ -65,12 +64,6 @@ def write_config(folder: Path, model: ModelConfig, vq: VQConfig) -> None:
     sections = {"format": FORMAT, "model": dataclasses.asdict(model), "vq": dataclasses.asdict(vq)}
     with replacing(Path(folder) / CONFIG_NAME) as temporary:
         temporary.write_text(json.dumps(sections, indent=2) + "\n", encoding="utf-8")
-
-
-def heads_metadata(config: HeadsConfig, backbone_path: Path) -> dict[str, str]:
-    """The metadata of a heads file: its config and the fingerprint of the backbone file it was trained on."""
-    values = {"format": FORMAT, "config": dataclasses.asdict(config), "backbone": fingerprint(backbone_path)}
-    return {HEADS_KEY: json.dumps(values)}
 
 
 def write_heads_card(heads_path: Path, config: HeadsConfig, backbone_path: Path) -> None:
