@@ -7,13 +7,20 @@ import subprocess
 import sys
 import tempfile
 from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 
 # Entry points that tests start in processes of their own share one compilation cache.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"ssd_jax_tests_{os.getuid()}"))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the suite's time is LLVM's, at work on programs that run once. The HLO, which tests read, stays the same.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Most of the suite's time is the compiler's, at work on programs that run once. Without XLA's newer emitters of fusions
+# it takes two thirds of that; later versions have no such flag, and end a process that sets it. Tests that read HLO
+# compile with them (`hlo.optimised`).
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0"
+    + " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."),
+)
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +28,18 @@ import numpy as np
 import pytest
 
 from ssd_jax.cli import entry
-from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
+from ssd_jax.models.branch import init_branch
+from ssd_jax.models.config import BranchConfig, HeadsConfig, ModelConfig, VQConfig
 from ssd_jax.models.draft_heads import DraftHeads, init_heads
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.models.vq import VQModel
 from ssd_jax.pipeline.loading import load
 from ssd_jax.pipeline.pipeline import Pipeline
 from ssd_jax.prompts import word_tokenizer
-from ssd_jax.weights.export import heads_metadata, write_config, write_tensors
+from ssd_jax.weights.export import write_config, write_tensors
 from ssd_jax.weights.load import read_config
+from ssd_jax.weights.part_file import BRANCH_FILE, HEADS_FILE
+from ssd_jax.weights.tensors import read_tensors
 
 ROOT = Path(__file__).parents[1]
 from ssd_jax.cli import sample  # noqa: E402
@@ -38,6 +48,8 @@ from ssd_jax.cli import sample  # noqa: E402
 jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_legacy_prng_key", "error")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_addoption(parser):
@@ -128,12 +140,16 @@ def folder(random_folder, tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def headed_folder(random_folder, tmp_path_factory) -> Path:
-    """`random_folder` with draft heads, two to the right and two down, that are not trained."""
+    """`random_folder` with draft heads, two to the right and two down, and a branch of a layer; none is trained."""
     folder = Path(shutil.copytree(random_folder, tmp_path_factory.mktemp("headed") / "checkpoint"))
     config, heads = read_config(folder)[0], HeadsConfig(horizontal=2, vertical=2)
     params = init_heads(DraftHeads(heads, config.width), jax.random.key(0))
-    metadata = heads_metadata(heads, folder / "model.safetensors")
+    metadata = HEADS_FILE.metadata(heads, folder / "model.safetensors")
     write_tensors(folder / "heads.safetensors", params, jnp.float32, metadata)
+    backbone = read_tensors(folder / "model.safetensors", abstract_backbone(config), jnp.float32)
+    params = init_branch(config, BranchConfig(1), backbone, jax.random.key(1))
+    metadata = BRANCH_FILE.metadata(BranchConfig(1), folder / "model.safetensors")
+    write_tensors(folder / "branch.safetensors", params, jnp.float32, metadata)
     return folder
 
 
@@ -169,6 +185,13 @@ def run_command(monkeypatch, capsys):
 def command_line(run_command):
     """command_line(*arguments) of sample.py, as `run_command`."""
     return partial(run_command, sample.main, "sample.py")
+
+
+@pytest.fixture
+def standard_promotion():
+    """For steps of a training in this process: optax mixes dtypes."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 # -- models that train.py made

@@ -19,7 +19,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 from ssd_jax import load  # noqa: E402
 from ssd_jax.data.prompted_codes import PromptedCodes  # noqa: E402
 from ssd_jax.models import teacher_forcing  # noqa: E402
-from ssd_jax.models.config import HeadsConfig  # noqa: E402
+from ssd_jax.models.config import BranchConfig, HeadsConfig  # noqa: E402
 from ssd_jax.models.loaded_model import LoadedModel  # noqa: E402
 from ssd_jax.parallel.mesh import using  # noqa: E402
 from ssd_jax.parallel.train_state import spread, state_shardings  # noqa: E402
@@ -105,18 +105,16 @@ def head_training(pipe: Pipeline) -> list[dict]:
 def random_models(folder: str) -> dict[str, bool]:
     """Whether random weights, with and without int8, are those of one device, and so are the tokens drawn with them."""
     (backbone, tokenizer), out = read_config(folder), {}
-    models = Models(backbone, HeadsConfig(2, 1), tokenizer)
+    models = Models(backbone, HeadsConfig(2, 1), tokenizer, BranchConfig(1))
     for quantize in (None, "int8"):
         one, many = (
             load_random(models, dtype="float32", mesh=mesh, quantize=quantize) for mesh in (None, "data:2,model:4")
         )
-        pairs = zip(
-            *(jax.tree.leaves((pipe.params, pipe.heads_params)) for pipe in (one, many)),
-            strict=True,
-        )
+        pairs = zip(*(jax.tree.leaves(pipe.model) for pipe in (one, many)), strict=True)
         out[f"weights, {quantize}"] = all((np.asarray(a) == np.asarray(b)).all() for a, b in pairs)
-        tokens = [pipe.generate(PROMPTS, decoder="ssd", pixels=False).tokens for pipe in (one, many)]
-        out[f"tokens, {quantize}"] = bool((tokens[0] == tokens[1]).all())
+        for decoder in ("ssd", "flash"):
+            tokens = [pipe.generate(PROMPTS, decoder=decoder, pixels=False).tokens for pipe in (one, many)]
+            out[f"tokens of {decoder}, {quantize}"] = bool((tokens[0] == tokens[1]).all())
     return out
 
 

@@ -5,8 +5,11 @@ nothing else in the program has as many numbers.
 """
 
 import math
+import os
 import re
 from collections.abc import Iterable
+
+import jax
 
 MOVES = {"copy", "copy-start", "transpose", "reshape", "concatenate", "pad", "reverse", "select", "gather"}
 MOVES |= {"convert", "bitcast-convert", "dynamic-slice"}
@@ -14,6 +17,12 @@ MOVES |= {"convert", "bitcast-convert", "dynamic-slice"}
 
 CALLED = re.compile(r"(?:calls|body|condition|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+
+
+def optimised(lowered: jax.stages.Lowered) -> str:
+    """The text of the compiled program, as users get it: with the emitters of fusions that conftest.py turns off."""
+    flag = "xla_cpu_use_fusion_emitters"
+    return lowered.compile(compiler_options={flag: True} if flag in os.environ.get("XLA_FLAGS", "") else {}).as_text()
 
 
 def computations(hlo: str) -> dict[str, list[str]]:

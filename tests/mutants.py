@@ -493,6 +493,49 @@ MUTANTS = [
         "other[: len(path)] == path for other in paths] for path in paths",
         "decode/test_tree.py -k 'nodes or node_has'",
     ),
+    # FlashAR.
+    Mutant(
+        "flash: a token sees nothing of its own diagonal",
+        "sequence/masks.py",
+        "place // pitch + place % pitch <= of // pitch + of % pitch",
+        "place // pitch + place % pitch < of // pitch + of % pitch",
+        "decode/test_flash.py -k 'slow_loop and square'",
+    ),
+    Mutant(
+        "flash: row ends are seen",
+        "sequence/masks.py",
+        "(place % pitch < cols) & nearer",
+        "nearer",
+        "decode/test_flash.py -k 'slow_loop and wide'",
+    ),
+    Mutant(
+        "flash: the branch sees the prompt",
+        "decode/model_verifier.py",
+        "image = seen & (keys >= self.prompt)[None, None]",
+        "image = seen",
+        "decode/test_flash.py -k 'slow_loop and square'",
+    ),
+    Mutant(
+        "flash: column 0 is predicted from the left, too",
+        "models/branch.py",
+        "jnp.where(row == 0, 1.0, jnp.where(col == 0, 0.0, gate))",
+        "jnp.where(row == 0, 1.0, gate)",
+        "training/test_branch.py -k border",
+    ),
+    Mutant(
+        "flash: a tall grid's upper neighbour keeps its place",
+        "decode/flash.py",
+        "((same, before) if R <= C else (before, same))",
+        "(same, before)",
+        "decode/test_flash.py -k diagonals",
+    ),
+    Mutant(
+        "flash: a round draws with its neighbour's noise",
+        "decode/flash.py",
+        "choose(log_p, verifier.noise(fed + 1))",
+        "choose(log_p, verifier.noise(fed))",
+        "decode/test_flash.py -k rounds",
+    ),
     # What is planned and measured.
     Mutant(
         "plan: a score is never read",

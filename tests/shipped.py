@@ -161,6 +161,7 @@ def pictures(pipe, steady: bool) -> dict[str, list[int]]:
     if steady:
         alone = range(1)
         out["ar, one at a time"] = equal(draw(pipe, "ar", 1, alone), oracles[1][: len(PROMPTS)])
+        out["flash, one at a time"] = equal(draw(pipe, "flash", 1, alone), draw(pipe, "flash", 8, alone))
         out["wide, three at a time"] = equal(draw(pipe, WIDE, 3, alone), oracles[1][: len(PROMPTS)])
     # int8 sums are exact, whatever the rest is.
     int8 = ssd_jax.load("emoji", quantize="int8")

@@ -10,7 +10,8 @@ import numpy as np
 from ssd_jax.decode import engine
 from ssd_jax.decode.model_verifier import BoundVerifier, Draw
 from ssd_jax.decode.presets import find_decoder
-from ssd_jax.models.config import HeadsConfig, ModelConfig
+from ssd_jax.models.branch import init_branch
+from ssd_jax.models.config import BranchConfig, HeadsConfig, ModelConfig
 from ssd_jax.models.draft_heads import DraftHeads, init_heads
 from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.models.transformer import Transformer
@@ -22,6 +23,7 @@ from ssd_jax.sequence.layout import Grid
 PROMPT = 4
 HEADS = HeadsConfig(horizontal=3, vertical=2)
 CONTEXT = HeadsConfig(horizontal=3, vertical=2, context=2)
+BRANCH = BranchConfig(layers=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,10 @@ class Toy:
         """With draft heads of a kind, or without."""
         heads = (heads_config(kind), self.heads(kind)) if kind else ()
         return LoadedModel.of(self.config, self.params, *heads)
+
+    def branched(self) -> LoadedModel:
+        """With a vertical branch that differs from the backbone's last block, and a gate that is not even."""
+        return LoadedModel.of(self.config, self.params, branch=BRANCH, branch_params=_branch(self))
 
 
 def config(visual: int = 24, width: int = 24, layers: int = 2, row_end: int = -1) -> ModelConfig:
@@ -94,6 +100,16 @@ def _heads(toy: Toy, kind: str):
     elif kind != "untrained":
         raise ValueError(kind)
     return params
+
+
+@cache
+def _branch(toy: Toy):
+    with jax.ensure_compile_time_eval():
+        params = init_branch(toy.config, BRANCH, toy.params, jax.random.key(3))
+        leaves, tree = jax.tree.flatten(params)
+        keys = jax.random.split(jax.random.key(4), len(leaves))
+        moved = [x + 0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+        return jax.tree.unflatten(tree, moved)
 
 
 def _fit(toy: Toy) -> np.ndarray:
@@ -154,12 +170,13 @@ def decode(
 ):
     """Decodes `images` images; cfg_scale None is without guided rows. Image k has key (seed, numbers[k] or k)."""
     decoder, guided = find_decoder(decoder), cfg_scale is not None
+    model = toy.branched() if decoder.branch else toy.model(heads)
     ids, mask = prompts(images, guided, which)
     numbers = jnp.arange(images) if numbers is None else jnp.asarray(numbers)
     keys = image_keys(jnp.broadcast_to(jnp.asarray(seed), (images,)), numbers)
-    cache = engine.make_cache(engine.cache_spec(toy.config, grid, *ids.shape, jnp.float32))
-    draw = Draw(keys, sampler(cfg_scale, **knobs))
-    return program(toy.model(heads), cache, PromptBatch(ids, mask, guided), draw, decoder=decoder, grid=grid)
+    spec = engine.cache_spec(toy.config, grid, *ids.shape, jnp.float32, branch_layers=model.branch_layers)
+    cache, draw = engine.make_cache(spec), Draw(keys, sampler(cfg_scale, **knobs))
+    return program(model, cache, PromptBatch(ids, mask, guided), draw, decoder=decoder, grid=grid)
 
 
 @partial(jax.jit, static_argnames="grid")

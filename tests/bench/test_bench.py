@@ -3,11 +3,14 @@
 import importlib.util
 import json
 import re
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from ssd_jax import AR, MTP, PRESETS, SSD, Group, Raster, UserError, Wave
 from ssd_jax.bench import accelerator
@@ -21,6 +24,8 @@ from ssd_jax.decode.names import parse_decoder, parse_decoders
 from ssd_jax.eval.estimates import Estimate
 from ssd_jax.eval.features import available
 from ssd_jax.eval.gallery import Gallery
+from ssd_jax.eval.likelihood import token_nll
+from ssd_jax.pipeline.loading import load
 from ssd_jax.plan.this_machine import RATES
 from ssd_jax.sequence.layout import Grid
 
@@ -260,6 +265,29 @@ def test_other_heads_and_paired_differences(headed_folder, tmp_path, monkeypatch
     assert "kid" not in ssd and "which need 8 prompts at least" in capsys.readouterr().out
 
 
+def changed_copy(folder: Path, copy: Path, name: str, tensor: str) -> Path:
+    """The checkpoint without its heads, and with one tensor of a file doubled."""
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("heads.safetensors", "branch.safetensors"))
+    tensors = load_file(copy / name)
+    save_file({**tensors, tensor: 2 * tensors[tensor]}, copy / name)
+    return copy
+
+
+def test_another_models_images_are_judged_by_the_first(headed_folder, tmp_path, monkeypatch):
+    other = changed_copy(headed_folder, tmp_path / "other", "model.safetensors", "final_norm.scale")
+    flags = [f"--weights={headed_folder}", "--metrics=quality", "--images=4", "--prompt=dog", "--batch=4"]
+    run(monkeypatch, *flags, f"--other_models=o={other}", "--decoders=ar,ar@o", f"--out={tmp_path}")
+    rows = json.loads((tmp_path / "bench.json").read_text())["decoders"]
+    assert rows["ar"]["lossless"] and not rows["ar@o"]["lossless"]  # it has another distribution
+    pipe = load(headed_folder)
+    codes = load(other, dtype=pipe.dtype).generate(["dog"] * 4, seed=[0, 1, 2, 3], pixels=False).tokens
+    assert rows["ar@o"]["nll"]["value"] == pytest.approx(float(token_nll(pipe, ["dog"] * 4, codes, batch=4).mean()))
+    tokenizer = next(name for name in load_file(headed_folder / "vq.safetensors") if name.endswith("scale"))
+    with pytest.raises(UserError, match="--other_models=o have other codes than this checkpoint's"):
+        strange = changed_copy(headed_folder, tmp_path / "strange", "vq.safetensors", tokenizer)
+        run(monkeypatch, *flags, f"--other_models=o={strange}", "--decoders=ar@o", f"--out={tmp_path}")
+
+
 def table_of(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith(("| decoder", "| ar", "| ssd"))]
 
@@ -328,7 +356,12 @@ def test_reckoned_seconds_have_a_mark():
         (["--quantize=int4"], "Unknown quantize 'int4'; choose one of int8"),
         (["--other_heads=x=/nowhere"], "belong to the metric quality alone"),
         (["--other_heads=nowhere", "--metrics=quality"], "must be LABEL=DIR"),
-        (["--decoders=ssd@x", "--metrics=quality"], "the draft heads 'x', which --other_heads does not name"),
+        (["--other_models=nowhere", "--metrics=quality"], "--other_models must be LABEL=DIR"),
+        (["--other_heads=x=a", "--other_models=x=b", "--metrics=quality"], "both have the label 'x'"),
+        (
+            ["--decoders=ssd@x", "--metrics=quality"],
+            "asks for 'x', which neither --other_heads nor --other_models names",
+        ),
         (["--against=ssd", "--decoders=ar", "--metrics=quality"], "--against=ssd is none of the decoders ar"),
         (["--metrics=numerics", "--dtype=float32"], "numerics goes by itself"),
         (["--accelerator", "--weights=random"], "--accelerator goes with .* alone, not with --weights"),

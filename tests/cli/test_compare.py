@@ -20,7 +20,7 @@ def draw(monkeypatch, *flags):
 # -- draft heads
 
 
-def test_a_checkpoint_with_heads_runs_all_presets(headed, pipe):
+def test_a_checkpoint_with_heads_and_a_branch_runs_all_presets(headed, pipe):
     assert headed.decoders() == list(PRESETS)
     without = pipe.decoders()
     assert {"ar", "jacobi-match", "jacobi-above", "sjd"} <= set(without)

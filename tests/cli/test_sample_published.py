@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -19,15 +20,18 @@ from safetensors.numpy import load_file, save_file
 
 import ssd_jax
 from ssd_jax.cli import entry
-from ssd_jax.models.config import HeadsConfig, ModelConfig
+from ssd_jax.models.branch import boxed_branch
+from ssd_jax.models.config import BranchConfig, HeadsConfig, ModelConfig
 from ssd_jax.models.config_json import from_dict
 from ssd_jax.models.draft_heads import abstract_heads
 from ssd_jax.models.transformer import abstract_backbone
-from ssd_jax.weights.export import heads_metadata, write_tensors
+from ssd_jax.weights.export import write_tensors
 from ssd_jax.weights.load import read_config
+from ssd_jax.weights.part_file import BRANCH_FILE, HEADS_FILE
 
 SIDE = 4  # codes along a side of an image
 HEADS = HeadsConfig(horizontal=2, vertical=2)
+BRANCH = BranchConfig(layers=1)
 WITHOUT_HEADS = ["ar", "sjd", "scd", "scd-gumbel", "sjd-pac", "gsd", "jacobi-match", "jacobi-above", "jacobi-wave"]
 
 
@@ -37,18 +41,44 @@ def config_of(name: str) -> ModelConfig:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
-    """A folder for each backbone; Emu3's has draft heads."""
+    """A folder for each backbone; Emu3's has draft heads and a vertical branch."""
     made = {name: published_folder(name, tmp_path_factory.mktemp(name) / "checkpoint") for name in CONFIGS}
     rng = np.random.default_rng(0)
     heads = jax.tree.map(lambda x: 0.3 * rng.normal(size=x.shape), abstract_heads(HEADS, 32))
-    metadata = heads_metadata(HEADS, made["emu3"] / "model.safetensors")
+    metadata = HEADS_FILE.metadata(HEADS, made["emu3"] / "model.safetensors")
     write_tensors(made["emu3"] / "heads.safetensors", heads, np.float32, metadata)
+    below = nn.unbox(boxed_branch(config_of("emu3.py:tiny"), BRANCH))
+    below = jax.tree.map(lambda x: 0.3 * rng.normal(size=x.shape), below)
+    metadata = BRANCH_FILE.metadata(BRANCH, made["emu3"] / "model.safetensors")
+    write_tensors(made["emu3"] / "branch.safetensors", below, np.float32, metadata)
     return made
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_config_says_what_the_saved_folder_says(folders, name):
     assert read_config(folders[name])[0] == config_of(f"{name}.py:tiny")
+
+
+def test_a_branch_of_another_backbone_and_one_for_random_weights_are_refused(folders, command_line):
+    flags = ["--config=configs/janus_pro.py:tiny", "--decoder=flash", "--prompt=a red cat"]
+    branch = f"--branch={folders['emu3']}"
+    for more, said in (
+        ([f"--weights={folders['janus_pro']}", branch], "branch.safetensors: it was trained on another backbone"),
+        ([f"--weights={folders['janus_pro']}", f"--branch={folders['janus_pro']}"], "branch.safetensors"),
+        ([f"--weights={folders['janus_pro']}"], "needs a vertical branch, and there is none; give one with --branch"),
+        (["--weights=random", branch], "--branch does not go with --weights=random"),
+        (["--weights=random"], "needs a vertical branch"),
+    ):
+        code, _, error = command_line(*flags, *more)
+        assert code == 2 and said in error and error.count("\n") == 1, error
+
+
+def test_a_plan_counts_the_branch_that_is_given(folders, command_line):
+    flags = ["--config=configs/emu3.py:tiny", "--decoder=flash", "--plan"]
+    code, text, error = command_line(*flags, f"--weights={folders['emu3']}")
+    assert code == 0 and "vertical branch" in text, error
+    only = f"--branch={folders['emu3']}", f"--heads={folders['emu3']}"
+    assert command_line(*flags, *only)[1] == text
 
 
 @pytest.mark.parametrize("name", CONFIGS)

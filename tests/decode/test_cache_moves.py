@@ -12,6 +12,7 @@ import pytest
 import toy
 
 from ssd_jax.decode import engine
+from ssd_jax.decode.flash import Flash
 from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.rows import SSD
@@ -39,7 +40,7 @@ def moved(keep=lambda old, new, done: new, see=lambda scores: scores) -> list[st
         return jax.lax.while_loop(lambda s: s[0] < 20, body, (1, layer, x))
 
     arguments = jnp.zeros((B, K, T, H)), jnp.zeros((B, W), jnp.int32), jnp.zeros(B, bool), jnp.zeros((B, W, K, H))
-    text = loop.lower(*arguments).compile().as_text()
+    text = hlo.optimised(loop.lower(*arguments))
     return hlo.moves(text, cache=[LAYER], scores=[SCORES])
 
 
@@ -92,7 +93,7 @@ def test_moved_scores_are_seen(see):
 GRID, IMAGES = Grid(5, 5), 3
 SMALL = toy.Toy(toy.config(layers=1))
 TREE = dataclasses.replace(PRESETS["ssd-tree"], window=11, alternatives=5)
-OTHERS = [SSD(rounds="auto"), SSD(rounds=1, rows=2, mask="row"), MTP(drafts=2), TREE]
+OTHERS = [SSD(rounds="auto"), SSD(rounds=1, rows=2, mask="row"), MTP(drafts=2), TREE, Flash(rounds=1)]
 DECODERS = [*(name for name in PRESETS if name not in ("mtp", "ssd-tree")), *OTHERS]
 """With the three heads here, scores of `mtp` would have as many numbers as a layer; so it drafts two tokens. A window
 over the whole grid, as `ssd-tree` would have, is as large as a line of the history."""
@@ -104,7 +105,7 @@ def test_no_decoder_moves_cache_scores_or_history(decoder):
     toy.decode(
         SMALL, decoder, GRID, images=IMAGES, program=lambda *a, **k: lowered.append(engine.decode.lower(*a, **k))
     )
-    text = lowered[0].compile().as_text()
+    text = hlo.optimised(lowered[0])
     decoder, c, rows = PRESETS.get(decoder, decoder), SMALL.config, 2 * IMAGES
     slots = toy.PROMPT + GRID.size
     layer = rows * c.kv_heads * slots * c.head_dim

@@ -9,6 +9,7 @@ import pytest
 import toy
 
 from ssd_jax.decode import engine
+from ssd_jax.decode.flash import Flash
 from ssd_jax.decode.model_verifier import BoundVerifier, Draw
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
@@ -25,6 +26,7 @@ OTHERS += [
     SSD(rounds=0),
     SSD(rounds="auto"),
     SSD(rounds=1, rows=2, mask="row"),
+    Flash(rounds=2),
 ]  # the first commits drafts
 SMALL = {"ssd-exact": 7, "ssd-tree": 7, "jacobi-above": 4}
 
@@ -55,11 +57,11 @@ def decode(model, decoder, given, seed=0):
     """With draft heads and guidance; noise and prompts of image k are always its own."""
     ids, mask = toy.prompts(IMAGES, guided=True)
     keys = image_keys(jnp.full(IMAGES, seed), jnp.arange(IMAGES))
-    cache = engine.make_cache(engine.cache_spec(model.config, GRID, *ids.shape, jnp.float32))
+    loaded = model.branched() if decoder.branch else model.model("untrained")
+    spec = engine.cache_spec(model.config, GRID, *ids.shape, jnp.float32, branch_layers=loaded.branch_layers)
     draw = Draw(keys, toy.sampler(2.0), given=None if given is None else jnp.asarray(given))
-    return engine.decode(
-        model.model("untrained"), cache, PromptBatch(ids, mask, True), draw, decoder=decoder, grid=GRID
-    )
+    prompts = PromptBatch(ids, mask, True)
+    return engine.decode(loaded, engine.make_cache(spec), prompts, draw, decoder=decoder, grid=GRID)
 
 
 @pytest.mark.parametrize("model", [toy.TOY, WITH_ROW_ENDS], ids=["no row ends", "row ends"])

@@ -1,4 +1,4 @@
-"""The wheel holds the code and the bundled checkpoint, no pickle, and works installed, away from the checkout."""
+"""The wheel holds the code and the bundled checkpoints, no pickle, and works installed, away from the checkout."""
 
 import os
 import shutil
@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 from conftest import ROOT
 
-ASSETS = "ssd_jax/assets/emoji/"
-MAX_ASSET_BYTES = 30_000_000
+ASSETS = "ssd_jax/assets/"
+MAX_ASSET_BYTES = 60_000_000
 MAY_HOLD_PICKLE = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".npy", ".npz", ".joblib"}
 
 
@@ -50,12 +50,13 @@ def test_wheel_holds_every_module_and_the_licences(sizes):
     assert all(name.startswith(("ssd_jax/", "ssd_jax-")) for name in sizes)
 
 
-def test_wheel_holds_the_bundled_checkpoint(sizes):
-    assets = {name: size for name, size in sizes.items() if name.startswith("ssd_jax/assets/")}
-    assert {ASSETS + name for name in ("config.json", "tokenizer.json", "README.md")} <= set(assets)
-    assert any(name.startswith(ASSETS) and name.endswith(".safetensors") for name in assets)
-    on_disk = {path.name for path in (ROOT / ASSETS).iterdir() if path.is_file()}
-    assert on_disk == {PurePosixPath(name).name for name in assets if name.startswith(ASSETS)}
+def test_wheel_holds_the_bundled_checkpoints(sizes):
+    assets = {name: size for name, size in sizes.items() if name.startswith(ASSETS)}
+    for folder in ("emoji/", "emoji-flash/"):
+        for name in ("config.json", "tokenizer.json", "model.safetensors", "vq.safetensors", "branch.safetensors"):
+            assert ASSETS + folder + name in assets
+    on_disk = {path.relative_to(ROOT).as_posix() for path in (ROOT / ASSETS).rglob("*") if path.is_file()}
+    assert on_disk == set(assets)
     assert sum(assets.values()) <= MAX_ASSET_BYTES
 
 

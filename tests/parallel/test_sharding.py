@@ -15,7 +15,8 @@ from PIL import Image
 from processes import run_together, two_processes
 
 from ssd_jax.errors import UserError
-from ssd_jax.models.config import HeadsConfig, VQConfig
+from ssd_jax.models.branch import boxed_branch
+from ssd_jax.models.config import BranchConfig, HeadsConfig, VQConfig
 from ssd_jax.models.draft_heads import boxed_heads
 from ssd_jax.models.layers import ACTIVATION
 from ssd_jax.models.transformer import abstract_backbone, boxed_backbone
@@ -39,8 +40,9 @@ def is_box(leaf) -> bool:
 
 
 def boxes():
-    """(path, box) of every parameter of every kind of backbone and of draft heads with a context."""
+    """(path, box) of every parameter of every kind of backbone and branch, and of draft heads with a context."""
     trees = [boxed_backbone(config) for config in CONFIGS]
+    trees += [boxed_branch(config, BranchConfig(1)) for config in CONFIGS]
     trees.append(boxed_heads(HeadsConfig(horizontal=2, vertical=2, context=1), 32))
     return [leaf for tree in trees for leaf in jax.tree.leaves_with_path(tree, is_leaf=is_box)]
 
@@ -196,7 +198,7 @@ def test_teacher_forcing_gives_the_logits_of_one_device_for_every_family(report)
 
 
 def test_random_weights_do_not_depend_on_the_mesh(report):
-    assert len(report["random"]) == 4 and all(report["random"].values()), report["random"]
+    assert len(report["random"]) == 6 and all(report["random"].values()), report["random"]
 
 
 def test_every_device_is_given_its_part_of_the_weights(eight):

@@ -6,12 +6,16 @@ import shutil
 from unittest.mock import ANY
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ssd_jax
 from ssd_jax.decode.presets import PRESETS
+from ssd_jax.models.branch import init_branch
 from ssd_jax.prompts import pad_left
+from ssd_jax.prompts.batch import PromptBatch
+from ssd_jax.training.branch import Forked
 from ssd_jax.training.losses import token_nll
 from ssd_jax.weights.export import CARD_NAME, write_heads_card
 
@@ -111,3 +115,21 @@ def test_a_history_of_passes_saves_passes(bundled):
     with_it, without = (bundled.generate(prompts, decoder=d) for d in (wide, dataclasses.replace(wide, history=0)))
     print(f"passes {with_it.passes}, without {without.passes}")
     assert with_it.passes.mean() < 0.95 * without.passes.mean()
+
+
+@pytest.mark.parametrize(("name", "most"), [("emoji", 2.9), ("emoji-flash", 2.7)])
+def test_the_branch_was_trained(name, most, heldout):
+    """NLL of what `flash` draws from, on images that were held out; an untrained branch has 3.5 nats."""
+    pipe, pick = ssd_jax.load(name, dtype=jnp.float32), np.array(heldout["split"]) == "combination"
+    codes = jnp.asarray(np.array(heldout["codes"], np.int32)[pick][:16])
+    texts = [text for text, kept in zip(heldout["captions"], pick, strict=True) if kept][:16]
+    batch = PromptBatch.stack([pipe.prompts.frame(text) for text in texts], None, pipe.config.pad_id)
+    parts = {"backbone": pipe.params, "branch": pipe.model.branch.params}
+    untrained = init_branch(pipe.config, pipe.model.branch.config, pipe.params, jax.random.key(0))
+    forked = jax.jit(Forked(pipe.config, pipe.model.branch.config).logits)
+    nll, before = (
+        float(token_nll(forked(each, jnp.asarray(batch.ids), jnp.asarray(batch.mask), codes)[0], codes).mean())
+        for each in (parts, {**parts, "branch": untrained})
+    )
+    print(f"{name}: {nll:.3f} nats per token, with an untrained branch {before:.3f}")
+    assert nll < most < before - 0.5

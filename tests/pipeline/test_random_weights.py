@@ -16,9 +16,9 @@ from ssd_jax.pipeline.model_sizes import find_models
 from ssd_jax.pipeline.opening import is_random, open_model
 from ssd_jax.pipeline.random_weights import ENTROPY, draw, load_random
 from ssd_jax.weights.export import write_tensors
-from ssd_jax.weights.heads_file import HEADS_KEY
 from ssd_jax.weights.load import FORMAT
 from ssd_jax.weights.mapping import flatten
+from ssd_jax.weights.part_file import HEADS_FILE
 
 TINY = ("configs/emu3.py:tiny", "configs/lumina_mgpt.py:tiny", "configs/janus_pro.py:tiny")
 
@@ -87,7 +87,7 @@ def test_options_that_make_no_sense_are_one_sentence(tmp_path, command_line):
     heads = {"format": FORMAT, "config": dataclasses.asdict(HeadsConfig(2, 1)), "backbone": "x"}
     wrong = {"w0": jnp.zeros((3, 8, 16)), "gate": jnp.zeros((3, 8, 8)), "up": jnp.zeros((3, 8, 8))}
     wrong |= {"down": jnp.zeros((3, 8, 8)), "norm": jnp.zeros((3, 8))}
-    write_tensors(tmp_path / "heads.safetensors", wrong, jnp.float32, {HEADS_KEY: json.dumps(heads)})
+    write_tensors(tmp_path / "heads.safetensors", wrong, jnp.float32, {HEADS_FILE.key: json.dumps(heads)})
     flags = [f"--config={TINY[0]}", "--weights=random"]
     for more, said in (
         (f"--heads={tmp_path}", "has shape (3, 8, 8), but the config wants (3, 32, 32)"),
@@ -101,8 +101,9 @@ def test_options_that_make_no_sense_are_one_sentence(tmp_path, command_line):
 def test_trained_heads_of_the_right_size_are_taken(tmp_path):
     found = models(TINY[0])
     pipe = load_random(found)
-    metadata = {"format": FORMAT, "config": dataclasses.asdict(found.heads), "backbone": "x"}
-    write_tensors(tmp_path / "heads.safetensors", pipe.heads_params, jnp.float32, {HEADS_KEY: json.dumps(metadata)})
+    header = {"format": FORMAT, "config": dataclasses.asdict(found.heads), "backbone": "x"}
+    metadata = {HEADS_FILE.key: json.dumps(header)}
+    write_tensors(tmp_path / "heads.safetensors", pipe.heads_params, jnp.float32, metadata)
     config = entry.read_config(TINY[0])
     with_heads = open_model(config, "", "random", heads=tmp_path)
     same = jax.tree.map(lambda a, b: bool((a == b).all()), with_heads.heads_params, pipe.heads_params)

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from ssd_jax import SSD
+from ssd_jax import SSD, Flash
 from ssd_jax.errors import UserError
 from ssd_jax.pipeline import streaming
 from ssd_jax.viz import UNDRAWN
@@ -19,7 +19,10 @@ from ssd_jax.viz import UNDRAWN
 PROMPTS = ["red apple", "dog"]
 
 
-@pytest.mark.parametrize("decoder", ["ar", "sjd", "ssd-tree", "mtp", "ssd", SSD(rounds="auto"), "ssd-wave"], ids=str)
+STREAMED = ["ar", "sjd", "ssd-tree", "mtp", "ssd", SSD(rounds="auto"), "ssd-wave", "flash", Flash(rounds=2)]
+
+
+@pytest.mark.parametrize("decoder", STREAMED, ids=str)
 def test_what_is_final_stays_and_grows_to_the_image_of_generate(headed, decoder):
     expected = headed.generate(PROMPTS, decoder=decoder)
     stream = headed.stream(PROMPTS, decoder=decoder, every=1)
@@ -37,10 +40,22 @@ def test_what_is_final_stays_and_grows_to_the_image_of_generate(headed, decoder)
 
 
 def test_tokens_are_final_in_the_pass_that_the_trace_names(headed):
-    for decoder in ("ar", "ssd-tree", "mtp", "ssd-wave"):
+    for decoder in ("ar", "ssd-tree", "mtp", "ssd-wave", "flash", Flash(rounds=2)):
         trace = headed.generate(PROMPTS, decoder=decoder).trace
         for preview in headed.stream(PROMPTS, decoder=decoder, every=1):
             np.testing.assert_array_equal(preview.final, trace <= preview.passes)
+
+
+def test_the_rounds_of_flash_can_be_cut_short(headed):
+    """A grid of 4 x 4 has 7 anti-diagonals; the limit, and whoever stops the stream, hold for both loops."""
+    drawn, one = (headed.generate(PROMPTS, decoder=Flash(rounds=rounds)) for rounds in (0, 1))
+    for limit, expected in ((7, drawn), (8, one)):
+        out = headed.generate(PROMPTS, decoder=Flash(rounds=2), max_passes=limit)
+        assert out.passes.tolist() == [limit] * 2
+        np.testing.assert_array_equal(out.tokens, expected.tokens)
+    with headed.stream(PROMPTS, decoder=Flash(rounds=2), every=1) as stream:
+        assert next(preview for preview in stream if preview.passes == 8).final.sum() == 2  # token 0 of both
+    assert list(stream) == [] and stream.output is None
 
 
 def test_every_says_which_passes_are_shown(headed):

@@ -18,7 +18,7 @@ from ssd_jax.decode.cost import total
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
 from ssd_jax.errors import UserError
-from ssd_jax.models.config import HeadsConfig, VQConfig
+from ssd_jax.models.config import BranchConfig, HeadsConfig, VQConfig
 from ssd_jax.parallel.mesh import device_bytes
 from ssd_jax.pipeline.model_sizes import find_models
 from ssd_jax.plan import this_machine
@@ -83,8 +83,9 @@ def test_rows_go_over_data():
     assert published("emu3", "data:4").images == 2  # made to fill the mesh
 
 
-def test_arguments_of_the_compiled_program_are_the_bytes_by_arithmetic():
-    job, decoder = small_job(), PRESETS["ssd"]
+@pytest.mark.parametrize("name", ["ssd", "flash"])
+def test_arguments_of_the_compiled_program_are_the_bytes_by_arithmetic(name):
+    job, decoder = small_job(branch=BranchConfig(1)), PRESETS[name]
     found = compiled(job, decoder).memory_analysis()
     expected = memory(job, decoder, NONE)
     prompts = job.rows * job.prompt * (4 + 1)
@@ -230,13 +231,29 @@ def test_a_batch_reads_the_weights_once_for_all_pictures():
 
 def test_passes_that_depend_on_the_picture_are_a_range():
     job = published("janus_pro")
-    table = {row.name: row for row in decoder_lines(job, PRESETS)}
+    table = {row.name: row for row in decoder_lines(dataclasses.replace(job, branch=BranchConfig(4)), PRESETS)}
     assert table["ssd"].passes == (80, 80) and table["ar"].passes == (576, 576)
     assert table["ssd-exact"].passes == (1 + 9, 576 // 3)  # 575 tokens in windows of 64; a third is an assumption
     for row in table.values():
         assert all(least <= most for least, most in row.seconds)
     few = decoder_lines(dataclasses.replace(job, heads=HeadsConfig(1, 0)), PRESETS)
-    assert [row.name for row in few] == [name for name in PRESETS if PRESETS[name].heads <= (1, 0)]
+    assert [row.name for row in few] == [name for name in PRESETS if PRESETS[name].heads <= (1, 0) and name != "flash"]
+    assert table["flash"].passes == (47, 47)
+    assert [row.name for row in decoder_lines(job, PRESETS)] == [name for name in PRESETS if name != "flash"]
+
+
+def test_a_branch_costs_its_layers_and_its_output_head():
+    """A pass over few tokens is bound by reading the weights: 4 of 30 layers and a second output head are read more."""
+    job, chip = dataclasses.replace(published("janus_pro"), branch=BranchConfig(4)), CHIP["H200"]
+    stretches = PRESETS["flash"].stretches(job.grid, 0)
+    plain = tuple(each._replace(branch=0) for each in stretches)
+    more = picture(job, stretches, chip) - picture(job, plain, chip)
+    assert more == pytest.approx(46 * device_bytes(job.below()) / chip.bandwidth, rel=0.1)  # and attention
+    found, without = memory(job, PRESETS["flash"], NONE), memory(job, PRESETS["ar"], NONE)
+    assert found.branch == device_bytes(job.below()) and without.branch == 0
+    assert found.cache == without.cache * 34 // 30
+    assert "vertical branch" in render(job, {"flash": PRESETS["flash"]}, NONE)
+    assert "vertical branch" not in render(job, {"ar": PRESETS["ar"]}, NONE)
 
 
 def test_a_verdict_for_every_chip():

@@ -24,16 +24,21 @@ import ssd_jax
 from ssd_jax.data import emoji
 from ssd_jax.lock import locked
 from ssd_jax.models.config import VQConfig
+from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.recipes import emoji as emoji_recipe
 from ssd_jax.recipes.emoji_report import training_minutes
 from ssd_jax.recipes.emoji_spec import EmojiSpec
 from ssd_jax.training.backbone import corrupt
+from ssd_jax.training.head_training import digest
 from ssd_jax.training.loop import Task, fit
 from ssd_jax.training.metrics import MetricLog, read_log
 from ssd_jax.training.spec import StageSpec, TokenizerSpec
 from ssd_jax.training.step import init_state, make_optimizer, make_step, schedule
 from ssd_jax.training.tokenizer import tokenizer_task
-from ssd_jax.weights.heads_file import read_heads_config
+from ssd_jax.weights.load import read_config
+from ssd_jax.weights.part_file import HEADS_FILE
+from ssd_jax.weights.store import WeightsError
+from ssd_jax.weights.tensors import read_tensors
 
 STAGES = ("tokenizer", "backbone", "heads", "overlap")  # "overlap" is the second part of config.stage "heads"
 STEPS, EVERY = 12, 4  # of every stage of `:tiny`
@@ -70,7 +75,7 @@ def test_the_report_follows_the_heads_through_their_training(tiny_run):
 
 
 def test_the_heads_belong_to_the_backbone(tiny_export):
-    heads = read_heads_config(tiny_export / "heads.safetensors", tiny_export / "model.safetensors")
+    heads = HEADS_FILE.read_config(tiny_export / "heads.safetensors", tiny_export / "model.safetensors")
     tensors = load_file(tiny_export / "heads.safetensors")
     vertical = {name for name in tensors if name in ("see", "use")}
     for name, tensor in tensors.items():
@@ -100,10 +105,10 @@ def test_training_gets_better(tiny_run, stage):
 # -- killed and started again
 
 
-def killed(folder: Path, data: Path, condition) -> None:
+def killed(folder: Path, data: Path, condition, flags=()) -> None:
     """Trains into `folder` and kills the process, as nothing can catch, as soon as the condition holds."""
     command = [sys.executable, "train.py", "--config=configs/emoji.py:tiny"]
-    command += [f"--config.workdir={folder}", f"--config.data={data}"]
+    command += [f"--config.workdir={folder}", f"--config.data={data}", *flags]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 600
@@ -152,6 +157,65 @@ def test_killing_a_run_neither_repeats_nor_drops_a_line_of_the_log(tiny_run, res
     assert numbers(resumed / stage / "metrics.jsonl") == numbers(tiny_run / "runs" / stage / "metrics.jsonl")
 
 
+# -- the stage "flash", which goes on from a backbone
+
+
+@pytest.fixture(scope="module")
+def flash_runs(train, tiny_run, tmp_path_factory) -> tuple[Path, Path]:
+    """Two trainings of a vertical branch: one in one go, and one killed between two states, then ended."""
+    folders = tuple(tmp_path_factory.mktemp(name) for name in ("flash", "flash-resumed"))
+    flags = [f"--config.data={tiny_run / 'data'}", "--config.stage=flash"]
+    for folder in folders:
+        shutil.copytree(tiny_run / "runs" / "export", folder / "export")
+        shutil.copy(next((tiny_run / "runs").glob("codes-*.npy")), folder)
+    log = folders[1] / "flash" / "metrics.jsonl"
+    killed(folders[1], tiny_run / "data", lambda: any(line["step"] > EVERY for line in read_log(log)), flags[1:])
+    assert not (folders[1] / "flash-export" / "branch.safetensors").exists()
+    for folder in folders:
+        done = train(f"--config.workdir={folder}", *flags)
+        assert done.returncode == 0, done.stderr
+        assert f"--weights={folder / 'flash-export'}" in done.stdout
+    return folders
+
+
+def test_a_branch_is_exported_with_its_own_backbone(flash_runs, tiny_export):
+    export = flash_runs[0] / "flash-export"
+    assert {path.name for path in export.iterdir()} == EXPORTED - {"heads.safetensors", "README.md"} | {
+        "branch.safetensors"
+    }
+    assert load_file(export / "model.safetensors").keys() == load_file(tiny_export / "model.safetensors").keys()
+    for folder in (export, flash_runs[0] / "export"):  # and the branch that was trained alone, beside the old backbone
+        out = ssd_jax.load(folder).generate(["red apple, twemoji"], decoder="flash")
+        assert out.tokens.shape == (1, 16, 16) and out.passes.tolist() == [31]
+    with pytest.raises(WeightsError, match="was trained on another backbone"):
+        ssd_jax.load(tiny_export, branch=export)
+
+
+def test_first_the_branch_learns_alone_then_all(flash_runs, tiny_export):
+    branch, flash = (state(flash_runs[0] / stage)["params"] for stage in ("branch", "flash"))
+    assert branch.keys() == {"branch"} and flash.keys() == {"backbone", "branch"}
+    config = read_config(tiny_export)[0]
+    backbone = read_tensors(tiny_export / "model.safetensors", abstract_backbone(config), jnp.float32)
+    begun = json.loads((flash_runs[0] / "flash" / "origin.json").read_text())["start"]
+    assert begun == digest({"backbone": backbone, **branch})  # with the branch that the first phase made
+    tuned, before = (
+        load_file(folder / "model.safetensors") for folder in (flash_runs[0] / "flash-export", tiny_export)
+    )
+    assert any((tuned[name] != before[name]).any() for name in before)
+    for stage in ("branch", "flash"):
+        lines = numbers(flash_runs[0] / stage / "metrics.jsonl")
+        heldout = [line["heldout"] for line in lines if "heldout" in line]
+        assert heldout[-1] < heldout[0]
+        assert (flash_runs[0] / stage / f"sample_{STEPS:06d}.png").is_file()
+        assert all(("distillation" in line) == (stage == "branch") for line in lines if "loss" in line)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "branch.safetensors"])
+def test_killing_the_training_of_a_branch_changes_no_exported_byte(flash_runs, name):
+    whole, resumed = ((folder / "flash-export" / name).read_bytes() for folder in flash_runs)
+    assert whole == resumed
+
+
 # -- the loop, with a task that costs nothing
 
 CHEAP = StageSpec(
@@ -184,6 +248,7 @@ def cheap_task(crash_at: int | None = None) -> Task:
     return Task("cheap", init, loss, lambda step: np.float32(step), evaluate)
 
 
+@pytest.mark.usefixtures("standard_promotion")
 def test_what_is_logged_is_the_mean_over_the_steps_it_covers(tmp_path):
     fit(cheap_task(), CHEAP, 0, tmp_path, {})
     losses = [(line["step"], line["loss"]) for line in read_log(tmp_path / "cheap" / "metrics.jsonl") if "loss" in line]
@@ -191,6 +256,7 @@ def test_what_is_logged_is_the_mean_over_the_steps_it_covers(tmp_path):
     assert losses == [(4, np.mean([0, 1, 2, 3])), (8, np.mean([6, 7])), (12, np.mean([8, 9, 10, 11]))]
 
 
+@pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize("crash_at", [1, 2])
 def test_a_crash_while_a_checkpoint_is_written_loses_no_line(tmp_path, crash_at):
     expected = fit(cheap_task(), CHEAP, 0, tmp_path / "whole", {})
@@ -202,6 +268,7 @@ def test_a_crash_while_a_checkpoint_is_written_loses_no_line(tmp_path, crash_at)
     assert logs[0] == logs[1]
 
 
+@pytest.mark.usefixtures("standard_promotion")
 def test_a_finished_run_started_again_changes_nothing(tmp_path):
     expected = fit(cheap_task(), CHEAP, 0, tmp_path, {})
     log = (tmp_path / "cheap" / "metrics.jsonl").read_bytes()
@@ -222,6 +289,7 @@ def test_the_learning_rate_rises_stays_and_falls():
     np.testing.assert_allclose([rate(step) for step in (0, 5, 10, 50, 70, 85, 100)], [0, 1, 2, 2, 2, 1, 0], atol=1e-6)
 
 
+@pytest.mark.usefixtures("standard_promotion")
 def test_weight_decay_leaves_vectors_alone():
     optimizer = make_optimizer(dataclasses.replace(CHEAP, warmup=0))
     params = {"matrix": jnp.ones((2, 2)), "vector": jnp.ones(2)}
@@ -248,14 +316,16 @@ def test_some_pictures_are_blind():
     assert abs((shares == 0).mean() - 0.75) < 0.05
 
 
+@pytest.mark.usefixtures("standard_promotion")
 def test_the_tokenizers_update_is_compiled_once(tiny_run):
     """The second step's state must have the first one's types, weak types included."""
     given = {**vars(CHEAP), "batch": 4, "eval_images": 8}
     spec = TokenizerSpec(**given, gradient_weight=0.5, continuous_steps=4)
     vq = VQConfig(channels=16, groups=4, codebook_size=64)
     task = tokenizer_task(vq, spec, 0, emoji.load(tiny_run / "data"))
-    optimizer = make_optimizer(spec, task.matrices)
+    optimizer = make_optimizer(spec, task.matrices, task.rates)
     update = make_step(task.loss, optimizer, 0, task.revise)
+    assert task.revise is not None
     before = jax.eval_shape(lambda key: init_state(task.init(key), optimizer), jax.random.key(0))
     after, _ = jax.eval_shape(update, before, task.frozen, task.batch(0))
     for (path, x), y in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True):

@@ -44,6 +44,8 @@ from ssd_jax.training.metrics import read_log
 from ssd_jax.training.spec import PromptedSpec
 from ssd_jax.training.step import init_state, make_optimizer, make_step
 
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
 PROMPTS = [f"{size} {colour} {thing}" for size in ("big", "small") for colour in ("red", "green", "blue")
            for thing in ("cat", "dog", "house", "tree")]  # fmt: skip
 PER_PROMPT, PER_FILE = 2, 4

@@ -22,15 +22,21 @@ from ssd_jax.models.config_json import HIGHEST
 from ssd_jax.models.vq_config import MoVQConfig
 from ssd_jax.pipeline import free_memory as room
 from ssd_jax.weights import tensors
-from ssd_jax.weights.heads_file import HEADS_KEY
 from ssd_jax.weights.load import read_metadata
+from ssd_jax.weights.part_file import BRANCH_FILE, HEADS_FILE
 from ssd_jax.weights.tensors import finite
 
 
 @pytest.fixture
 def folder(headed_folder, tmp_path) -> Path:
-    """A copy of a checkpoint with draft heads."""
+    """A copy of a checkpoint with draft heads and a branch."""
     return Path(shutil.copytree(headed_folder, tmp_path / "checkpoint"))
+
+
+def leave_alone(folder: Path) -> None:
+    """Removes what belongs to the backbone."""
+    for kind in (HEADS_FILE, BRANCH_FILE):
+        (folder / kind.name).unlink()
 
 
 def refused(folder: Path, **options) -> str:
@@ -45,7 +51,8 @@ def refused(folder: Path, **options) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "model.safetensors", "heads.safetensors", "vq.safetensors", "tokenizer.json"]
+    "name",
+    ["config.json", "model.safetensors", "heads.safetensors", "branch.safetensors", "vq.safetensors", "tokenizer.json"],
 )
 def test_a_pipe_in_place_of_a_file_does_not_wait(folder, name):
     (folder / name).unlink()
@@ -55,18 +62,18 @@ def test_a_pipe_in_place_of_a_file_does_not_wait(folder, name):
 
 def test_heads_in_place_of_the_backbone(folder):
     shutil.copy(folder / "heads.safetensors", folder / "model.safetensors")
-    (folder / "heads.safetensors").unlink()
+    leave_alone(folder)
     assert "tensor" in (text := refused(folder)) and "model.safetensors" in text
 
 
 def test_a_file_without_tensors(folder):
-    (folder / "heads.safetensors").unlink()
+    leave_alone(folder)
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     assert "is missing" in refused(folder)
 
 
 def test_an_index_without_tensors(folder):
-    (folder / "heads.safetensors").unlink()
+    leave_alone(folder)
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}')
     assert "lists no tensors" in refused(folder)
@@ -87,10 +94,21 @@ def test_heads_that_are_a_pickle_are_named_and_not_opened(folder, suffix):
 
 def test_heads_that_tell_of_no_heads(folder):
     path = folder / "heads.safetensors"
-    values = json.loads(read_metadata(path)[HEADS_KEY])
+    values = json.loads(read_metadata(path)[HEADS_FILE.key])
     values["config"] |= {"horizontal": 0, "vertical": 0}
-    save_file({}, path, {HEADS_KEY: json.dumps(values)})
+    save_file({}, path, {HEADS_FILE.key: json.dumps(values)})
     assert "lists no draft heads" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [(0, "must be positive, not 0"), (9, "branch of 9 layers is longer than the backbone")],
+)
+def test_a_branch_that_tells_of_odd_layers(folder, layers, said):
+    path = folder / "branch.safetensors"
+    values = json.loads(read_metadata(path)[BRANCH_FILE.key])
+    save_file({}, path, {BRANCH_FILE.key: json.dumps(values | {"config": {"layers": layers}})})
+    assert "branch.safetensors: " in (text := refused(folder)) and said in text
 
 
 # -- JSON
@@ -100,18 +118,22 @@ DEEP, LONG, LARGE = "[" * 100_000 + "]" * 100_000, "9" * 5000, "1" + "0" * 400 +
 
 
 @pytest.mark.parametrize("number", [DEEP, LONG, LARGE], ids=["deep", "long", "large"])
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors.index.json", "heads.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "tokenizer.json", "model.safetensors.index.json", "heads.safetensors", "branch.safetensors"],
+)
 def test_json_beyond_all_measure(folder, name, number):
     if name == "config.json":
         values = json.loads((folder / name).read_text())
         values["model"]["rope_theta"] = "HERE"
         (folder / name).write_text(json.dumps(values).replace('"HERE"', number))
-    elif name == "heads.safetensors":
-        save_file(load_file(folder / name), folder / name, {HEADS_KEY: '{"config": ' + number + "}"})
+    elif name in ("heads.safetensors", "branch.safetensors"):
+        key = name.removesuffix(".safetensors")
+        save_file(load_file(folder / name), folder / name, {key: '{"config": ' + number + "}"})
     else:
         (folder / name).write_text('{"weight_map": ' + number + "}")
         if "index" in name:
-            (folder / "heads.safetensors").unlink()
+            leave_alone(folder)
             (folder / "model.safetensors").unlink()
     assert name in refused(folder)
 
@@ -171,7 +193,7 @@ def test_known_models_are_far_below_the_bounds():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", ["model.safetensors", "heads.safetensors", "vq.safetensors"])
+@pytest.mark.parametrize("name", ["model.safetensors", "heads.safetensors", "branch.safetensors", "vq.safetensors"])
 def test_one_value_that_is_not_finite_is_named(folder, name, value):
     path = folder / name
     tensors, metadata = load_file(path), read_metadata(path)

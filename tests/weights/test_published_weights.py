@@ -19,11 +19,11 @@ from ssd_jax.errors import UserError
 from ssd_jax.models.config import HeadsConfig
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.weights import hub
-from ssd_jax.weights.export import heads_metadata, write_tensors
-from ssd_jax.weights.heads_file import read_heads_config
+from ssd_jax.weights.export import write_tensors
 from ssd_jax.weights.load import fingerprint, read_backbone, read_config
 from ssd_jax.weights.mapping import Source, flatten
 from ssd_jax.weights.names import find_sources
+from ssd_jax.weights.part_file import HEADS_FILE
 from ssd_jax.weights.store import INDEX_SUFFIX, WeightsError, find_weights
 
 NAMINGS = {family: published.namings for family, published in PUBLISHED.items()}
@@ -198,12 +198,13 @@ def test_load_recognises_a_published_folder(tmp_path):
 def test_heads_know_a_sharded_backbone(tmp_path):
     tensors, config, path = tensors_of("emu3"), HeadsConfig(1, 1), tmp_path / "heads.safetensors"
     backbone = find_weights(write(tmp_path / "two", "emu3", tensors, shards=2))
-    write_tensors(path, {"w": jnp.zeros(1)}, jnp.float32, heads_metadata(config, backbone))
+    write_tensors(path, {"w": jnp.zeros(1)}, jnp.float32, HEADS_FILE.metadata(config, backbone))
     for shards in (1, 2, 3):  # it is the same however it is split
-        assert read_heads_config(path, find_weights(write(tmp_path / str(shards), "emu3", tensors, shards))) == config
+        written = find_weights(write(tmp_path / str(shards), "emu3", tensors, shards))
+        assert HEADS_FILE.read_config(path, written) == config
     tensors["model.norm.weight"] += 1
     with pytest.raises(WeightsError, match="trained on another backbone"):
-        read_heads_config(path, find_weights(write(tmp_path / "other", "emu3", tensors, shards=2)))
+        HEADS_FILE.read_config(path, find_weights(write(tmp_path / "other", "emu3", tensors, shards=2)))
 
 
 # -- damage: each case changes a good folder of two shards

@@ -18,10 +18,10 @@ from ssd_jax.models.transformer import Transformer, abstract_backbone
 from ssd_jax.models.vq import VQModel
 from ssd_jax.models.vq_models import abstract_vq
 from ssd_jax.weights import export
-from ssd_jax.weights.export import heads_metadata, write_config, write_heads_card, write_tensors
-from ssd_jax.weights.heads_file import read_heads_config
+from ssd_jax.weights.export import write_config, write_heads_card, write_tensors
 from ssd_jax.weights.load import fingerprint, read_config, read_metadata
 from ssd_jax.weights.mapping import flatten, unflatten
+from ssd_jax.weights.part_file import HEADS_FILE
 from ssd_jax.weights.store import WeightsError
 from ssd_jax.weights.tensors import read_tensors
 
@@ -279,13 +279,13 @@ def test_fingerprint(backbone, params):
 def test_heads_know_their_backbone(backbone, params):
     path = backbone.with_name("heads.safetensors")
     heads = initialise("heads")
-    write_tensors(path, heads, jnp.bfloat16, heads_metadata(HEADS, backbone))
+    write_tensors(path, heads, jnp.bfloat16, HEADS_FILE.metadata(HEADS, backbone))
     assert set(read_metadata(path)) == {"heads"}
     assert read_metadata(backbone) == {}
-    assert read_heads_config(path, backbone) == HEADS
+    assert HEADS_FILE.read_config(path, backbone) == HEADS
     write_tensors(backbone, nudged(params), jnp.float32)
     with pytest.raises(WeightsError, match="heads.safetensors: .*trained on another backbone than .*model.safetensors"):
-        read_heads_config(path, backbone)
+        HEADS_FILE.read_config(path, backbone)
 
 
 def test_heads_have_a_card(backbone):
@@ -317,5 +317,5 @@ def test_wrong_heads_metadata(backbone, text, words):
     path = backbone.with_name("heads.safetensors")
     save_file({"w0": np.zeros(1)}, path, None if text is None else {"heads": text})
     with pytest.raises(UserError) as error:
-        read_heads_config(path, backbone)
+        HEADS_FILE.read_config(path, backbone)
     assert str(path) in str(error.value) and words in str(error.value)
