@@ -77,8 +77,8 @@ def test_a_plan_counts_the_branch_that_is_given(folders, command_line):
     flags = ["--config=configs/emu3.py:tiny", "--decoder=flash", "--plan"]
     code, text, error = command_line(*flags, f"--weights={folders['emu3']}")
     assert code == 0 and "vertical branch" in text, error
-    only = f"--branch={folders['emu3']}", f"--heads={folders['emu3']}"
-    assert command_line(*flags, *only)[1] == text
+    line = next(line for line in text.splitlines() if "vertical branch" in line)
+    assert line in command_line(*flags, f"--branch={folders['emu3']}")[1].splitlines()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
