@@ -38,7 +38,7 @@ def test_runners_up_are_the_best_codes_that_are_not_the_draft(codes):
     keys = image_keys(jnp.zeros(3, jnp.int32), jnp.arange(3))
     verifier, *_ = stub.stub(3, grid, keys, codes=codes)
     log_p = jax.nn.log_softmax(2 * jax.random.normal(jax.random.key(0), (3, W, codes)), axis=-1)
-    positions = jnp.array([1, 4, 2])[:, None] + jnp.arange(W)
+    positions = jnp.array([1, 4, 2])[:, None] + jnp.arange(W)[None]
     right = np.array([1, 4, 6])  # of the last image nothing is left of the window
     tokens = jax.random.randint(jax.random.key(1), (3, grid.size), 0, codes)
     found = alternatives.runners_up(reach, verifier, log_p, positions, jnp.asarray(right), tokens)
@@ -83,7 +83,7 @@ def test_a_token_beside_the_window_has_the_state_that_it_has_in_it(attention, ro
     ids, mask = toy.prompts(images, guided=True)
     draw = Draw(image_keys(jnp.zeros(images, jnp.int32), jnp.arange(images)), toy.sampler(2.0))
     codes = jax.random.randint(jax.random.key(3), (images, 10), 0, tiny.config.visual_size)
-    positions = jnp.array([[0], [3]]) + jnp.arange(10)
+    positions = jnp.array([[0], [3]]) + jnp.arange(10)[None]
     place = np.array([0, 2, 2, 5])  # two alternatives to one draft do not see each other
     other = jax.random.randint(jax.random.key(4), (images, len(place)), 0, tiny.config.visual_size)
     model, prompts = tiny.model(), PromptBatch(ids, mask, True)

@@ -38,7 +38,7 @@ def remembered(images, grid, size):
     past = history.empty(len(images), size, grid)
     for number in range(len(images[0])):
         befores, afters, starts, widths = zip(*(passes[number] for passes in images), strict=True)
-        positions = jnp.array(starts)[:, None] + jnp.arange(widths[0])
+        positions = jnp.array(starts)[:, None] + jnp.arange(widths[0])[None]
         clock = jnp.arange(len(images)) + 2 + number
         past = history.remember(past, clock, jnp.array(befores), jnp.array(afters), positions)
     return past, clock
