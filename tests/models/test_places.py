@@ -73,5 +73,5 @@ def test_an_image_with_more_rows_or_columns_uses_the_last_ones():
     x = Transformer(model.config).apply(model.params, codes, positions, 8, method="embed_image")
     own = model.params["params"]
     rows, cols = (0, 0, 0, 0, 4, 4, 4, 4, 4), (0, 5, 5, 5, 5, 5, 5, 5, 0)
-    expected = own["embedding"][8] + own["place_rows"][jnp.array(rows)] + own["place_cols"][jnp.array(cols)]
+    expected = own["embedding"][8][None] + own["place_rows"][jnp.array(rows)] + own["place_cols"][jnp.array(cols)]
     np.testing.assert_allclose(x[0], expected, atol=1e-6)
