@@ -17,8 +17,8 @@ import numpy as np
 import ssd_jax
 from ssd_jax.compiling import compiled
 from ssd_jax.decode import engine
-from ssd_jax.decode.alternatives import count
 from ssd_jax.decode.ar import AR
+from ssd_jax.decode.cost import most_inputs
 from ssd_jax.decode.model_verifier import BoundVerifier, Draw
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
@@ -181,7 +181,7 @@ def cache_moves(pipe) -> list[str]:
             continue
         slots = shape[1] + grid.size
         layer = shape[0] * c.kv_heads * slots * c.head_dim
-        window = decoder.width(grid) + count(getattr(decoder, "alternatives", 0))
+        window = most_inputs(decoder.stretches(grid, pipe.head_counts[0]))
         scores = shape[0] * c.heads * window * slots
         found += [f"{decoder}: {line}" for line in hlo.moves(program.as_text(), [layer], [scores])]
     return found
