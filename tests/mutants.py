@@ -506,7 +506,7 @@ MUTANTS = [
         "sequence/masks.py",
         "(place % pitch < cols) & nearer",
         "nearer",
-        "decode/test_flash.py -k 'slow_loop and wide'",
+        "decode/test_flash.py -k 'slow_loop and tall'",
     ),
     Mutant(
         "flash: the branch sees the prompt",
