@@ -510,8 +510,8 @@ MUTANTS = [
     ),
     Mutant(
         "flash: the branch sees the prompt",
-        "decode/model_verifier.py",
-        "image = seen & (keys >= self.prompt)[None, None]",
+        "models/forked.py",
+        "image = seen & ((keys[None, None] >= first) | (keys[None, None] == slots[:, :, None]))",
         "image = seen",
         "decode/test_flash.py -k 'slow_loop and square'",
     ),

@@ -33,6 +33,7 @@ from ssd_jax.eval.distances import LEAST
 from ssd_jax.eval.features import available
 from ssd_jax.eval.gallery import TUNED, Gallery
 from ssd_jax.lock import locked
+from ssd_jax.models.config import HeadCounts
 from ssd_jax.pipeline.loading import find_folder_here, require_options
 from ssd_jax.pipeline.model_sizes import find_models
 from ssd_jax.pipeline.opening import RANDOM, RANDOM_NOTE, is_random, open_model, refuse_branch
@@ -139,7 +140,7 @@ def baseline(config: Mapping[str, Any], args: argparse.Namespace) -> tuple[dict[
         refuse_branch(args.branch)
     backbone, heads, _, branch = find_models(config, args.config, weights, args.heads, args.branch)
     for decoder, _ in args.painters.values() if args.weights == RANDOM else ():
-        require_heads(decoder, heads.horizontal, heads.vertical, 0 if branch is None else branch.layers)
+        require_heads(decoder, *HeadCounts.of(heads, branch))
     guidance, prompt = backbone.cfg_scale, bucket(1)
     row = measure_baseline(backbone, prompt, guidance, backbone.top_k, args.repeats, args.passes, args.dtype)
     return row, f"transformers: {row['loop']} Fastest setting: {row['setting']} ({row['versions']})."

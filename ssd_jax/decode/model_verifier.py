@@ -9,7 +9,6 @@ from jaxtyping import Array, Float, Float32, Int32, Key, Shaped
 
 from ssd_jax.decode.state import gather
 from ssd_jax.decode.verifier import Beside, Offsets, Verifier, Watch
-from ssd_jax.models.branch import mixed
 from ssd_jax.models.layers import replicated
 from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.models.transformer import layout_of
@@ -18,7 +17,7 @@ from ssd_jax.sampling.distribution import Sampler, guide, log_probabilities
 from ssd_jax.sampling.noise import gumbel_noise, position_keys
 from ssd_jax.sequence.cache import KVCache
 from ssd_jax.sequence.layout import Grid, prompt_starts, rotary_positions
-from ssd_jax.sequence.masks import among, before, causal, diagonal, row
+from ssd_jax.sequence.masks import among, before, causal, row
 
 
 @flax.struct.dataclass
@@ -113,14 +112,9 @@ class BoundVerifier(Verifier):
         layout, model = self.layout, self.model
         x, positions = self.cfg_batch(self._input(codes, positions)), self.cfg_batch(positions)
         slots = jnp.where(positions < layout.grid.size, layout.places(positions), layout.length) + self.prompt
-        rotary, keys = rotary_positions(slots, self.starts), jnp.arange(cache.length, dtype=jnp.int32)
-        seen = diagonal(slots, keys, self.starts, self.prompt, layout.pitch, layout.grid.cols)
-        with jax.named_scope("verify"):
-            right, before, cache = model.apply(x, rotary, seen, slots, cache, model.branch_layers, method="forked")
-        with jax.named_scope("branch"):
-            image = seen & (keys >= self.prompt)[None, None]
-            below, cache = model.apply_branch(before, rotary, image, slots, cache, method="hidden")
-        return right, below, cache
+        right, below, written = model.forked.hidden(model.both, x, slots, self.starts, self.prompt, layout, cache)
+        assert written is not None
+        return right, below, written
 
     def log_p_between(
         self, left: Float[Array, "G W D"], above: Float[Array, "G W D"], positions: Int32[Array, "B W"]
@@ -134,10 +128,8 @@ class BoundVerifier(Verifier):
         self, left: Float[Array, "G W D"], above: Float[Array, "G W D"], positions: Int32[Array, "B W"]
     ) -> Float32[Array, "G W V"]:
         """The logits of `log_p_between`, before guidance and filters."""
-        model = self.model
-        gate = model.apply_branch(model.apply(left, method="normed"), above, method="gate")
-        from_left, from_above = model.apply(left, method="logits"), model.apply_branch(above, method="logits")
-        return mixed(gate, from_left, from_above, self.cfg_batch(positions), self.layout.grid.cols)
+        positions, cols = self.cfg_batch(positions), self.layout.grid.cols
+        return self.model.forked.logits(self.model.both, left, above, positions, cols)[0]
 
     def log_p(self, hidden: Float[Array, "G W D"]) -> Float32[Array, "B W V"]:
         """See `Verifier`."""

@@ -185,3 +185,9 @@ class HeadCounts(NamedTuple):
     horizontal: int = 0
     vertical: int = 0
     branch_layers: int = 0
+
+    @classmethod
+    def of(cls, heads: HeadsConfig | None, branch: BranchConfig | None) -> "HeadCounts":
+        """Those of these configs; None for what there is not."""
+        counts = (0, 0) if heads is None else (heads.horizontal, heads.vertical)
+        return cls(*counts, 0 if branch is None else branch.layers)

@@ -5,9 +5,9 @@ from typing import Any, cast
 import flax.struct
 from jaxtyping import Array, Float, Float32, Int32
 
-from ssd_jax.models.branch import VerticalBranch
 from ssd_jax.models.config import BranchConfig, HeadCounts, HeadsConfig, ModelConfig
 from ssd_jax.models.draft_heads import DraftHeads
+from ssd_jax.models.forked import Forked
 from ssd_jax.models.transformer import Transformer
 
 
@@ -85,19 +85,26 @@ class LoadedModel:
     @property
     def head_counts(self) -> HeadCounts:
         """Numbers of draft heads, and of the vertical branch's layers."""
-        heads = (0, 0) if self.heads is None else (self.heads.config.horizontal, self.heads.config.vertical)
-        return HeadCounts(*heads, self.branch_layers)
+        heads = None if self.heads is None else self.heads.config
+        return HeadCounts.of(heads, None if self.branch is None else self.branch.config)
 
     @property
     def branch_layers(self) -> int:
         """Number of the vertical branch's layers, 0 without one."""
-        return 0 if self.branch is None else self.branch.config.layers
+        return self.head_counts.branch_layers
 
     def apply(self, *arguments: Any, method: str) -> Any:
         """Calls a method of `models.transformer.Transformer`."""
         return Transformer(self.config).apply(self.params, *arguments, method=method)
 
-    def apply_branch(self, *arguments: Any, method: str) -> Any:
-        """Calls a method of `models.branch.VerticalBranch`."""
+    @property
+    def forked(self) -> Forked:
+        """The backbone with its vertical branch."""
         assert self.branch is not None
-        return VerticalBranch(self.config, self.branch.config).apply(self.branch.params, *arguments, method=method)
+        return Forked(self.config, self.branch.config)
+
+    @property
+    def both(self) -> dict[str, Any]:
+        """The parameters of `forked`."""
+        assert self.branch is not None
+        return {"backbone": self.params, "branch": self.branch.params}

@@ -29,8 +29,8 @@ from ssd_jax.sequence.dims import bucket
 from ssd_jax.sequence.layout import Grid, Layout
 from ssd_jax.weights.hub import download, find_local, is_hub_id
 from ssd_jax.weights.load import read_backbone, read_config
-from ssd_jax.weights.part_file import BRANCH_FILE, HEADS_FILE, Config, PartFile
-from ssd_jax.weights.store import find_weights, is_there
+from ssd_jax.weights.part_file import BRANCH_FILE, HEADS_FILE
+from ssd_jax.weights.store import find_weights
 from ssd_jax.weights.tensors import read_tensors
 
 QUANTIZE = ("int8",)
@@ -85,8 +85,10 @@ def load(
     config, vq_config = read_config(folder, tokens)
     mesh = mesh_for(config, mesh, attention)
     weights = find_weights(folder)
-    drafters, heads_path = find_part(HEADS_FILE, folder, heads, weights)
-    below, branch_path = find_part(BRANCH_FILE, folder, branch, weights)
+    heads_path = HEADS_FILE.choose(None if heads is None else find_local(heads), folder)
+    branch_path = BRANCH_FILE.choose(None if branch is None else find_local(branch), folder)
+    drafters = None if heads_path is None else HEADS_FILE.read_config(heads_path, weights)
+    below = None if branch_path is None else BRANCH_FILE.read_config(branch_path, weights)
     if below is not None:
         require_fits(config, below, f"{branch_path}: ")
     like = partial(abstract, mesh=mesh, dtype=dtype, quantize=quantize)
@@ -101,17 +103,6 @@ def load(
     origin = Checkpoint(folder, vq_path, tokens, heads_path, branch_path)
     model = LoadedModel.of(config, params, drafters, heads_params, below, branch_params)
     return Pipeline(origin, model, vq_config, Execution(dtype, mesh, attention))
-
-
-def find_part(
-    kind: PartFile[Config], folder: Path, given: str | Path | None, weights: Path
-) -> tuple[Config, Path] | tuple[None, None]:
-    """The config and file of what was trained beside the backbone in the file `weights`: `given` or, if None, the one
-    in the checkpoint's folder; None and None without one. Raises `UserError` if it belongs to another backbone."""
-    path = kind.find(folder if given is None else find_local(given))
-    if given is None and not is_there(path):
-        return None, None
-    return kind.read_config(path, weights), path
 
 
 def require_options(attention: str = "plain", quantize: str | None = None, spread: bool = False) -> None:

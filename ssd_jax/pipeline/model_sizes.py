@@ -11,8 +11,7 @@ from ssd_jax.models.config_json import from_dict
 from ssd_jax.models.vq_models import AnyVQConfig
 from ssd_jax.pipeline.loading import find_folder_here
 from ssd_jax.weights.load import read_config
-from ssd_jax.weights.part_file import BRANCH_FILE, HEADS_FILE, Config, PartFile
-from ssd_jax.weights.store import is_there
+from ssd_jax.weights.part_file import BRANCH_FILE, HEADS_FILE
 
 
 class Models(NamedTuple):
@@ -51,18 +50,15 @@ def find_models(
             tokenizer = from_dict(VQConfig, dict(config["vq"]), f"{where}: vq")
         else:
             tokenizer = published.vq.config
-    drafters = find_part(HEADS_FILE, heads, folder) or from_dict(
-        HeadsConfig, dict(config.get("heads_model", {})), f"{where}: heads_model"
-    )
-    below = find_part(BRANCH_FILE, branch, folder)
-    if below is None and "branch_model" in config:
+    heads_path = HEADS_FILE.choose(None if heads is None else Path(heads), folder)
+    branch_path = BRANCH_FILE.choose(None if branch is None else Path(branch), folder)
+    if heads_path is not None:
+        drafters, _ = HEADS_FILE.describe(heads_path)
+    else:
+        drafters = from_dict(HeadsConfig, dict(config.get("heads_model", {})), f"{where}: heads_model")
+    below = None
+    if branch_path is not None:
+        below, _ = BRANCH_FILE.describe(branch_path)
+    elif "branch_model" in config:
         below = from_dict(BranchConfig, dict(config["branch_model"]), f"{where}: branch_model")
     return Models(backbone, drafters, tokenizer, below)
-
-
-def find_part(kind: PartFile[Config], given: str | None, folder: Path | None) -> Config | None:
-    """The config of what is trained beside a backbone: of the file or folder `given` or, if None, of the one in the
-    checkpoint's folder; None without one."""
-    path = Path(given) if given is not None else folder
-    path = None if path is None else kind.find(path)
-    return kind.describe(path)[0] if given is not None or path is not None and is_there(path) else None

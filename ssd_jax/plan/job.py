@@ -121,8 +121,7 @@ class Job:
     @property
     def head_counts(self) -> HeadCounts:
         """Numbers of draft heads, and of the vertical branch's layers."""
-        layers = 0 if self.branch is None else self.branch.layers
-        return HeadCounts(self.heads.horizontal, self.heads.vertical, layers)
+        return HeadCounts.of(self.heads, self.branch)
 
     def tokenizer(self) -> Any:
         """The image tokenizer's parameters as shapes; it is on one device."""

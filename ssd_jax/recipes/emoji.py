@@ -31,7 +31,9 @@ from ssd_jax.eval.recognition import recognition
 from ssd_jax.files import replacing
 from ssd_jax.models.branch import init_branch
 from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.forked import Forked
 from ssd_jax.models.loaded_model import LoadedModel
+from ssd_jax.models.matmul import PRODUCTS
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.models.vq import VQModel, to_uint8
 from ssd_jax.models.vq_models import abstract_vq
@@ -44,7 +46,7 @@ from ssd_jax.recipes.emoji_spec import FLASH, EmojiSpec
 from ssd_jax.sampling.noise import image_keys
 from ssd_jax.sequence.layout import Grid
 from ssd_jax.training.backbone import backbone_task
-from ssd_jax.training.branch import Forked, branch_task
+from ssd_jax.training.branch import branch_task
 from ssd_jax.training.head_training import EXPORT_DTYPE, Frozen, digest, train_draft_heads
 from ssd_jax.training.loop import fit
 from ssd_jax.training.metrics import require_plots
@@ -183,7 +185,7 @@ def _train_flash(spec: EmojiSpec, encoded: Encoded) -> Path:
         write_tensors(beside.with_name(BRANCH_FILE.name), params["branch"], EXPORT_DTYPE, metadata)
 
     def phase(name: str, stage: BranchSpec, start: Any) -> Any:
-        forked = Forked(model, layers, stage.matmul)
+        forked = Forked(model, layers, PRODUCTS[stage.matmul])
         task = branch_task(name, forked, stage, spec.seed, encoded.source, backbone, start, draw)
         return fit(task, stage, spec.seed, spec.workdir, {**origin, "start": digest(start)})
 

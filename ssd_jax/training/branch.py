@@ -13,71 +13,42 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32
 
 from ssd_jax.data.captioned_codes import CaptionedCodes
-from ssd_jax.models.branch import VerticalBranch, mixed
-from ssd_jax.models.config import BranchConfig, ModelConfig
-from ssd_jax.models.matmul import PRODUCTS
+from ssd_jax.models.forked import Forked
 from ssd_jax.models.teacher_forcing import image_hidden, image_sequence, predicting
 from ssd_jax.models.transformer import Transformer, layout_of
-from ssd_jax.sequence.layout import Grid, prompt_starts, rotary_positions
-from ssd_jax.sequence.masks import diagonal
+from ssd_jax.sequence.layout import Grid, prompt_starts
 from ssd_jax.training.backbone import batches, block_matrices, mean_nll
 from ssd_jax.training.loop import Task
 from ssd_jax.training.losses import token_nll
 from ssd_jax.training.spec import BranchSpec
 
 
-class Forked:
-    """A backbone with a vertical branch, run over given images.
+def forced(
+    forked: Forked,
+    params: Any,
+    ids: Int32[Array, "B S"],
+    mask: Bool[Array, "B S"],
+    codes: Int32[Array, "B size"],
+    grid: Grid,
+) -> tuple[Float32[Array, "B size V"], Float32[Array, "B size V"]]:
+    """Teacher-forced logits of every code, as `flash` draws it and from its upper neighbour alone; the latter mean
+    nothing in grid row 0.
 
     Args:
-        config, branch: their configs.
-        matmul: one of `PRODUCTS`.
+        forked, params: the models and their parameters.
+        ids, mask: the prompts, left-padded.
+        codes: the images.
+        grid: R and C.
     """
-
-    def __init__(self, config: ModelConfig, branch: BranchConfig, matmul: str = "float32"):
-        self.backbone = Transformer(config, PRODUCTS[matmul])
-        self.branch = VerticalBranch(config, branch, PRODUCTS[matmul])
-        self.grid = Grid(config.rows, config.cols)
-
-    def logits(
-        self,
-        params: Any,
-        ids: Int32[Array, "B S"],
-        mask: Bool[Array, "B S"],
-        codes: Int32[Array, "B {self.grid.size}"],
-    ) -> tuple[Float32[Array, "B {self.grid.size} V"], Float32[Array, "B {self.grid.size} V"]]:
-        """Teacher-forced logits of every code, as `flash` draws it and from its upper neighbour alone; the latter mean
-        nothing in grid row 0.
-
-        Args:
-            params: {"backbone": ..., "branch": ...}.
-            ids, mask: the prompts, left-padded.
-            codes: the images.
-        """
-        backbone, branch, grid, S = params["backbone"], params["branch"], self.grid, ids.shape[1]
-        layout = layout_of(self.backbone.config, grid)
-        x = image_sequence(self.backbone, backbone, ids, codes, layout)
-        keys = jnp.arange(x.shape[1], dtype=jnp.int32)
-        slots, starts = jnp.broadcast_to(keys, x.shape[:2]), prompt_starts(mask)
-        rotary = rotary_positions(slots, starts)
-        seen = diagonal(slots, keys, starts, S, layout.pitch, grid.cols)
-        fork = self.branch.branch.layers
-        hidden, before, _ = self._run(self.backbone, backbone, x, rotary, seen, None, None, fork, method="forked")
-        image = seen & ((keys[None] >= S) | (keys[None] == keys[:, None]))[None]
-        below, _ = self._run(self.branch, branch, before, rotary, image, method="hidden")
-
-        left = predicting(hidden, S, layout)
-        above = below[:, S + layout.places(np.arange(grid.size - grid.cols))]
-        above = jnp.pad(above, ((0, 0), (grid.cols, 0), (0, 0)))
-        normed = self._run(self.backbone, backbone, left, method="normed")
-        gate = self._run(self.branch, branch, normed, above, method="gate")
-        from_left = self._run(self.backbone, backbone, left, method="logits")
-        from_above = self._run(self.branch, branch, above, method="logits")
-        positions = np.broadcast_to(np.arange(grid.size, dtype=np.int32), codes.shape)
-        return mixed(gate, from_left, from_above, positions, grid.cols), from_above
-
-    def _run(self, module: Any, params: Any, *arguments: Any, method: str) -> Any:
-        return module.apply(params, *arguments, method=method)
+    layout, S = layout_of(forked.config, grid), ids.shape[1]
+    x = image_sequence(Transformer(forked.config, forked.products), params["backbone"], ids, codes, layout)
+    slots = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])
+    right, below, _ = forked.hidden(params, x, slots, prompt_starts(mask), S, layout)
+    left = predicting(right, S, layout)
+    above = below[:, S + layout.places(np.arange(grid.size - grid.cols))]
+    above = jnp.pad(above, ((0, 0), (grid.cols, 0), (0, 0)))
+    positions = np.broadcast_to(np.arange(grid.size, dtype=np.int32), codes.shape)
+    return forked.logits(params, left, above, positions, grid.cols)
 
 
 def branch_task(
@@ -102,23 +73,23 @@ def branch_task(
         start: parameters to start from, {"branch": ...} or, to train the backbone as well, {"backbone": ..., ...}.
         draw: {"backbone": ..., "branch": ...} -> image [height, width, 3], samples of the current model.
     """
-    config, cols = forked.backbone.config, forked.grid.cols
-    exact, heldout = Forked(config, forked.branch.branch), source.heldout(spec.eval_images)
+    config, heldout = forked.config, source.heldout(spec.eval_images)
+    grid, cols = Grid(config.rows, config.cols), config.cols
+    teacher, exact = Transformer(config, forked.products), Forked(config, forked.branch)
 
     def loss(params: Any, frozen: Any, batch: tuple, key: jax.Array):
         del key
         ids, mask, codes, seen = batch
-        fused, above = forked.logits({"backbone": frozen, **params}, ids, mask, seen)
+        fused, above = forced(forked, {"backbone": frozen, **params}, ids, mask, seen, grid)
         nll, vertical = token_nll(fused, codes).mean(), token_nll(above[:, cols:], codes[:, cols:]).mean()
         total, metrics = nll + spec.vertical * vertical, {"nll": nll, "vertical": vertical}
         if spec.distillation:
-            hidden = image_hidden(forked.backbone, frozen, ids, mask, seen)
-            taught = forked.backbone.apply(frozen, hidden, method="logits")
+            taught = teacher.apply(frozen, image_hidden(teacher, frozen, ids, mask, seen), method="logits")
             metrics["distillation"] = divergence(taught[:, cols:], above[:, cols:], spec.temperature)
             total += spec.distillation * metrics["distillation"]
         return total, metrics
 
-    jitted = jax.jit(lambda params, ids, mask, codes: token_nll(exact.logits(params, ids, mask, codes)[0], codes))
+    jitted = jax.jit(lambda params, *given: token_nll(forced(exact, params, *given, grid)[0], given[-1]))
 
     def complete(params: Any) -> Any:
         return {"backbone": backbone, **params}

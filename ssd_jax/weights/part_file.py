@@ -10,7 +10,7 @@ from ssd_jax.files import parse_json, require_name
 from ssd_jax.models.config import BranchConfig, HeadsConfig
 from ssd_jax.models.config_json import from_dict
 from ssd_jax.weights.load import FORMAT, check_format, fingerprint, read_metadata
-from ssd_jax.weights.store import WeightsError
+from ssd_jax.weights.store import WeightsError, is_there
 
 Config = TypeVar("Config", HeadsConfig, BranchConfig)
 
@@ -34,6 +34,14 @@ class PartFile(Generic[Config]):
     def find(self, path: Path) -> Path:
         """The path itself, or the file in that folder, which need not exist."""
         return path / self.name if require_name(path).is_dir() else path
+
+    def choose(self, given: Path | None, folder: Path | None) -> Path | None:
+        """The file that is `given`, itself or by its folder; None given: that in a checkpoint's folder, or None if
+        there is none."""
+        if given is not None:
+            return self.find(given)
+        path = None if folder is None else self.find(folder)
+        return path if path is not None and is_there(path) else None
 
     def read_config(self, path: Path, backbone_path: Path) -> Config:
         """The config of a file; raises `WeightsError` unless it was trained on this backbone file."""

@@ -15,7 +15,8 @@ from ssd_jax.decode.presets import PRESETS
 from ssd_jax.models.branch import init_branch
 from ssd_jax.prompts import pad_left
 from ssd_jax.prompts.batch import PromptBatch
-from ssd_jax.training.branch import Forked
+from ssd_jax.sequence.layout import Grid
+from ssd_jax.training.branch import forced
 from ssd_jax.training.losses import token_nll
 from ssd_jax.weights.export import CARD_NAME, write_heads_card
 
@@ -124,12 +125,12 @@ def test_the_branch_was_trained(name, most, heldout):
     codes = jnp.asarray(np.array(heldout["codes"], np.int32)[pick][:16])
     texts = [text for text, kept in zip(heldout["captions"], pick, strict=True) if kept][:16]
     batch = PromptBatch.stack([pipe.prompts.frame(text) for text in texts], None, pipe.config.pad_id)
-    parts = {"backbone": pipe.params, "branch": pipe.model.branch.params}
+    grid, both = Grid(pipe.config.rows, pipe.config.cols), pipe.model.both
     untrained = init_branch(pipe.config, pipe.model.branch.config, pipe.params, jax.random.key(0))
-    forked = jax.jit(Forked(pipe.config, pipe.model.branch.config).logits)
+    logits = jax.jit(lambda *given: forced(pipe.model.forked, *given, grid)[0])
     nll, before = (
-        float(token_nll(forked(each, jnp.asarray(batch.ids), jnp.asarray(batch.mask), codes)[0], codes).mean())
-        for each in (parts, {**parts, "branch": untrained})
+        float(token_nll(logits(each, jnp.asarray(batch.ids), jnp.asarray(batch.mask), codes), codes).mean())
+        for each in (both, {**both, "branch": untrained})
     )
     print(f"{name}: {nll:.3f} nats per token, with an untrained branch {before:.3f}")
     assert nll < most < before - 0.5

@@ -15,7 +15,7 @@ from ssd_jax.models.config import BranchConfig, ConfigError
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.sampling.noise import gumbel_noise, image_keys
 from ssd_jax.sequence.layout import Grid
-from ssd_jax.training.branch import Forked, divergence
+from ssd_jax.training.branch import divergence, forced
 from ssd_jax.training.spec import StageSpec
 from ssd_jax.training.step import make_optimizer
 
@@ -23,8 +23,8 @@ GRID = Grid(4, 5)
 MODELS = {row_end: toy.Toy(dataclasses.replace(toy.config(row_end=row_end), rows=4, cols=5)) for row_end in (-1, 1)}
 
 
-def parts(model: toy.Toy):
-    return {"backbone": model.params, "branch": model.branched().branch.params}
+def forced_logits(model: toy.Toy):
+    return jax.jit(lambda *given: forced(model.branched().forked, *given, GRID))
 
 
 @pytest.mark.parametrize("row_end", MODELS, ids=["plain", "row ends"])
@@ -33,7 +33,7 @@ def test_teacher_forcing_gives_the_distributions_that_flash_draws_from(row_end):
     model, images = MODELS[row_end], 4
     out = toy.decode(model, Flash(), GRID, images=images, cfg_scale=None)
     ids, mask = toy.prompts(images, guided=False)
-    logits, _ = jax.jit(Forked(model.config, toy.BRANCH).logits)(parts(model), ids, mask, out.tokens)
+    logits, _ = forced_logits(model)(model.branched().both, ids, mask, out.tokens)
     keys = image_keys(jnp.zeros(images, jnp.int32), jnp.arange(images))
     positions = jnp.broadcast_to(jnp.arange(GRID.size, dtype=jnp.int32), out.tokens.shape)
     drawn = jnp.argmax(jax.nn.log_softmax(logits) + gumbel_noise(keys, positions, logits.shape[-1]), axis=-1)
@@ -44,12 +44,12 @@ def test_no_prediction_depends_on_its_own_diagonal_or_a_later_one():
     model = MODELS[-1]
     ids, mask = toy.prompts(1, guided=False)
     codes = jnp.asarray(np.random.default_rng(0).integers(0, 24, (1, GRID.size)), jnp.int32)
-    logits = jax.jit(Forked(model.config, toy.BRANCH).logits)
+    logits, params = forced_logits(model), model.branched().both
     row, col = np.divmod(np.arange(GRID.size), GRID.cols)
-    before = np.asarray(logits(parts(model), ids, mask, codes)[0])
+    before = np.asarray(logits(params, ids, mask, codes)[0])
     for position in (0, 3, 7, 12, 18):
         changed = codes.at[0, position].add(1) % 24
-        after = np.asarray(logits(parts(model), ids, mask, changed)[0])
+        after = np.asarray(logits(params, ids, mask, changed)[0])
         moved = (before != after).any(axis=-1)[0]
         later = row + col > row[position] + col[position]
         assert not moved[~later].any() and moved[later].any()
