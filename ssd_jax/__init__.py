@@ -9,6 +9,7 @@ from ssd_jax.decode.acceptance import Group
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.flash import Flash
 from ssd_jax.decode.mtp import MTP
+from ssd_jax.decode.pjd import PJD
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
@@ -26,6 +27,7 @@ __version__ = VERSION
 __all__ = [
     "AR",
     "MTP",
+    "PJD",
     "PRESETS",
     "SSD",
     "Flash",

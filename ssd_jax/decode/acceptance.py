@@ -50,8 +50,8 @@ class Group:
 
 
 def token_chance(
-    drafts: Int32[Array, "B X"], log_p: Float32[Array, "B X V"], log_q: Float32[Array, "B X V"]
-) -> Float32[Array, "B X"]:
+    drafts: Int32[Array, "*places"], log_p: Float32[Array, "*places V"], log_q: Float32[Array, "*places V"]
+) -> Float32[Array, "*places"]:
     """min(1, p(x) / q(x)) (speculative sampling, arXiv 2211.17192, algorithm 1)."""
     return jnp.exp(jnp.minimum(_at(log_p, drafts) - _at(log_q, drafts), 0.0))
 
@@ -172,11 +172,56 @@ def accept_window(
     return jnp.where(jnp.concatenate([kept, no_draft], axis=1), padded, drawn), m
 
 
+def accept_rows(
+    verifier: Verifier,
+    is_top: Bool[Array, "B K"],
+    drafts: Int32[Array, "B K X"],
+    log_p: Float32[Array, "B K X+1 V"],
+    log_q: Float32[Array, "B K X V"],
+    positions: Int32[Array, "B K X+1"],
+    fed: Int32[Array, "B K"],
+    pass_index: Int32[Array, " B"],
+    keep: bool,
+) -> tuple[Int32[Array, "B K X+1"], Int32[Array, "B K"], Bool[Array, "B K X+1"]]:
+    """The new tokens of several grid rows' windows, each with its own drafts and outputs (PJD, arXiv 2606.05703).
+
+    Drafts are accepted from the left. The first rejected one is drawn from the residual in the topmost row, from p in
+    the others; so are all behind it, and the output behind the last draft.
+
+    Args:
+        is_top: which row is the topmost.
+        drafts, log_q: of all positions but each window's last.
+        log_p, positions: of the full windows.
+        fed: outputs of each window, of which all but the last have a draft; what comes after them is of no use.
+        pass_index: index of this pass for each image.
+        keep: drafts behind a rejected one stay if p > q / 2, as in the released code.
+    Returns:
+        the tokens; m, how many drafts are accepted in each row; and which of the tokens behind them are drafts that
+        stayed.
+    """
+    (B, K, X), V = drafts.shape, log_p.shape[-1]
+    place, drafted = jnp.arange(X, dtype=jnp.int32)[None, None], fed[..., None] - 1
+    chance = token_chance(drafts, log_p[:, :, :-1], log_q)
+    right = accept(verifier, chance.reshape(B, -1), positions[..., :-1].reshape(B, -1), pass_index)
+    right = right.reshape(drafts.shape) & (place < drafted)
+    m = _leading(right)
+    corrected = (place == m[..., None]) & (place < drafted) & is_top[..., None]
+    from_draft = jnp.where(corrected[..., None], residual(log_p[:, :, :-1], log_q), log_p[:, :, :-1])
+    distribution = jnp.concatenate([from_draft, log_p[:, :, -1:]], axis=2)
+    keys, no_draft = verifier.keys(positions.reshape(B, -1)), ((0, 0), (0, 0), (0, 1))
+    fixed = jnp.pad(corrected, no_draft).reshape(B, -1)
+    keys = jnp.where(fixed, fresh_keys(keys, Tag.RESIDUAL, pass_index), fresh_keys(keys, Tag.RESAMPLE, pass_index))
+    drawn = choose(distribution, gumbel(keys, V).reshape(B, K, X + 1, V))
+    stays = (place > m[..., None]) & (place < drafted) & (chance > 0.5) & keep
+    old = jnp.pad((place < m[..., None]) | stays, no_draft)
+    return jnp.where(old, jnp.pad(drafts, no_draft), drawn), m, jnp.pad(stays, no_draft)
+
+
 def _at(values: Float32[Array, "*places V"], ids: Int32[Array, "*places"]) -> Float32[Array, "*places"]:
     """The value of one code at every position."""
     return jnp.take_along_axis(values, ids[..., None], axis=-1)[..., 0]
 
 
-def _leading(right: Bool[Array, "B X"]) -> Int32[Array, " B"]:
-    """Number of leading True values of every image."""
-    return jnp.sum(jnp.cumprod(right.astype(jnp.int32), axis=1), axis=1, dtype=jnp.int32)
+def _leading(right: Bool[Array, "*windows X"]) -> Int32[Array, "*windows"]:
+    """Number of leading True values of every window."""
+    return jnp.sum(jnp.cumprod(right.astype(jnp.int32), axis=-1), axis=-1, dtype=jnp.int32)

@@ -77,7 +77,7 @@ def draft(
     else:
         codes = gather(seen.tokens, _copied_from(drafter, positions, seen.last[:, None], grid.cols))
     codes = verifier.place(codes, positions)
-    log_q = _certain(codes, vocabulary)
+    log_q = certain(codes, vocabulary)
     if drafter not in HEADS:
         return codes, log_q
 
@@ -156,7 +156,7 @@ def _copied_from(
     return jnp.where(above >= 0, above, last)
 
 
-def _certain(codes: Int32[Array, "B count"], vocabulary: int) -> Float32[Array, "B count {vocabulary}"]:
+def certain(codes: Int32[Array, "*places"], vocabulary: int) -> Float32[Array, "*places {vocabulary}"]:
     """log q of deterministic drafts: one-hot."""
-    ids = jnp.arange(vocabulary, dtype=jnp.int32)[None, None]
+    ids = jax.lax.broadcasted_iota(jnp.int32, (*codes.shape, vocabulary), codes.ndim)
     return jnp.where(ids == codes[..., None], 0.0, -jnp.inf)

@@ -5,7 +5,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int32, Key, Shaped
+from jaxtyping import Array, Bool, Float, Float32, Int32, Key, Shaped
 
 from ssd_jax.decode.state import gather
 from ssd_jax.decode.verifier import Beside, Offsets, Verifier, Watch
@@ -17,7 +17,7 @@ from ssd_jax.sampling.distribution import Sampler, guide, log_probabilities
 from ssd_jax.sampling.noise import gumbel_noise, position_keys
 from ssd_jax.sequence.cache import KVCache
 from ssd_jax.sequence.layout import Grid, prompt_starts, rotary_positions
-from ssd_jax.sequence.masks import among, before, causal, row
+from ssd_jax.sequence.masks import among, before, causal, row, row_causal
 
 
 @flax.struct.dataclass
@@ -105,13 +105,33 @@ class BoundVerifier(Verifier):
             hidden = window if beside is None else jnp.concatenate([window, hidden[:, fed:]], axis=1)
         return hidden, cache
 
+    def verify_rows(
+        self,
+        cache: KVCache,
+        codes: Int32[Array, "B W"],
+        positions: Int32[Array, "B W"],
+        leads: Bool[Array, "B W"],
+        counts: Int32[Array, "B R"],
+    ) -> tuple[Float[Array, "G W D"], KVCache]:
+        """See `Verifier`."""
+        layout, starts, S = self.layout, self.starts, self.prompt
+        x, places = self._input(codes, positions), self._places(positions)
+        if layout.row_ends:
+            row_end = self.model.apply(self.model.config.row_end_id, method="embed")
+            x, places = jnp.where(leads[..., None], row_end, x), places + leads.astype(jnp.int32)
+        slots = self.cfg_batch(places) + S
+        mask = row_causal(slots, starts, self.cfg_batch(counts), S, layout.pitch, layout.grid.cols, cache.length)
+        with jax.named_scope("verify"):
+            rotary = rotary_positions(slots, starts)
+            return self.model.apply(self.cfg_batch(x), rotary, mask, slots, cache, method="hidden")
+
     def verify_diagonal(
         self, cache: KVCache, codes: Int32[Array, "B W"], positions: Int32[Array, "B W"]
     ) -> tuple[Float[Array, "G W D"], Float[Array, "G W D"], KVCache]:
         """See `Verifier`."""
         layout, model = self.layout, self.model
         x, positions = self.cfg_batch(self._input(codes, positions)), self.cfg_batch(positions)
-        slots = jnp.where(positions < layout.grid.size, layout.places(positions), layout.length) + self.prompt
+        slots = self._places(positions) + self.prompt
         right, below, written = model.forked.hidden(model.both, x, slots, self.starts, self.prompt, layout, cache)
         assert written is not None
         return right, below, written
@@ -158,6 +178,10 @@ class BoundVerifier(Verifier):
 
     def _input(self, codes: Int32[Array, "B W"], positions: Int32[Array, "B W"]) -> Float[Array, "B W D"]:
         return self.model.apply(codes, positions, self.layout.grid.cols, method="embed_image")
+
+    def _places(self, positions: Int32[Array, "B W"]) -> Int32[Array, "B W"]:
+        """Places of positions; those of padding are past the image."""
+        return jnp.where(positions < self.layout.grid.size, self.layout.places(positions), self.layout.length)
 
     def _given(self, positions: Int32[Array, "B W"]) -> Int32[Array, "B W"]:
         return jnp.where(positions < self.layout.grid.size, gather(self.draw.given, positions), -1)

@@ -8,6 +8,7 @@
 | `scd-gumbel`   | raster | random     | gumbel   | arXiv 2510.24211, W = 64                                        |
 | `sjd-pac`      | tree   | random     | maximal  | arXiv 2603.18599, L = 64, K = D = 3 as released                 |
 | `gsd`          | raster | random     | resample | arXiv 2508.07747: SJD with groups of 14, delta 0.15, no radius  |
+| `pjd`          | pjd    | random     | resample | arXiv 2606.05703: rows side by side, W = 8, c = a quarter       |
 | `mtp`          | mtp    | heads      |          | arXiv 2404.19737: k = 5 along the row, redrafted in every pass  |
 | `ssd`          | rows   | heads      |          | arXiv 2606.20543: k_v = 1, r = 2                                |
 | `ssd2`         | rows   | heads      |          | k_v = 2, staged: 2 rounds on both rows, 2 more on the second    |
@@ -25,6 +26,7 @@ from ssd_jax.decode.ar import AR
 from ssd_jax.decode.base import Decoder
 from ssd_jax.decode.flash import Flash
 from ssd_jax.decode.mtp import MTP
+from ssd_jax.decode.pjd import PJD
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
 from ssd_jax.decode.tree import Tree
@@ -39,6 +41,7 @@ PRESETS: dict[str, Decoder] = {
     "scd-gumbel": Raster(window=64, drafter="random", coupling="gumbel"),
     "sjd-pac": Tree(),
     "gsd": Raster(window=16, drafter="random", coupling="resample", acceptance="grouped", group=Group()),
+    "pjd": PJD(),
     "mtp": MTP(drafts=5),
     "ssd": SSD(rounds=2),
     "ssd2": SSD(rounds=2, extra_rounds=2, rows=2, schedule="staged"),

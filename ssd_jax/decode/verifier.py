@@ -108,6 +108,30 @@ class Verifier:
         """
         raise NotImplementedError
 
+    def verify_rows(
+        self,
+        cache: Cache,
+        codes: Int32[Array, "B W"],
+        positions: Int32[Array, "B W"],
+        leads: Bool[Array, "B W"],
+        counts: Int32[Array, "B R"],
+    ) -> tuple[Float[Array, "G W D"], Cache]:
+        """One pass over tokens of several grid rows, none of which sees drafts of another
+        (`sequence.masks.row_causal`).
+
+        Args:
+            cache: keys and values so far.
+            codes: the tokens at `positions`.
+            positions: distinct ones; those from R*C on are padding.
+            leads: inputs before a grid row that may have begun before the one above it is complete: row ends, if the
+                backbone has them, in the place of the token, else the token.
+            counts: number of final tokens at the beginning of each grid row.
+        Returns:
+            hidden states, one for each input: h of the token after it. That of a grid row's last token is of no use if
+            the backbone has row ends.
+        """
+        raise NotImplementedError
+
     def log_p(self, hidden: Float[Array, "G W D"]) -> Float32[Array, "B W V"]:
         """log p from hidden states, with guidance and filters, whatever tokens are given."""
         raise NotImplementedError

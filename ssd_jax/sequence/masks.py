@@ -94,6 +94,47 @@ def row(
     return causal(slots, starts, length) & (seen | (cache == slots[:, :, None]))
 
 
+def row_causal(
+    slots: Int32[Array, "B W"],
+    starts: Int32[Array, " B"],
+    counts: Int32[Array, "B R"],
+    first: int,
+    pitch: int,
+    cols: int,
+    length: int,
+) -> Bool[Array, "B W T"]:
+    """The prompt, the final tokens of the grid rows above, and the own row up to the input itself (PJD's row-causal
+    mask, arXiv 2606.05703).
+
+    An input's row is that of the token which it predicts. So the input before a row, the row end or the last token of
+    the row above, belongs to the row that it begins, and is seen by it even if the row above is not complete. For a
+    grid of 4 columns whose first token is in slot 0, with 3, 1 and 0 final tokens (lines: inputs; columns: what each
+    sees)::
+
+        input  predicts   0 1 2 3   4 5 6 7   8 9 10 11
+            2      3      x x x .   . . . .   . . . .
+            4      5      x x x x   x . . .   . . . .
+            5      6      x x x x   x x . .   . . . .
+            7      8      x x x .   x . . x   . . . .
+            8      9      x x x .   x . . x   x . . .
+
+    With row ends, those of the rows above are seen too.
+
+    Args:
+        slots, starts, length: as for `causal`.
+        counts: number of final tokens of each grid row, at its beginning.
+        first: slot of grid position 0.
+        pitch: slots from one grid row to the next, C or C + 1.
+        cols: C.
+    """
+    keys = np.arange(length, dtype=np.int32)[None] - first
+    row_of, col = keys // pitch, keys % pitch
+    final = (keys < 0) | (col == cols) | (col < counts[:, np.clip(row_of[0], 0, counts.shape[1] - 1)])
+    own = (slots - first + 1)[:, :, None] // pitch
+    seen = ((row_of[:, None] < own) & final[:, None]) | ((keys[:, None] + 1) // pitch == own)
+    return causal(slots, starts, length) & (seen | (keys[:, None] + first == slots[:, :, None]))
+
+
 def diagonal(
     slots: Int32[Array, "B W"],
     keys: Int32[Array, " T"],

@@ -22,6 +22,7 @@ from ssd_jax.decode.base import KINDS
 from ssd_jax.decode.drafting import DRAFTERS
 from ssd_jax.decode.flash import Flash
 from ssd_jax.decode.mtp import MTP
+from ssd_jax.decode.pjd import PJD
 from ssd_jax.decode.presets import PRESETS
 from ssd_jax.decode.raster import Raster
 from ssd_jax.decode.rows import SSD
@@ -82,8 +83,8 @@ def test_whatever_is_called_lossless_is_tried():
     assert all(decoder.lossless for decoder in LOSSLESS.values())
     tried = {kind(decoder) for decoder in LOSSLESS.values()}
     assert {kind(decoder) for decoder in PRESETS.values() if decoder.lossless} <= tried
-    assert {type(decoder) for decoder in LOSSLESS.values()} | {Wave, Flash} == set(KINDS.values())
-    assert not Wave().lossless and not Flash().lossless
+    assert {type(decoder) for decoder in LOSSLESS.values()} | {Wave, Flash, PJD} == set(KINDS.values())
+    assert not any(kind().lossless for kind in (Wave, Flash, PJD))
 
 
 @pytest.mark.parametrize("name", LOSSLESS)

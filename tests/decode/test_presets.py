@@ -23,7 +23,7 @@ NEED_HEADS = {"mtp": (1, 0), "ssd": (1, 1), "ssd2": (1, 2), "ssd-exact": (1, 1),
 
 def test_the_names():
     names = "ar sjd scd scd-gumbel sjd-pac gsd mtp ssd ssd2 ssd-exact ssd-tree ssd-wave"
-    names += " jacobi-match jacobi-above jacobi-wave flash"
+    names += " jacobi-match jacobi-above jacobi-wave pjd flash"
     assert set(PRESETS) == set(names.split())
     assert all(find_decoder(name) is decoder and hash(decoder) for name, decoder in PRESETS.items())
     assert {type(decoder) for decoder in PRESETS.values()} == set(KINDS.values())
@@ -32,7 +32,7 @@ def test_the_names():
 
 def test_which_are_lossless():
     others = {name for name, decoder in PRESETS.items() if not decoder.lossless}
-    assert others == {"gsd", "ssd", "ssd2", "ssd-wave", "jacobi-wave", "flash"}
+    assert others == {"gsd", "ssd", "ssd2", "ssd-wave", "jacobi-wave", "pjd", "flash"}
     assert SSD(rounds="auto").lossless and not SSD(rounds=5).lossless
 
 

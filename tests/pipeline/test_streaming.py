@@ -19,7 +19,7 @@ from ssd_jax.viz import UNDRAWN
 PROMPTS = ["red apple", "dog"]
 
 
-STREAMED = ["ar", "sjd", "ssd-tree", "mtp", "ssd", SSD(rounds="auto"), "ssd-wave", "flash", Flash(rounds=2)]
+STREAMED = ["ar", "sjd", "ssd-tree", "mtp", "ssd", SSD(rounds="auto"), "ssd-wave", "pjd", "flash", Flash(rounds=2)]
 
 
 @pytest.mark.parametrize("decoder", STREAMED, ids=str)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ssd_jax.sequence.layout import Grid, Layout
-from ssd_jax.sequence.masks import causal, row
+from ssd_jax.sequence.masks import causal, row, row_causal
 
 FIRST = 2  # slot of grid position 0: a prompt of two slots, the first of them padding
 LENGTH = FIRST + 16
@@ -65,6 +65,41 @@ def test_with_row_ends_a_row_is_a_slot_longer():
     committed = FIRST + layout.places(jnp.array([8]))
     mask = row(window, START, committed, FIRST, layout.pitch, FIRST + layout.length)
     np.testing.assert_array_equal(mask[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("row_ends", "expected"),
+    [
+        (
+            False,
+            """
+            .x xxx. .... .... ....
+            .x xxxx x... .... ....
+            .x xxxx xx.. .... ....
+            .x xxx. x..x .... ....
+            .x xxx. x..x x... ....
+            """,
+        ),
+        (
+            True,
+            """
+            .x xxx.. ..... ..... ....
+            .x xxx.e x.... ..... ....
+            .x xxx.e xx... ..... ....
+            .x xxx.e x...e ..... ....
+            .x xxx.e x...e x.... ....
+            """,
+        ),
+    ],
+    ids=["plain", "row ends"],
+)
+def test_the_row_causal_mask(row_ends, expected):
+    """Rows 0 and 1 have 3 and 1 final tokens; inputs predict 3, 5, 6, 8 and 9, so the fourth stands before row 2."""
+    layout = Layout(Grid(4, 4), row_ends)
+    before = FIRST + layout.places(jnp.array([[3, 5, 6, 8, 9]], dtype=jnp.int32)) - 1
+    counts = jnp.array([[3, 1, 0, 0]], jnp.int32)
+    mask = row_causal(before, START, counts, FIRST, layout.pitch, 4, FIRST + layout.length)
+    np.testing.assert_array_equal(mask[0], drawn(expected))
 
 
 @pytest.mark.parametrize("base", [0, 1, 4, 8, 12])
