@@ -493,6 +493,49 @@ MUTANTS = [
         "other[: len(path)] == path for other in paths] for path in paths",
         "decode/test_tree.py -k 'nodes or node_has'",
     ),
+    # Parallel Jacobi decoding.
+    Mutant(
+        "pjd: a row sees the drafts of those above it",
+        "sequence/masks.py",
+        "(col < counts[:, np.clip(row_of[0], 0, counts.shape[1] - 1)])",
+        "(col < counts[:, np.clip(row_of[0], 0, counts.shape[1] - 1)] + 2)",
+        "decode/test_pjd.py -k 'slow_loop and released'",
+    ),
+    Mutant(
+        "pjd: every row commits a correction's draw, from the residual",
+        "decode/acceptance.py",
+        "(place == m[..., None]) & (place < drafted) & is_top[..., None]",
+        "(place == m[..., None]) & (place < drafted)",
+        "decode/test_pjd.py -k 'slow_loop and published'",
+    ),
+    Mutant(
+        "pjd: a draft that stays forgets its q",
+        "decode/pjd.py",
+        "jnp.where(kept[..., None], jnp.pad(log_q, ((0, 0), (0, 0), (0, 1), (0, 0))), log_p)",
+        "log_p",
+        "decode/test_pjd.py -k 'slow_loop and released'",
+    ),
+    Mutant(
+        "pjd: the last token of a complete row is not fed",
+        "decode/pjd.py",
+        "jnp.where((s.top > 0) & (s.top < grid.rows) & ~is_lead, last, N)",
+        "jnp.full_like(last, N)",
+        "decode/test_pjd.py -k 'slow_loop and published'",
+    ),
+    Mutant(
+        "pjd: a row may draft beside the one above it",
+        "decode/pjd.py",
+        "jnp.where(is_top, C, above) - count",
+        "jnp.where(is_top, C, jnp.minimum(above + 1, C)) - count",
+        "decode/test_pjd.py -k stay_behind",
+    ),
+    Mutant(
+        "pjd: a row begins a token late",
+        "decode/pjd.py",
+        ">= decoder.threshold(grid)\n    return",
+        "> decoder.threshold(grid)\n    return",
+        "decode/test_pjd.py -k 'every_draft'",
+    ),
     # FlashAR.
     Mutant(
         "flash: a token sees nothing of its own diagonal",

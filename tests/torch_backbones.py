@@ -4,6 +4,7 @@ Every norm, bias and running statistic is moved from its initial value, so that 
 """
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,11 @@ from transformers import (
     Emu3ForConditionalGeneration,
     JanusConfig,
     JanusForConditionalGeneration,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
+
+from ssd_jax.backbones.hf_config import SIZES
 
 torch.set_num_threads(2)
 
@@ -97,6 +102,25 @@ def emu3(folder: Path, codes: int = 64, offset: int = 41, row_end: int = 6, grid
     sections = dict(text_config=text, vq_config=vq, vocabulary_map=vocabulary)
     model = Emu3ForConditionalGeneration(Emu3Config(**sections, image_area=(8 * grid) ** 2))
     return _saved(folder, model, lambda model: model.model.text_model, codes, offset, row_end)
+
+
+def emu3_5(folder: Path, codes: int = 64, offset: int = 41, row_end: int = 6, **changes) -> Reference:
+    """Emu3.5's language model is Qwen3's network; the config.json is in the style of its repository."""
+    vocabulary = {"<|extra_200|>": row_end, "<|image start|>": 2}
+    vocabulary |= {f"<|visual token {code:06d}|>": offset + code for code in range(codes)}
+    text = sizes(64, 160, 2, 4, 2, offset + codes) | dict(head_dim=32, pad_token_id=0, bos_token_id=1, eos_token_id=3)
+    rope = dict(rope_type="default", rope_theta=1e6)
+    model = Qwen3ForCausalLM(Qwen3Config(**text | dict(rope_parameters=rope, tie_word_embeddings=False) | changes))
+    made = _saved(folder, model, lambda model: model.model, codes, offset, row_end)
+    path = Path(folder) / "config.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    own = ("hidden_act", *SIZES)
+    values = {name: values[name] for name in own if name in values} | {"rope_theta": 1e6, "rope_scaling": None}
+    values |= dict(model_type="Emu3", architectures=["Emu3ForCausalLM"], vq_type="ibq", vocabulary_map=vocabulary)
+    vq = SMALL_VQ | dict(codebook_size=codes, embed_dim=16, latent_channels=16, attn_resolutions=[32], resolution=64)
+    values |= dict(vq_config=vq, image_area=720**2, tie_word_embeddings=False, pad_token_id=0, bos_token_id=1)
+    path.write_text(json.dumps(values), encoding="utf-8")
+    return made
 
 
 def chameleon(folder: Path, codes: int = 64, offset: int = 4, row_end: int = 70, **changes) -> Reference:

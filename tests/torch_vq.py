@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 from transformers import (
+    Apertus1p5VisionTokenizerConfig,
+    Apertus1p5VisionTokenizerModel,
     ChameleonVQVAEConfig,
     Emu3VQVAE,
     Emu3VQVAEConfig,
@@ -88,6 +90,35 @@ def chameleon(config: VQGANConfig, seed: int = 0) -> Reference:
 
     def decode(codes):
         return decoder(model.post_quant_conv(model.quantize.embedding(codes).permute(0, 3, 1, 2)))
+
+    return _reference(config, published, model, state, lambda x: model.quant_conv(model.encoder(x)), encode, decode)
+
+
+def emu3_5(config: VQGANConfig, seed: int = 0) -> Reference:
+    """Transformers has the encoder, for Apertus; the decoder is that of Janus, as for Chameleon."""
+    resolution = 64
+    published = Apertus1p5VisionTokenizerConfig(
+        **_sizes(config),
+        codebook_size=config.codebook_size,
+        resolution=resolution,
+        attn_resolutions=[resolution // 2**level for level in config.attention_levels],
+    )
+    model = _random(Apertus1p5VisionTokenizerModel(published), seed)
+    decoder = _random(JanusVQVAE(JanusVQVAEConfig(**_sizes(config))).decoder, seed + 1)
+    widen = _random(torch.nn.Conv2d(config.code_dim, config.latent_dim, 1), seed + 2)
+    last = len(config.multipliers) - 1
+    state = {f"decoder.{reverse_up(name, last)}": x for name, x in _numpy(decoder).items()}
+    state |= {f"post_quant_conv.{name}": x for name, x in _numpy(widen).items()}
+    for name, x in _numpy(model).items():
+        name = re.sub(r"\.stages\.(\d)\.layers\.(\d)\.resnet\.", r".down.\1.block.\2.", name)
+        name = re.sub(r"\.stages\.(\d)\.layers\.(\d)\.attention\.", r".down.\1.attn.\2.", name)
+        state[re.sub(r"\.stages\.(\d)\.downsample\.", r".down.\1.downsample.", name)] = x
+
+    def decode(codes):
+        return decoder(widen(model.quantize.embedding.weight[codes].permute(0, 3, 1, 2)))
+
+    def encode(x):
+        return model.encode(x).image_tokens
 
     return _reference(config, published, model, state, lambda x: model.quant_conv(model.encoder(x)), encode, decode)
 

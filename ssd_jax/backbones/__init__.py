@@ -3,7 +3,7 @@
 To add one, write its file after the example of another, and enter it in `BACKBONES`.
 """
 
-from ssd_jax.backbones import emoji, emu3, janus, lumina
+from ssd_jax.backbones import emoji, emu3, emu3_5, janus, lumina
 from ssd_jax.backbones.base import Backbone, Published
 from ssd_jax.errors import shown
 from ssd_jax.models.config import ConfigError, ModelConfig
@@ -12,6 +12,7 @@ BACKBONES: dict[str, Backbone] = {
     room.BACKBONE.name: room.BACKBONE
     for room in (
         emoji,
+        emu3_5,  # before Emu3, whose config.json is of the same kind
         emu3,
         lumina,
         janus,

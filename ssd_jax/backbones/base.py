@@ -59,6 +59,7 @@ class ConfigJson:
         missing: field -> default of a missing size where it is not the published model's; None for `kv_heads` means as
             many as `heads`. A missing `head_dim` is always width / heads.
         unused: keys with any value allowed, because they concern unused parts of the model.
+        claims: whether a config.json of these kinds is the model's, where another one has some of them, too.
     """
 
     kinds: tuple[str, ...]
@@ -66,6 +67,7 @@ class ConfigJson:
     sections: tuple[str, ...] = ()
     missing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    claims: Callable[[Mapping], bool] = lambda values: True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,20 +7,15 @@ Prompts and sizes follow its `processing_emu3.py` and `image_generation.py`.
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
-
-from ssd_jax.backbones.base import Backbone, ConfigJson, Naming, Published, PublishedVQ, Token, TokenizerFiles
+from ssd_jax.backbones.base import Backbone, ConfigJson, Naming, Published, PublishedVQ
+from ssd_jax.backbones.emu_text import MAX_ASPECT, TOKENIZER, TOKENS, EmuPrompts
 from ssd_jax.backbones.fields import code_range, section, whole_numbers
 from ssd_jax.errors import UserError
-from ssd_jax.files import read_text, require_file
 from ssd_jax.models.config import NONE, ModelConfig
 from ssd_jax.models.vq_config import MoVQConfig
-from ssd_jax.prompts.byte_level import ByteLevelPrompts
 from ssd_jax.prompts.sizes import is_ratio, parse_size
-from ssd_jax.prompts.tiktoken import tiktoken_tokenizer
 from ssd_jax.sequence.layout import Grid
 
 MODEL = ModelConfig(
@@ -47,14 +42,6 @@ MODEL = ModelConfig(
     cfg_scale=3.0,
     top_k=2048,
 )
-
-TOKENS = {
-    "pad": Token("<|endoftext|>", "pad_token_id"),
-    "bos": Token("<|extra_203|>", "bos_token_id"),
-    "boi": Token("<|image start|>", "boi_token_id"),
-    "row_end": Token("<|extra_200|>", "eol_token_id"),
-    "img": Token("<|image token|>"),
-}
 
 VQ = MoVQConfig(
     channels=256,
@@ -103,36 +90,14 @@ NEGATIVE = (
 )
 """The default negative prompt."""
 
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""How the original tokenizer splits text (`PAT_STR` of its tokenization_emu3.py): every digit is a separate piece."""
-
-MAX_ASPECT = 10
-"""No limit is published; this one keeps an image within the 9216 positions of the model's training."""
-
 SLACK = 1.02
 """How much larger than the model's own area an image may be; rounding to integer token counts exceeds it by less."""
 
 
-class Emu3Prompts(ByteLevelPrompts):
+class Emu3Prompts(EmuPrompts):
     """Frames of Emu3-Gen. The negative prompt has a full frame of its own, without `POSITIVE`."""
 
     NAMES: ClassVar = {key: token.name for key, token in TOKENS.items()}
-
-    def __init__(
-        self, tokenizer: Tokenizer, config: ModelConfig, vocabulary: Mapping[str, int], tokens: Mapping[str, int]
-    ):
-        super().__init__(tokenizer, config, vocabulary, tokens)
-        # The tokenizer.json of converted checkpoints splits as GPT-2 does; the model was trained with this split.
-        tokenizer.normalizer = normalizers.NFC()
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(SPLIT), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
 
     def frame(self, text: str, grid: Grid) -> list[int]:
         """`BOS text BOI "ROWS*COLS" IMG`."""
@@ -166,25 +131,6 @@ class Emu3Prompts(ByteLevelPrompts):
         )
 
 
-RANKS_NAME, SPECIAL_NAME = "emu3.tiktoken", "emu3_vision_tokens.txt"
-
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{index}|>" for index in range(205)))
-"""The special tokens before those of the file; the first has the id after the last rank."""
-
-
-def read_tiktoken(folder: Path) -> Tokenizer:
-    """Reads the original tokenizer: emu3.tiktoken, and emu3_vision_tokens.txt with names of special tokens
-    (`tokenization_emu3.py`); `Emu3Prompts` sets how text is split into pieces.
-
-    Raises:
-        UserError: a file is missing or malformed.
-    """
-    name = f"{folder / SPECIAL_NAME}, which belongs to {RANKS_NAME},"
-    require_file(folder / SPECIAL_NAME, name)
-    lines = read_text(folder / SPECIAL_NAME, name).split("\n")
-    return tiktoken_tokenizer(folder / RANKS_NAME, [*SPECIAL, *(line.strip() for line in lines if line.strip())])
-
-
 BACKBONE = Backbone(
     "emu3",
     Emu3Prompts,
@@ -207,6 +153,6 @@ BACKBONE = Backbone(
             Naming("model.text_model.", {"visual_head": "lm_head.weight"}),
             Naming("model.", {"visual_head": "lm_head.weight"}),
         ),
-        tokenizer=TokenizerFiles((RANKS_NAME, SPECIAL_NAME), read_tiktoken),
+        tokenizer=TOKENIZER,
     ),
 )

@@ -29,6 +29,18 @@ def code_range(vocabulary: Mapping[str, int], name: Callable[[int], str], offset
     return {"visual_offset": ids[0] if ids else offset, "visual_size": len(ids) or size}
 
 
+def levels_of_resolutions(resolution: int, listed: tuple[int, ...]) -> Callable[[Mapping, int], tuple[int, ...]]:
+    """Makes a `PublishedVQ.attention_levels` for levels that are listed by the size that an image of `resolution` has
+    in them; the arguments are what a config leaves out."""
+
+    def read(values: Mapping, levels: int) -> tuple[int, ...]:
+        found = whole_numbers(values.get("attn_resolutions", listed) or (), "attn_resolutions")
+        (size,) = whole_numbers([values.get("resolution", resolution)], "resolution")
+        return tuple(level for level in range(levels) if size // 2**level in found)
+
+    return read
+
+
 def whole_numbers(values: object, name: str) -> tuple[int, ...]:
     """A list of whole numbers as a tuple; raises `ConfigError`, about `name`, for anything else."""
     if not isinstance(values, list | tuple) or any(type(value) is not int for value in values):

@@ -40,12 +40,12 @@ ONLY = {
 
 def find_published(values: Mapping, where: str) -> Published:
     """The published model of a config.json; raises `ConfigError` if the table has none."""
-    kinds = {kind: published for published in PUBLISHED.values() for kind in published.config_json.kinds}
     listed = values.get("architectures") or ()
     names = [values.get("model_type"), *(listed if isinstance(listed, list) else ())]
     for name in names:
-        if isinstance(name, str) and name in kinds:
-            return kinds[name]
+        for published in PUBLISHED.values():
+            if name in published.config_json.kinds and published.config_json.claims(values):
+                return published
     known = ", ".join(sorted(PUBLISHED))
     raise ConfigError(
         f"{where}: {shown(names[0])} is not a model that can be loaded; known are {known} and our own format."

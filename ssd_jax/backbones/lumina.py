@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ssd_jax.backbones.base import Backbone, ConfigJson, Naming, Published, PublishedVQ, Token
-from ssd_jax.backbones.fields import code_range, section, whole_numbers
+from ssd_jax.backbones.fields import code_range, levels_of_resolutions, section
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.vq_config import VQGANConfig
@@ -72,13 +72,6 @@ _LETTERS = str.maketrans("0123456789", "ABCDEFGHIJ")
 def _codes(values: Mapping, vocabulary: Mapping[str, int]) -> dict[str, Any]:
     size = section(values, "vq_config").get("num_embeddings", MODEL.visual_size)
     return code_range(vocabulary, lambda code: f"IMGIMG{str(code).translate(_LETTERS)}Z", MODEL.visual_offset, size)
-
-
-def _attention_levels(values: Mapping, levels: int) -> tuple[int, ...]:
-    """Reads the levels, which are listed by the size that an image of `resolution` has in them."""
-    listed = whole_numbers(values.get("attn_resolutions", ()) or (), "attn_resolutions")
-    (resolution,) = whole_numbers([values.get("resolution", 512)], "resolution")
-    return tuple(level for level in range(levels) if resolution // 2**level in listed)
 
 
 REQUEST = "Generate an image of {}x{} according to the following prompt:\n"
@@ -142,7 +135,7 @@ BACKBONE = Backbone(
         ),
         tokens=TOKENS,
         numbered=("size",),
-        vq=PublishedVQ(VQ, _attention_levels, keys={"num_embeddings": "codebook_size"}),
+        vq=PublishedVQ(VQ, levels_of_resolutions(512, ()), keys={"num_embeddings": "codebook_size"}),
         namings=(Naming("model.", {"visual_head": "lm_head.weight"}),),
     ),
 )

@@ -37,7 +37,7 @@ from ssd_jax.plan.job import job_for
 from ssd_jax.plan.roofline import together
 from ssd_jax.plan.speed import verify
 
-MODELS = ("configs/emu3.py", "configs/lumina_mgpt.py", "configs/janus_pro.py")
+MODELS = ("configs/emu3.py", "configs/lumina_mgpt.py", "configs/janus_pro.py")  # Emu3.5 is too large for one
 DECODERS = ("ar", "ssd", "ssd-wave")
 EXACT = ("ssd-exact", "jacobi-above")
 PASSES = 64

@@ -22,7 +22,7 @@ def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
     add("--metrics", default="speed", metavar="NAMES", help="speed, throughput, quality, numerics (default speed)")
     add("--config", metavar="FILE", help="which model (default: emoji; accelerator: all published)")
     add("--weights", metavar="DIR", help="checkpoint, or random; default: the config's own")
-    add("--heads", metavar="DIR", help="draft heads; default: the checkpoint's own")
+    add("--heads", metavar="DIR", help="draft heads, or a NAME for the checkpoint's heads-NAME; default: its own")
     add("--branch", metavar="DIR", help="vertical branch; default: the checkpoint's own")
     add("--other_heads", action="append", default=[], metavar="LABEL=DIR", help="quality: for decoders DECODER@LABEL")
     add("--other_models", action="append", default=[], metavar="LABEL=DIR", help="likewise, with a checkpoint's model")

@@ -33,6 +33,11 @@ def _emu3(sizes: dict[str, Any]) -> transformers.PreTrainedModel:
     return transformers.Emu3ForConditionalGeneration(config)
 
 
+def _emu3_5(sizes: dict[str, Any]) -> transformers.PreTrainedModel:
+    # transformers has no class for it; its network is that of Qwen3.
+    return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**_text(sizes), tie_word_embeddings=False))
+
+
 def _chameleon(sizes: dict[str, Any]) -> transformers.PreTrainedModel:
     # Its forward gives ids with names starting with IMGIMG no probability; without names it generates images.
     vq = SMALL_VQ | dict(num_embeddings=8, embed_dim=8, latent_channels=32, attn_resolutions=[], resolution=32)
@@ -63,4 +68,4 @@ def _text(sizes: dict[str, Any]) -> dict[str, Any]:
 
 SMALL_TOWER = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=1, image_size=32, patch_size=32)
 SMALL_VQ = dict(base_channels=32, channel_multiplier=[1], num_res_blocks=1)
-FAMILIES = {"emu3": _emu3, "chameleon": _chameleon, "janus": _janus}
+FAMILIES = {"emu3": _emu3, "emu3_5": _emu3_5, "chameleon": _chameleon, "janus": _janus}

@@ -21,7 +21,12 @@ from ssd_jax.weights.load import CONFIG_NAME
 MODULE = "ssd_jax.check.transformers_process"
 WHAT = "The comparison with transformers"
 
-READS = {"emu3": ("emu3",), "chameleon": ("chameleon", "chameleon_xllmx"), "janus": ("janus",)}
+READS = {
+    "emu3": ("emu3",),
+    "emu3_5": ("Emu3",),
+    "chameleon": ("chameleon", "chameleon_xllmx"),
+    "janus": ("janus",),
+}
 """Family -> what `model_type` of config.json says in a folder that transformers' own class reads."""
 
 

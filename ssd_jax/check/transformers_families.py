@@ -91,20 +91,61 @@ def _chameleon_tokenizer(config: Any, tensors: Mapping[str, torch.Tensor]) -> To
 
     if config.attn_resolutions or "decoder.conv_in.weight" not in tensors:
         return Tokenizer(module, latents, encode, None)
-    sizes = ("base_channels", "channel_multiplier", "num_res_blocks", "embed_dim", "latent_channels")
-    janus = transformers.JanusVQVAEConfig(**{name: getattr(config, name) for name in sizes})
-    decoder = transformers.JanusVQVAE(janus).decoder
-    for level in decoder.up:
-        level.attn = torch.nn.ModuleList()
-    last = len(config.channel_multiplier) - 1
-    turned = {re.sub(r"\bup\.(\d+)\.", lambda m: f"up.{last - int(m[1])}.", name): x for name, x in tensors.items()}
-    own = {name.removeprefix("decoder."): x for name, x in turned.items() if name.startswith("decoder.")}
-    _filled(decoder, own)
+    decoder = _vqgan_decoder(config, tensors, attention=False)
 
     def decode(codes: torch.Tensor) -> torch.Tensor:
         return decoder(module.post_quant_conv(module.quantize.embedding(codes).permute(0, 3, 1, 2)))
 
     return Tokenizer(module, latents, encode, decode)
+
+
+def _vqgan_decoder(config: Any, tensors: Mapping[str, torch.Tensor], attention: bool) -> torch.nn.Module:
+    """The decoder of Janus with the weights of a VQGAN's, whose levels are counted from the other end; `attention`:
+    that has some in its lowest level, too."""
+    sizes = ("base_channels", "channel_multiplier", "num_res_blocks", "embed_dim", "latent_channels")
+    janus = transformers.JanusVQVAEConfig(**{name: getattr(config, name) for name in sizes})
+    decoder = transformers.JanusVQVAE(janus).decoder
+    if not attention:
+        for level in decoder.up:
+            level.attn = torch.nn.ModuleList()
+    last = len(config.channel_multiplier) - 1
+    turned = {re.sub(r"\bup\.(\d+)\.", lambda m: f"up.{last - int(m[1])}.", name): x for name, x in tensors.items()}
+    return _filled(decoder, {n.removeprefix("decoder."): x for n, x in turned.items() if n.startswith("decoder.")})
+
+
+APERTUS = (
+    (r"^encoder\.down\.(\d+)\.block\.(\d+)\.", r"encoder.stages.\1.layers.\2.resnet."),
+    (r"^encoder\.down\.(\d+)\.attn\.(\d+)\.", r"encoder.stages.\1.layers.\2.attention."),
+    (r"^encoder\.down\.(\d+)\.downsample\.", r"encoder.stages.\1.downsample."),
+)
+"""(pattern, replacement) pairs from the names of Emu3.5's image tokenizer to those of transformers' port of its encoder
+for Apertus."""
+
+
+def _emu3_5_tokenizer(config: Any, tensors: Mapping[str, torch.Tensor]) -> Tokenizer:
+    """The port for Apertus has no decoder; with attention in the lowest level alone that is the decoder of Janus."""
+    if not hasattr(transformers, "Apertus1p5VisionTokenizerModel"):
+        raise ValueError("this version of transformers has no image tokenizer of Emu3.5's kind; take 5.24 or newer")
+    given = {name: value for name, value in (config or {}).items() if name != "model_type"}
+    config = transformers.Apertus1p5VisionTokenizerConfig(**given)
+    named = dict(tensors)
+    for pattern, new in APERTUS:
+        named = {re.sub(pattern, new, name): x for name, x in named.items()}
+    module = _filled(transformers.Apertus1p5VisionTokenizerModel(config), named)
+    size, last = config.resolution, len(config.channel_multiplier) - 1
+    usual = [size // 2**level in config.attn_resolutions for level in range(last + 1)] == [False] * last + [True]
+    decode = None
+    if usual and "decoder.conv_in.weight" in tensors:
+        decoder = _vqgan_decoder(config, tensors, attention=True)
+        weight, bias = tensors["post_quant_conv.weight"], tensors["post_quant_conv.bias"]
+
+        def decode(codes: torch.Tensor) -> torch.Tensor:
+            vectors = module.quantize.embedding.weight[codes].permute(0, 3, 1, 2)
+            return decoder(torch.nn.functional.conv2d(vectors, weight, bias))
+
+    return Tokenizer(
+        module, lambda x: module.quant_conv(module.encoder(x)), lambda x: module.encode(x).image_tokens, decode
+    )
 
 
 def _janus_tokenizer(config: Any, tensors: Mapping[str, torch.Tensor]) -> Tokenizer:
@@ -135,6 +176,8 @@ def _filled(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> tor
 
 
 FAMILIES = {
+    # The network of its language model is Qwen3's, with the same names.
+    "emu3_5": Family(transformers.Qwen3ForCausalLM, lambda model: {}, _emu3_5_tokenizer),
     "emu3": Family(transformers.Emu3ForConditionalGeneration, _emu3_ids, _emu3_tokenizer),
     "chameleon": Family(transformers.ChameleonForConditionalGeneration, _chameleon_ids, _chameleon_tokenizer),
     "janus": Family(transformers.JanusForConditionalGeneration, _janus_ids, _janus_tokenizer),

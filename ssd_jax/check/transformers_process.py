@@ -43,7 +43,7 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     """
     family, arrays = FAMILIES[job["model"]["architecture"]], {}
     model, missing = read(family.model, job)
-    ids, section = family.ids(model), model.config.vq_config
+    ids, section = family.ids(model), getattr(model.config, "vq_config", None)
     if not missing:
         drawing = Drawing(model, dict(model=job["model"], cfg_scale=1.0, top_k=0, prompt=1))
         drawing.prompt = torch.tensor([job["prompt"]])

@@ -30,7 +30,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add("--config", default="configs/emoji.py", metavar="FILE", help="which model (default: emoji)")
     add("--weights", metavar="DIR", help="checkpoint folder, or random; default: the config's own")
     add("--vq_weights", metavar="DIR", help="image tokenizer, where the checkpoint folder lacks it")
-    add("--heads", metavar="DIR", help="draft heads; default: the checkpoint's own")
+    add("--heads", metavar="DIR", help="draft heads, or a NAME for the checkpoint's heads-NAME; default: its own")
     add("--branch", metavar="DIR", help="vertical branch; default: the checkpoint's own")
     add("--attention", choices=tuple(ATTENTIONS), default="plain", help="how it is done (default plain)")
     add("--quantize", metavar="HOW", help="int8: about half the memory, other images")

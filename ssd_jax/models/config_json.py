@@ -15,7 +15,7 @@ LEVELS = 12
 """The most resolution levels that an image tokenizer may have."""
 
 HIGHEST = {
-    "vocab_size": 2**21,
+    "vocab_size": 2**22,
     "layers": 2**11,
     "width": 2**18,
     "mlp_width": 2**20,

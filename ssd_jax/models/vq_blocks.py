@@ -125,3 +125,8 @@ def nearest_code(z: Float[Array, "B R C D"], codes: Float[Array, "V D"]) -> Int3
     # argmin |z - c|^2 without |z|^2, which is the same for every code.
     near = jnp.einsum("brcd,vd->brcv", z, codes)
     return jnp.argmax(near - along_last(0.5 * (codes**2).sum(-1), near), axis=-1).astype(jnp.int32)
+
+
+def largest_product(z: Float[Array, "B R C D"], codes: Float[Array, "V D"]) -> Int32[Array, "B R C"]:
+    """The code whose vector in `codes` has the largest inner product with each vector of z; the lowest wins a tie."""
+    return jnp.argmax(jnp.einsum("brcd,vd->brcv", z, codes), axis=-1).astype(jnp.int32)

@@ -71,11 +71,13 @@ class VQGANConfig(LevelsConfig):
     Attributes:
         latent_dim: channels between encoder or decoder and the 1x1 convolutions around the codebook.
         normalised: normalise latents and code vectors to unit length, for the lookup and before the decoder.
+        inner_product: a latent's code is that with the largest inner product (IBQ, arXiv 2412.02692), not the nearest.
     """
 
     attention_levels: tuple[int, ...] = ()
     latent_dim: int
     normalised: bool = False
+    inner_product: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The published VQGAN tokenizers: Chameleon's, which Lumina-mGPT uses, and LlamaGen's VQ-16, which Janus uses.
+"""The published VQGAN tokenizers: Chameleon's (Lumina-mGPT), LlamaGen's VQ-16 (Janus), and Emu3.5's, an IBQ.
 
 Source: arXiv 2012.09841. Images are in [-1, 1] with sides that are multiples of the stride.
 """
@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
-from ssd_jax.models.vq_blocks import Middle, Norm, ascend, conv, descend, nearest_code
+from ssd_jax.models.vq_blocks import Middle, Norm, ascend, conv, descend, largest_product, nearest_code
 from ssd_jax.models.vq_config import GROUPS, MoVQConfig, VQGANConfig
 
 
@@ -72,7 +72,8 @@ class VQGAN(nn.Module):
 
     def encode(self, images: Float32[Array, "B height width 3"]) -> Int32[Array, "B R C"]:
         """Images to codes."""
-        return nearest_code(self.latents(images), self.code_vectors())
+        find = largest_product if self.config.inner_product else nearest_code
+        return find(self.latents(images), self.code_vectors())
 
     def decode(self, codes: Int32[Array, "B R C"]) -> Float32[Array, "B height width 3"]:
         """Codes to images in [-1, 1] (not clipped)."""

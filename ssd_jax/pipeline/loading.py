@@ -63,8 +63,9 @@ def load(
             multiply it, float32 on others. All else is float32 (see `models.matmul`).
         mesh: the devices over which the model is sharded: a mesh of `parallel.mesh.make_mesh`, or text such as
             "data:2,model:4"; None is one device. Every device gets only its own shard of the weights.
-        heads: draft heads, a file, a folder with heads.safetensors or a hub id; None takes the checkpoint's own, if it
-            has any.
+        heads: draft heads, a file, a folder with heads.safetensors or a hub id, or the NAME of a file
+            heads-NAME.safetensors of the checkpoint: "emoji" has "published", which are of the published kind. None
+            takes the checkpoint's own, if it has any.
         vq_weights: the image tokenizer's weights, a file, a folder or a hub id, if the checkpoint lacks them
             (Lumina-mGPT) or they are published separately (Emu3-VisionTokenizer). They are read on first use.
         tokens: special ids that config.json and tokenizer.json do not give: "pad", "unk", "bos", "boi", "row_end"; in

@@ -36,9 +36,12 @@ class PartFile(Generic[Config]):
         return path / self.name if require_name(path).is_dir() else path
 
     def choose(self, given: Path | None, folder: Path | None) -> Path | None:
-        """The file that is `given`, itself or by its folder; None given: that in a checkpoint's folder, or None if
-        there is none."""
+        """The file that is `given`, itself, by its folder, or by a bare name, as "published" for a checkpoint folder's
+        heads-published.safetensors. None given: that in a checkpoint's folder, or None if there is none."""
         if given is not None:
+            if folder is not None and len(given.parts) == 1 and not given.exists():
+                named = folder / self.name.replace(".", f"-{given}.")
+                return named if is_there(named) else self.find(given)
             return self.find(given)
         path = None if folder is None else self.find(folder)
         return path if path is not None and is_there(path) else None

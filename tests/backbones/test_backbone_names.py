@@ -19,6 +19,8 @@ from transformers import (
     Emu3ForConditionalGeneration,
     JanusConfig,
     JanusForConditionalGeneration,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from ssd_jax.backbones.hf_config import from_hf
@@ -46,7 +48,12 @@ def parameters(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 # name: (config.json, parameters that images are made with, without the text's rows of the head)
+EMU3_5 = {
+    "vocab_size": 282926, "hidden_size": 5120, "intermediate_size": 25600, "num_hidden_layers": 64,
+    "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128,
+}  # fmt: skip
 ORIGINAL = {
+    "emu3_5": (EMU3_5 | {"model_type": "Emu3", "architectures": ["Emu3ForCausalLM"]}, 34_103_460_864),
     "emu3": ({"model_type": "Emu3", "architectures": ["Emu3ForCausalLM"], "vocab_size": 184622}, 8_492_011_520),
     "chameleon": ({"model_type": "chameleon_xllmx", "vocab_size": 65536}, 7_013_158_912),
     "janus": (
@@ -61,6 +68,7 @@ ORIGINAL = {
     ),
 }
 TRANSFORMERS = {
+    "emu3_5": (Qwen3ForCausalLM, Qwen3Config(**EMU3_5, tie_word_embeddings=False)),  # the same network and names
     "emu3": (Emu3ForConditionalGeneration, Emu3Config(vocabulary_map={"<|extra_200|>": 151846})),
     "chameleon": (ChameleonForConditionalGeneration, ChameleonConfig(vocabulary_map={"<image>": 8711})),
     "janus-7b": (JanusForConditionalGeneration, janus_config(JANUS_7B, 4096)),
@@ -110,4 +118,5 @@ def test_names_of_transformers(name):
     kind, config = TRANSFORMERS[name]
     with torch.device("meta"):
         model = kind(config)
-    check(from_hf(config.to_diff_dict()), {name: tuple(x.shape) for name, x in model.state_dict().items()})
+    values = EMU3_5 | {"model_type": "Emu3"} if name == "emu3_5" else config.to_diff_dict()
+    check(from_hf(values), {name: tuple(x.shape) for name, x in model.state_dict().items()})

@@ -27,6 +27,11 @@ CASES = {
         "emu3",
         dict(num_hidden_layers=3, num_key_value_heads=4, rope_parameters=dict(rope_theta=500.0, rope_type="default")),
     ),
+    "emu3_5": ("emu3_5", {}),
+    "emu3_5, one key head, other ids": (
+        "emu3_5",
+        dict(hidden_size=48, num_attention_heads=6, num_key_value_heads=1, head_dim=16, offset=30, row_end=7),
+    ),
     "chameleon": ("chameleon", {}),
     "chameleon, two key heads, other ids": (
         "chameleon",
@@ -38,7 +43,7 @@ CASES = {
         dict(hidden_size=48, num_attention_heads=4, num_key_value_heads=2, head_dim=16, code_width=5, codes=50),
     ),
 }
-FAMILIES = ("emu3", "chameleon", "janus")
+FAMILIES = ("emu3", "emu3_5", "chameleon", "janus")
 S = PROMPTS.shape[1]
 
 

@@ -8,7 +8,7 @@ import pytest
 from transformers import ChameleonConfig, Emu3Config, JanusConfig
 
 from ssd_jax import backbones
-from ssd_jax.backbones import BACKBONES, PUBLISHED, backbone_of, emu3, janus, lumina
+from ssd_jax.backbones import BACKBONES, PUBLISHED, backbone_of, emu3, emu3_5, janus, lumina
 from ssd_jax.backbones.hf_config import from_hf
 from ssd_jax.models.config import NONE, UNKNOWN, ConfigError
 from ssd_jax.weights.load import FORMAT, read_config
@@ -22,6 +22,12 @@ EMU3_HF = {  # as transformers' converter of 2025 writes it
 EMU3 = {
     "model_type": "Emu3", "vocab_size": 184622, "eol_token_id": 151846, "boi_token_id": 151852, "image_area": 518400,
     "rope_theta": 1e6, "rope_scaling": None,
+}  # fmt: skip
+
+EMU3_5 = {  # the sizes of Xiaomi-Robotics-U0, trained from it; the rest as its class has them
+    "model_type": "Emu3", "architectures": ["Emu3ForCausalLM"], "vocab_size": 282926, "hidden_size": 5120,
+    "intermediate_size": 25600, "num_hidden_layers": 64, "num_attention_heads": 64, "num_key_value_heads": 8,
+    "head_dim": 128, "image_area": 518400, "rope_theta": 1e6, "rope_scaling": None,
 }  # fmt: skip
 
 
@@ -43,6 +49,16 @@ def test_emu3(values):
     has(config, layers=32, width=4096, mlp_width=14336, heads=32, kv_heads=8, head_dim=128, vocab_size=184622)
     has(config, rope_theta=1e6, norm_eps=1e-5, qk_norm="", visual_offset=151854, visual_size=32768, rows=90, cols=90)
     has(config, pad_id=151643, bos_id=151849, boi_id=151852, row_end_id=151846, unk_id=NONE, architecture="emu3")
+
+
+def test_emu3_5():
+    """Emu3 and Emu3.5 have one `model_type`; the number of ids tells them apart."""
+    config = from_hf(EMU3_5)
+    has(config, layers=64, width=5120, heads=64, kv_heads=8, head_dim=128, vocab_size=282926, qk_norm="rms")
+    has(config, visual_offset=151854, visual_size=131072, rows=64, cols=64, row_end_id=151846, architecture="emu3_5")
+    small = {"model_type": "Emu3", "vocab_size": 200, "vocabulary_map": {"<|visual token 000000|>": 100}}
+    has(from_hf(small), architecture="emu3", visual_size=1)
+    has(from_hf(small | {"vq_type": "ibq"}), architecture="emu3_5", visual_size=1)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +140,7 @@ def test_wrong_tokens(tokens):
     ("room", "values"),
     [
         (emu3, EMU3),
+        (emu3_5, EMU3_5),
         (lumina, LUMINA),
         (janus, JANUS | {"gen_head_config": {"params": {"image_token_embed": 4096}}}),
     ],
@@ -137,7 +154,7 @@ def test_what_a_room_says_is_what_the_published_files_say(room, values):
 def test_every_room_is_in_the_table():
     files = Path(backbones.__file__).parent.glob("*.py")
     rooms = {path.stem for path in files if "\nBACKBONE = " in path.read_text(encoding="utf-8")}
-    assert rooms >= {"emoji", "emu3", "lumina", "janus"}
+    assert rooms >= {"emoji", "emu3", "emu3_5", "lumina", "janus"}
     assert {getattr(backbones, room).BACKBONE.name for room in rooms} == BACKBONES.keys()
     for name, published in PUBLISHED.items():
         assert backbone_of(published.model) is BACKBONES[name]

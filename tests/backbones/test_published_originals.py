@@ -15,7 +15,7 @@ from byte_tokenizers import byte_tokenizer
 from safetensors.numpy import load_file, save_file
 
 import ssd_jax
-from ssd_jax.backbones.emu3 import RANKS_NAME, SPECIAL, SPECIAL_NAME, read_tiktoken
+from ssd_jax.backbones.emu_text import RANKS_NAME, SPECIAL, SPECIAL_NAME, read_tiktoken
 from ssd_jax.sequence.layout import Grid
 
 CODES, SIDE = 64, 24

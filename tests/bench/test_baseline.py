@@ -16,8 +16,8 @@ from ssd_jax.bench.transformers_process import SETTINGS, Drawing, measure
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import ModelConfig
 
-FAMILIES = {"emu3": "emu3", "chameleon": "lumina_mgpt", "janus": "janus_pro"}
-ROW_ENDS = {"emu3": 4, "chameleon": 4, "janus": 0}
+FAMILIES = {"emu3": "emu3", "emu3_5": "emu3_5", "chameleon": "lumina_mgpt", "janus": "janus_pro"}
+ROW_ENDS = {"emu3": 4, "emu3_5": 4, "chameleon": 4, "janus": 0}
 RUN = dict(prompt=6, cfg_scale=3.0, top_k=8, repeats=2, passes=None)
 
 

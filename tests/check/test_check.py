@@ -218,11 +218,12 @@ def test_ids_that_transformers_reads_otherwise_fail(here, check, damaged):
         ("emu3", "decoder", "codes to image"),
         ("lumina_mgpt", "decoder", "codes to image"),
         ("janus_pro", "encoder", "image to codes"),
+        ("emu3_5", "decoder", "codes to image"),
     ],
 )
 def test_a_damaged_image_tokenizer_fails(here, check, sound, damaged, name, half, part):
     folder = damaged(name)
-    file = "vqgan.safetensors" if name == "lumina_mgpt" else "model.safetensors"
+    file = "vqgan.safetensors" if name in published_folders.WITHOUT_VQ else "model.safetensors"
     change(folder, rf"(^|vqmodel\.){half}\.conv_out\.weight", np.negative, file)
     code, page, _ = check(f"--weights={folder}", f"--reference={sound[name]}")
     assert (code, failed(page)) == (1, [part])

@@ -165,6 +165,7 @@ def test_a_damaged_file_is_told_in_one_sentence(command_line, folders, tmp_path,
     [
         # published parameters of the language model; rows of its text head, which we leave out; parts that we count too
         ("emu3.py", 8_492_011_520, (184622 - 32768) * 4096, 0),
+        ("emu3_5.py", 34_103_460_864, (282926 - 131072) * 5120, 0),
         ("lumina_mgpt.py", 7_013_158_912, (65536 - 8192) * 4096, 32 * 2 * 2 * 31 * 128),  # q/k norms of every head
         ("janus_pro.py", 6_910_365_696, 102400 * 4096, 16384 * 8 + (8 + 1 + 4096 + 1) * 4096 + 4097 * (4096 + 16384)),
         (

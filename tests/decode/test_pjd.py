@@ -28,7 +28,7 @@ from ssd_jax.sampling.noise import (
 from ssd_jax.sequence.layout import Grid
 
 ROW_ENDS = toy.Toy(toy.config(row_end=1))
-MOST = 192
+MOST = 320
 """Inputs of all passes of an image of the slow loop, padding included."""
 
 
@@ -162,7 +162,7 @@ class Slow:
         drafts[r] = new
 
 
-PUBLISHED, RELEASED = PJD(window=3, context=2), PJD(window=4, context=1, drafter="above", tail="keep")
+PUBLISHED, RELEASED = PJD(window=3, context=2), PJD(window=6, context=3, drafter="above", tail="keep")
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ PUBLISHED, RELEASED = PJD(window=3, context=2), PJD(window=4, context=1, drafter
     ids=["published", "published, row ends", "released", "released, row ends"],
 )
 def test_equals_a_slow_loop(decoder, model, guided):
-    grid, images = Grid(4, 4), 3
+    grid, images = Grid(4, 4) if decoder is PUBLISHED else Grid(3, 7), 3
     out = toy.decode(model, decoder, grid, images=images, cfg_scale=2.0 if guided else None, heads=None)
     slow = [Slow(model, grid, decoder, image, guided).draw_image() for image in range(images)]
     np.testing.assert_array_equal(out.tokens, [tokens for tokens, _ in slow])

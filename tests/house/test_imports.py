@@ -44,12 +44,12 @@ WEIGHTS_MAY_IMPORT = (
     "weights",
 )
 WEIGHTS_MAY_IMPORT += ("errors", "files")
-SHARED = {"__init__", "base", "fields", "hf_config", "hf_vq", "prompting"}  # files of backbones/ that are no rooms
+SHARED = {"__init__", "base", "emu_text", "fields", "hf_config", "hf_vq", "prompting"}  # files of backbones/ that are no rooms
 ROOMS = {path.stem for path in (PACKAGE / "backbones").glob("*.py")} - SHARED  # others find them in __init__'s table
 MAY_ENTER = {"emoji": ("data", "recipes", "configs")} | dict.fromkeys(
     ROOMS - {"emoji"}, ("configs",)
 )  # what trains the bundled model
-BELOW_THE_TABLE = {f"backbones.{name}" for name in (*ROOMS, "base", "fields")}
+BELOW_THE_TABLE = {f"backbones.{name}" for name in (*ROOMS, "base", "emu_text", "fields")}
 NAMES = re.compile("|".join([*ROOMS - {"emoji"}, "chameleon"]), re.IGNORECASE)
 MAY_NAME = ("backbones", "bench", "check", "configs", "cli")  # bench and check know transformers' classes
 OUTSIDE = {"configs", "train", "sample", "tests"}  # the checkout's own files, not installed

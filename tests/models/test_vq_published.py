@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch_vq
 from safetensors.numpy import save_file
-from transformers import Emu3ImageProcessor
+from transformers import Apertus1p5VisionTokenizerConfig, Emu3ImageProcessor
 
 from ssd_jax.backbones.emu3 import VQ as EMU3
+from ssd_jax.backbones.emu3_5 import VQ as EMU3_5
 from ssd_jax.backbones.hf_vq import vq_from_hf
 from ssd_jax.backbones.janus import VQ as JANUS
 from ssd_jax.backbones.lumina import VQ as CHAMELEON
@@ -45,6 +46,11 @@ CASES = {
         VQGANConfig(**TINY_VQGAN, multipliers=(2, 1), attention_levels=(1,)),
         (4, 2),
         under("model.vqmodel."),
+    ),
+    "emu3_5": (
+        VQGANConfig(**TINY_VQGAN, multipliers=(1, 1, 2), attention_levels=(2,), inner_product=True),
+        (3, 5),
+        dict,
     ),
     "janus": (
         VQGANConfig(**TINY_VQGAN, multipliers=(1, 1, 2), attention_levels=(2,), normalised=True),
@@ -138,7 +144,13 @@ def test_original_configs_and_defaults(family, values, config):
 
 
 def test_strides_are_the_published_ones():
-    assert (EMU3.stride, CHAMELEON.stride, JANUS.stride) == (8, 16, 16)
+    assert (EMU3.stride, EMU3_5.stride, CHAMELEON.stride, JANUS.stride) == (8, 16, 16, 16)
+
+
+def test_emu3_5_has_as_many_parameters_as_published():
+    """455 M (arXiv 2510.26583); its sizes are those of transformers' port."""
+    assert round(sum(leaf.size for leaf in jax.tree.leaves(abstract_vq(EMU3_5))) / 1e6) == 455
+    assert vq_from_hf("emu3_5", {"vq_config": Apertus1p5VisionTokenizerConfig().to_dict()}) == EMU3_5
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from ssd_jax.weights.load import FORMAT
 from ssd_jax.weights.mapping import flatten
 from ssd_jax.weights.part_file import HEADS_FILE
 
-TINY = ("configs/emu3.py:tiny", "configs/lumina_mgpt.py:tiny", "configs/janus_pro.py:tiny")
+TINY = ("configs/emu3.py:tiny", "configs/emu3_5.py:tiny", "configs/lumina_mgpt.py:tiny", "configs/janus_pro.py:tiny")
 
 
 def models(spec: str, **changes):

@@ -59,7 +59,7 @@ def test_emu3_by_hand():
     assert count(job.drafters()) == 7 * (5 * 4096**2 + 4096)
 
 
-@pytest.mark.parametrize("name, parts", [("emu3", 8), ("lumina_mgpt", 32), ("janus_pro", 4)])
+@pytest.mark.parametrize("name, parts", [("emu3", 8), ("emu3_5", 8), ("lumina_mgpt", 32), ("janus_pro", 4)])
 def test_parts_on_all_devices_make_the_whole(name, parts):
     """All matrices are split; norms, and the tables of codes, are whole everywhere and few."""
     one, split = published(name), published(name, f"model:{parts}")

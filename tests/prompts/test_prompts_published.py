@@ -20,6 +20,12 @@ from ssd_jax.sequence.layout import Grid, Layout, prompt_starts, rotary_position
 
 SPECIAL = {
     "emu3": {"<|extra_203|>": 151849, "<|image start|>": 151852, "<|image token|>": 151851, "<|extra_200|>": 151846},
+    "emu3_5": {
+        "<|extra_203|>": 151849,
+        "<|image start|>": 151852,
+        "<|image token|>": 151851,
+        "<|extra_100|>": 151746,
+    },
     "chameleon": {
         "<s>": 0,
         "<reserved08706>": 8710,
@@ -30,10 +36,11 @@ SPECIAL = {
 }
 CONFIGS = {
     "emu3": ModelConfig(184622, 151854, 32768, architecture="emu3", rows=90, cols=90, row_end_id=151846),
+    "emu3_5": ModelConfig(282926, 151854, 131072, architecture="emu3_5", rows=64, cols=64, row_end_id=151846),
     "chameleon": ModelConfig(65536, 4, 8192, architecture="chameleon", rows=48, cols=48, row_end_id=8803),
     "janus": ModelConfig(102400, 0, 16384, code_width=8, architecture="janus", rows=24, cols=24),
 }
-STRIDE = {"emu3": 8, "chameleon": 16, "janus": 16}
+STRIDE = {"emu3": 8, "emu3_5": 16, "chameleon": 16, "janus": 16}
 
 
 def prompts(name: str, tokens=None, vocabulary=None, merges=(), special=None, **changes):
@@ -87,6 +94,22 @@ def test_emu3_text_is_cut_as_the_original_tokenizer_cuts_it():
     assert ids("(a") == [bracket]  # one sign may lead a word; GPT-2 would cut it off
     assert ids("e\u0301") == ids("\u00e9") == [accent]  # composed first
     assert byte_tokenizer({}, merges).encode("12(a").ids == [digits, *spelt("(a")]
+
+
+# -- Emu3.5
+
+
+def test_emu3_5_frames():
+    frame, unconditional = prompts("emu3_5").pair("a {cat}", None, Grid(64, 48))
+    image = [151852, *spelt("64*48"), 151851]
+    asked = spelt("You are a helpful assistant for t2i task. USER: a {cat} ASSISTANT: ")
+    assert frame == [151849, *asked, 151746, *image]
+    assert unconditional == [151849, *spelt("You are a helpful assistant. USER:  ASSISTANT: "), 151746, *image]
+
+
+def test_emu3_5_a_negative_prompt_stands_in_the_unconditional_frame():
+    fog = spelt("You are a helpful assistant. USER: fog ASSISTANT: ")
+    assert prompts("emu3_5").pair("a cat", "fog", Grid(64, 64))[1][1 : 1 + len(fog)] == fog
 
 
 # -- Lumina-mGPT
@@ -187,6 +210,16 @@ def test_a_prompt_that_is_too_long_is_refused():
         ("emu3", "4:3", (78, 104)),
         ("emu3", "512x512", (64, 64)),
         ("emu3", (544, 960), (68, 120)),
+        # The published table (configs/example_config_t2i.py).
+        ("emu3_5", "4:3", (55, 73)),
+        ("emu3_5", "21:9", (41, 97)),
+        ("emu3_5", "16:9", (47, 85)),
+        ("emu3_5", "3:2", (52, 78)),
+        ("emu3_5", "1:1", (64, 64)),
+        ("emu3_5", "3:4", (73, 55)),
+        ("emu3_5", "9:16", (85, 47)),
+        ("emu3_5", "2:3", (78, 52)),
+        ("emu3_5", "768x1024", (48, 64)),
         ("chameleon", "768x768", (48, 48)),
         ("chameleon", "512x1024", (32, 64)),
         ("chameleon", "384x1536", (24, 96)),
@@ -206,6 +239,9 @@ def test_sizes(name, size, grid):
         ("emu3", "1024x1024", "259200 to 528768 pixels"),
         ("emu3", "256x256", "259200 to 528768 pixels"),
         ("emu3", "11:1", "at most 10:1"),
+        ("emu3_5", "1024x1040", "524288 to 1048576 pixels"),
+        ("emu3_5", "1000x1000", "multiples of 16 pixels"),
+        ("emu3_5", "11:1", "at most 10:1"),
         ("chameleon", "760x768", "multiples of 32 pixels"),
         ("chameleon", "1024x1024", "at most 589824 pixels"),
         ("chameleon", "256x1088", "4 times"),

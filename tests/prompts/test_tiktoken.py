@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 
-from ssd_jax.backbones.emu3 import RANKS_NAME, SPECIAL_NAME, read_tiktoken
+from ssd_jax.backbones.emu_text import RANKS_NAME, SPECIAL_NAME, read_tiktoken
 from ssd_jax.backbones.prompting import read_prompts
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import ModelConfig

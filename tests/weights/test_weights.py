@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -286,6 +287,20 @@ def test_heads_know_their_backbone(backbone, params):
     write_tensors(backbone, nudged(params), jnp.float32)
     with pytest.raises(WeightsError, match="heads.safetensors: .*trained on another backbone than .*model.safetensors"):
         HEADS_FILE.read_config(path, backbone)
+
+
+def test_a_folder_may_have_several_heads_by_name(tmp_path, monkeypatch):
+    for name in ("heads.safetensors", "heads-old.safetensors"):
+        (tmp_path / name).touch()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert HEADS_FILE.choose(None, tmp_path) == tmp_path / "heads.safetensors"
+    assert HEADS_FILE.choose(Path("old"), tmp_path) == tmp_path / "heads-old.safetensors"
+    for given in (Path("new"), Path("./a/old"), tmp_path / "heads-old.safetensors"):
+        assert HEADS_FILE.choose(given, tmp_path) == given
+    (elsewhere / "old").mkdir()  # what is there comes first
+    assert HEADS_FILE.choose(Path("old"), tmp_path) == Path("old/heads.safetensors")
 
 
 def test_heads_have_a_card(backbone):

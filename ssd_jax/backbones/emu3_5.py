@@ -1,0 +1,138 @@
+"""Emu3.5-Image by BAAI (arXiv 2510.26583; github.com/baaivision/Emu3.5), 34 billion parameters.
+
+    BOS "You are a helpful assistant for t2i task. USER: text ASSISTANT: " TASK
+        BOI "ROWS*COLS" IMG | (COLS codes, row end) x ROWS
+
+Emu3 with queries and keys that are normalised per head, four times as many codes, and codes of 16 x 16 pixels. Prompts
+and sizes follow its `configs/example_config_t2i.py`, `logits_processor.py` and `input_utils.py`. The model would sample
+all from BOI to IMG itself; for a given size these are part of the prompt, of the unconditional one too.
+
+The repository does not state the sizes of the 34 B model. Those here are Qwen3-32B's, as in the config.json of
+Xiaomi-Robotics-U0, which was trained from Emu3.5; with this vocabulary they make 34.1 billion. A checkpoint's own
+config.json goes before them.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from ssd_jax.backbones.base import Backbone, ConfigJson, Naming, Published, PublishedVQ, Token
+from ssd_jax.backbones.emu_text import MAX_ASPECT, TOKENIZER, EmuPrompts
+from ssd_jax.backbones.emu_text import TOKENS as SHARED
+from ssd_jax.backbones.fields import code_range, levels_of_resolutions
+from ssd_jax.errors import UserError
+from ssd_jax.models.config import NONE, ModelConfig
+from ssd_jax.models.vq_config import VQGANConfig
+from ssd_jax.prompts.sizes import is_ratio, parse_size
+from ssd_jax.sequence.layout import Grid
+
+MODEL = ModelConfig(
+    architecture="emu3_5",
+    vocab_size=282926,
+    visual_offset=151854,
+    visual_size=131072,
+    layers=64,
+    width=5120,
+    mlp_width=25600,
+    heads=64,
+    kv_heads=8,
+    head_dim=128,
+    rope_theta=1e6,
+    norm_eps=1e-5,
+    qk_norm="rms",
+    rows=64,
+    cols=64,
+    pad_id=151643,
+    unk_id=NONE,
+    bos_id=151849,
+    boi_id=151852,
+    row_end_id=151846,
+    cfg_scale=5.0,
+    top_k=5120,
+)
+
+TOKENS = {**SHARED, "task": Token("<|extra_100|>")}
+
+VQ = VQGANConfig(
+    channels=256,
+    multipliers=(1, 1, 2, 2, 4),
+    blocks=4,
+    attention_levels=(4,),
+    codebook_size=MODEL.visual_size,
+    code_dim=256,
+    latent_dim=256,
+    inner_product=True,
+)
+"""Emu3.5-VisionTokenizer (IBQ, arXiv 2412.02692), 455 million parameters; the sizes are those of transformers' port of
+its encoder, the class `Apertus1p5VisionTokenizerConfig`."""
+
+
+def _is_emu3_5(values: Mapping) -> bool:
+    """Its config.json has the `model_type` of Emu3's."""
+    size = values.get("vocab_size")
+    return values.get("vq_type") == "ibq" or (type(size) is int and size >= MODEL.vocab_size)
+
+
+def _codes(values: Mapping, vocabulary: Mapping[str, int]) -> dict[str, Any]:
+    # image_area is not read: the class has Emu3's by default, and the example configs another.
+    size = values.get("codebook_size", MODEL.visual_size)
+    return code_range(vocabulary, lambda code: f"<|visual token {code:06d}|>", MODEL.visual_offset, size)
+
+
+SYSTEM = "You are a helpful assistant{}. USER: {} ASSISTANT: "
+"""The text between BOS and TASK."""
+
+
+class Emu35Prompts(EmuPrompts):
+    """Frames of Emu3.5-Image for drawing from text. It is published without negative prompts; giving them the frame of
+    the unconditional prompt, with their text in it, is our choice."""
+
+    NAMES: ClassVar = {key: token.name for key, token in TOKENS.items()}
+
+    def frame(self, text: str, grid: Grid, task: str = " for t2i task") -> list[int]:
+        """`BOS system text TASK BOI "ROWS*COLS" IMG`."""
+        return [
+            self.id("bos"),
+            *self.text(text, SYSTEM.format(task, "{}")),
+            self.id("task"),
+            self.id("boi"),
+            *self.text(f"{grid.rows}*{grid.cols}"),
+            self.id("img"),
+        ]
+
+    def pair(self, text: str, negative: str | None, grid: Grid) -> tuple[list[int], list[int]]:
+        """The frames of the prompt and of the negative prompt; None is the empty one, as published."""
+        return self.frame(text, grid), self.frame(negative or "", grid, task="")
+
+    @staticmethod
+    def grid(config: ModelConfig, size: tuple[int, int] | str, stride: int) -> Grid:
+        """The grid of an aspect ratio at the model's own area, or of a size in pixels with half to all of that area."""
+        height, width = parse_size(size)
+        area = config.rows * config.cols * stride**2
+        if max(height, width) > MAX_ASPECT * min(height, width):
+            pass
+        elif is_ratio(size):
+            # Rounded down twice, the longer side first, as in the published table: 16:9 is 47 x 85.
+            ratio = max(height, width) / min(height, width)
+            longer = int((area * ratio) ** 0.5)
+            long, short = longer // stride, int(longer / ratio) // stride
+            return Grid(long, short) if height > width else Grid(short, long)
+        elif not height % stride and not width % stride and area / 2 <= height * width <= area:
+            return Grid(height // stride, width // stride)
+        raise UserError(
+            f"Emu3.5 draws images of an aspect ratio such as 16:9 (at most {MAX_ASPECT}:1), or of HEIGHTxWIDTH in "
+            f"multiples of {stride} pixels with an area of {area // 2} to {area} pixels, not {size}."
+        )
+
+
+BACKBONE = Backbone(
+    "emu3_5",
+    Emu35Prompts,
+    Published(
+        model=MODEL,
+        config_json=ConfigJson(kinds=("Emu3", "Emu3ForCausalLM"), codes=_codes, claims=_is_emu3_5),
+        tokens=TOKENS,
+        vq=PublishedVQ(VQ, levels_of_resolutions(256, (16,)), keys={"codebook_size": "codebook_size"}),
+        namings=(Naming("model.", {"visual_head": "lm_head.weight"}),),
+        tokenizer=TOKENIZER,
+    ),
+)
