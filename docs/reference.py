@@ -17,7 +17,7 @@ versions; [architecture.md](architecture.md) is their map.
 """
 GROUPS = {
     "Models": ("load", "Pipeline", "Output", "Stream", "Preview", "UserError"),
-    "Decoders": ("PRESETS", "AR", "Raster", "Tree", "SSD", "Wave", "MTP", "Flash", "Group"),
+    "Decoders": ("PRESETS", "AR", "Raster", "Tree", "SSD", "Wave", "MTP", "PJD", "Flash", "Group"),
 }
 
 

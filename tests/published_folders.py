@@ -14,7 +14,9 @@ CONFIGS = ("emu3", "emu3_5", "lumina_mgpt", "janus_pro")
 SIZES = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=1)
 FOLDERS = {
     "emu3": lambda folder, **changes: torch_backbones.emu3(folder, offset=300, row_end=3, grid=4, **SIZES | changes),
-    "emu3_5": lambda folder, **changes: torch_backbones.emu3_5(folder, offset=300, row_end=3, **SIZES | changes),
+    "emu3_5": lambda folder, **changes: torch_backbones.emu3_5(
+        folder, offset=300, row_end=3, grid=4, **SIZES | dict(head_dim=16) | changes
+    ),
     "lumina_mgpt": lambda folder, **changes: torch_backbones.chameleon(folder, vocab_size=364, **SIZES | changes),
     "janus_pro": lambda folder, **changes: torch_backbones.janus(folder, grid=4, vocab_size=300, **SIZES | changes),
 }
@@ -26,7 +28,7 @@ SPECIAL = {
     "janus_pro": {"<｜▁pad▁｜>": 0, "<｜begin▁of▁sentence｜>": 1, "<begin_of_image>": 2},
 }
 FIRST_BYTE = {"emu3": 10, "emu3_5": 10, "lumina_mgpt": 100, "janus_pro": 10}
-SIZE = {"emu3": "", "emu3_5": "1:1", "lumina_mgpt": "8x8", "janus_pro": ""}
+SIZE = {"emu3": "", "emu3_5": "", "lumina_mgpt": "8x8", "janus_pro": ""}
 WITHOUT_VQ = {"lumina_mgpt": torch_vq.chameleon, "emu3_5": torch_vq.emu3_5}
 """Images of 4 x 4 codes; Lumina's folder says nothing of the grid."""
 

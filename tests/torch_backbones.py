@@ -104,7 +104,7 @@ def emu3(folder: Path, codes: int = 64, offset: int = 41, row_end: int = 6, grid
     return _saved(folder, model, lambda model: model.model.text_model, codes, offset, row_end)
 
 
-def emu3_5(folder: Path, codes: int = 64, offset: int = 41, row_end: int = 6, **changes) -> Reference:
+def emu3_5(folder: Path, codes: int = 64, offset: int = 41, row_end: int = 6, grid: int = 64, **changes) -> Reference:
     """Emu3.5's language model is Qwen3's network; the config.json is in the style of its repository."""
     vocabulary = {"<|extra_200|>": row_end, "<|image start|>": 2}
     vocabulary |= {f"<|visual token {code:06d}|>": offset + code for code in range(codes)}
@@ -118,7 +118,7 @@ def emu3_5(folder: Path, codes: int = 64, offset: int = 41, row_end: int = 6, **
     values = {name: values[name] for name in own if name in values} | {"rope_theta": 1e6, "rope_scaling": None}
     values |= dict(model_type="Emu3", architectures=["Emu3ForCausalLM"], vq_type="ibq", vocabulary_map=vocabulary)
     vq = SMALL_VQ | dict(codebook_size=codes, embed_dim=16, latent_channels=16, attn_resolutions=[32], resolution=64)
-    values |= dict(vq_config=vq, image_area=720**2, tie_word_embeddings=False, pad_token_id=0, bos_token_id=1)
+    values |= dict(vq_config=vq, image_area=(16 * grid) ** 2, tie_word_embeddings=False, pad_token_id=0, bos_token_id=1)
     path.write_text(json.dumps(values), encoding="utf-8")
     return made
 

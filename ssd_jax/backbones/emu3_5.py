@@ -12,13 +12,14 @@ Xiaomi-Robotics-U0, which was trained from Emu3.5; with this vocabulary they mak
 config.json goes before them.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ssd_jax.backbones.base import Backbone, ConfigJson, Naming, Published, PublishedVQ, Token
 from ssd_jax.backbones.emu_text import MAX_ASPECT, TOKENIZER, EmuPrompts
 from ssd_jax.backbones.emu_text import TOKENS as SHARED
-from ssd_jax.backbones.fields import code_range, levels_of_resolutions
+from ssd_jax.backbones.fields import code_range, levels_of_resolutions, section
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import NONE, ModelConfig
 from ssd_jax.models.vq_config import VQGANConfig
@@ -72,10 +73,16 @@ def _is_emu3_5(values: Mapping) -> bool:
     return values.get("vq_type") == "ibq" or (type(size) is int and size >= MODEL.vocab_size)
 
 
+OF_EMU3 = 720**2
+"""The `image_area` that the class has by default, from Emu3; Emu3.5-Image draws 1024 x 1024 pixels."""
+
+
 def _codes(values: Mapping, vocabulary: Mapping[str, int]) -> dict[str, Any]:
-    # image_area is not read: the class has Emu3's by default, and the example configs another.
-    size = values.get("codebook_size", MODEL.visual_size)
-    return code_range(vocabulary, lambda code: f"<|visual token {code:06d}|>", MODEL.visual_offset, size)
+    area = values.get("image_area", OF_EMU3)
+    side = MODEL.rows if area == OF_EMU3 else round(math.sqrt(area) / VQ.stride)
+    size = section(values, "vq_config").get("codebook_size", MODEL.visual_size)
+    found = code_range(vocabulary, lambda code: f"<|visual token {code:06d}|>", MODEL.visual_offset, size)
+    return {"rows": side, "cols": side, **found}
 
 
 SYSTEM = "You are a helpful assistant{}. USER: {} ASSISTANT: "

@@ -44,7 +44,15 @@ WEIGHTS_MAY_IMPORT = (
     "weights",
 )
 WEIGHTS_MAY_IMPORT += ("errors", "files")
-SHARED = {"__init__", "base", "emu_text", "fields", "hf_config", "hf_vq", "prompting"}  # files of backbones/ that are no rooms
+SHARED = {
+    "__init__",
+    "base",
+    "emu_text",
+    "fields",
+    "hf_config",
+    "hf_vq",
+    "prompting",
+}  # files of backbones/ that are no rooms
 ROOMS = {path.stem for path in (PACKAGE / "backbones").glob("*.py")} - SHARED  # others find them in __init__'s table
 MAY_ENTER = {"emoji": ("data", "recipes", "configs")} | dict.fromkeys(
     ROOMS - {"emoji"}, ("configs",)
