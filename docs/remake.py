@@ -26,7 +26,7 @@ DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 RUNS = ROOT / "runs" / "tables"
 
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
-from tables import Bench, exact, heads, int8, large, model, number, overlap, quality, seconds, sizes, throughput  # noqa: E402
+from tables import Bench, exact, heads, int8, large, model, number, overlap, pjd, quality, seconds, sizes, throughput  # noqa: E402
 
 from ssd_jax.cli import entry  # noqa: E402
 from ssd_jax.errors import UserError  # noqa: E402
@@ -76,6 +76,7 @@ class Group(NamedTuple):
 GROUPS = {
     "quality": Group(quality, ("quality",), ("quality.png",)),
     "exact": Group(exact, ("exact",)),
+    "pjd": Group(pjd, ("pjd",)),
     "seconds": Group(seconds, ("seconds", "window"), ("window.png",)),
     "throughput": Group(throughput, ("throughput",)),
     "sizes": Group(sizes, ("sizes", "sizes-window", "sizes-short")),

@@ -85,6 +85,7 @@ EXACT = (
     ("passes - those of `{against}`", "passes against", "{:+.1f}"),
     ("`ar`'s images", yes),
 )
+PJD = (EXACT[0], *QUALITY[:1], *QUALITY[2:])
 SECONDS = (
     ("W", "window", "{}"),
     ("passes", "passes", "{:.1f}"),
@@ -112,6 +113,11 @@ def quality(benches: Sequence[Bench]) -> dict[str, str]:
 def exact(benches: Sequence[Bench]) -> dict[str, str]:
     """What makes the exact decoders' passes fewer."""
     return {"exact": _against(benches[0], EXACT)}
+
+
+def pjd(benches: Sequence[Bench]) -> dict[str, str]:
+    """Parallel Jacobi decoding, by its options."""
+    return {"pjd": _against(benches[0], PJD)}
 
 
 def _against(bench: Bench, spec: Sequence[tuple]) -> str:

@@ -76,8 +76,8 @@ class Preview:
     Attributes:
         tokens: int32 [B, R, C]; those that are not final are drafts or 0.
         final: bool [B, R, C], which tokens are final. They come in raster order, on a slanted
-            front (`Wave`), in several rows at once (`PJD`), or by anti-diagonals (`Flash`; with rounds all but the first
-            come in the last pass).
+            front (`Wave`), in several grid rows at once (`PJD`), or by anti-diagonals (`Flash`; with rounds all but the
+            first come in the last pass).
         passes: verifier passes so far of the batch that is being drawn, the prefill included.
         pictures: the image tokenizer.
     """

@@ -55,6 +55,7 @@ def test_wheel_holds_the_bundled_checkpoints(sizes):
     for folder in ("emoji/", "emoji-flash/"):
         for name in ("config.json", "tokenizer.json", "model.safetensors", "vq.safetensors", "branch.safetensors"):
             assert ASSETS + folder + name in assets
+    assert ASSETS + "emoji/heads-published.safetensors" in assets
     on_disk = {path.relative_to(ROOT).as_posix() for path in (ROOT / ASSETS).rglob("*") if path.is_file()}
     assert on_disk == set(assets)
     assert sum(assets.values()) <= MAX_ASSET_BYTES

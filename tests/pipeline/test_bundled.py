@@ -54,6 +54,16 @@ def test_the_card_is_that_of_its_heads(bundled, tmp_path):
     assert (tmp_path / CARD_NAME).read_bytes() == (bundled.folder / CARD_NAME).read_bytes()
 
 
+def test_heads_of_the_published_kind_are_bundled_too(bundled):
+    pipe = ssd_jax.load("emoji", heads="published")
+    assert (pipe.heads.horizontal, pipe.heads.vertical, pipe.heads.context) == (5, 2, 0)
+    found = pipe.made_with()["model"]
+    assert found["backbone"] == bundled.fingerprints["backbone"] and found["heads"] != bundled.fingerprints["heads"]
+    prompts = ["green heart, noto", "santa claus, noto"]
+    one, other = (each.generate(prompts, decoder="ssd", seed=0, pixels=False) for each in (bundled, pipe))
+    assert (other.passes == 52).all() and (one.tokens != other.tokens).any()
+
+
 def test_records_name_the_files_of_backbone_heads_and_tokenizer(bundled, tmp_path):
     first = bundled.made_with()["model"]
     assert first == {"weights": str(bundled.folder), **bundled.fingerprints}
