@@ -27,7 +27,7 @@ setup(
         "flax>=0.12.8",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
-        "transformers>=5.23",
+        "transformers>=5.24",
         "tokenizers>=0.23.1",  # transformers brings it, but we import it ourselves
         "numpy>=2.4",
         "pillow>=12.0",  # gradio needs one below 13

@@ -59,7 +59,7 @@ class ConfigJson:
         missing: field -> default of a missing size where it is not the published model's; None for `kv_heads` means as
             many as `heads`. A missing `head_dim` is always width / heads.
         unused: keys with any value allowed, because they concern unused parts of the model.
-        claims: whether a config.json of these kinds is the model's, where another one has some of them, too.
+        claims: tells the model's config.json from that of another model with the same kinds.
     """
 
     kinds: tuple[str, ...]

@@ -68,7 +68,8 @@ its encoder, the class `Apertus1p5VisionTokenizerConfig`."""
 
 
 def _is_emu3_5(values: Mapping) -> bool:
-    """Its config.json has the `model_type` of Emu3's."""
+    """Its config.json has the `model_type` of Emu3's, but more ids. `vq_type` is in the config.json of
+    Xiaomi-Robotics-U0; it tells a small model's."""
     size = values.get("vocab_size")
     return values.get("vq_type") == "ibq" or (type(size) is int and size >= MODEL.vocab_size)
 
@@ -136,7 +137,9 @@ BACKBONE = Backbone(
     Emu35Prompts,
     Published(
         model=MODEL,
-        config_json=ConfigJson(kinds=("Emu3", "Emu3ForCausalLM"), codes=_codes, claims=_is_emu3_5),
+        config_json=ConfigJson(
+            kinds=("Emu3", "Emu3ForCausalLM"), codes=_codes, missing={"head_dim": 128}, claims=_is_emu3_5
+        ),
         tokens=TOKENS,
         vq=PublishedVQ(VQ, levels_of_resolutions(256, (16,)), keys={"codebook_size": "codebook_size"}),
         namings=(Naming("model.", {"visual_head": "lm_head.weight"}),),

@@ -96,7 +96,8 @@ def from_hf(
 
 def with_tokens(config: ModelConfig, tokens: Mapping[str, int] | None, where: str) -> ModelConfig:
     """The config with special ids replaced: {"boi": 100016} or {"boi_id": 100016}; prompts handle ids of their own."""
-    in_prompts = [key for published in PUBLISHED.values() for key in published.tokens if key not in SPECIAL]
+    keys = dict.fromkeys(key for published in PUBLISHED.values() for key in published.tokens)
+    in_prompts = [key for key in keys if key not in SPECIAL]
     numbered = [key for published in PUBLISHED.values() for key in published.numbered]
     for name, value in (tokens or {}).items():
         key = name.removesuffix("_id")

@@ -77,7 +77,7 @@ def special_ids(config: ModelConfig, reference: ModelConfig, known: Mapping[str,
     theirs = {name: getattr(reference, name) for name in fields} | dict(known)
     ours = {name: getattr(config, name) for name in theirs}
     wrong = [f"{name} {ours[name]}, not {theirs[name]}" for name in theirs if ours[name] != theirs[name]]
-    agreed = f"the same; transformers' class tells {', '.join(known) or 'none'}"
+    agreed = f"the same in both folders; transformers' class tells {', '.join(known) or 'none'}"
     return Part("special ids", not wrong, "; ".join(wrong) or agreed)
 
 

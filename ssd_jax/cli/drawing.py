@@ -20,7 +20,7 @@ def add_sampling(parser: argparse.ArgumentParser, decoder: str = "default ar") -
     add("--top_k", type=int, metavar="K", help="default: the model's own; 0 keeps all codes")
     add("--top_p", type=float, metavar="P", help="default: off")
     add("--negative_prompt", metavar="TEXT", help="what guidance leads away from")
-    add("--size", metavar="HxW", help="pixels, such as 512x768, or, for Emu3, a ratio such as 16:9")
+    add("--size", metavar="HxW", help="pixels, such as 512x768, or, for Emu3 and Emu3.5, a ratio such as 16:9")
     add("--max_batch", "--batch", type=int, metavar="N", help="images drawn at once; default: the config's")
 
 

@@ -4,10 +4,11 @@
     python sample.py --config=configs/emu3_5.py --plan --mesh=model:4
     python train.py --config=configs/emu3_5.py --config.weights=DIR --config.prompts_file=FILE
 
-DIR is a download of BAAI/Emu3.5-Image, which has the tokenizer's files, and DIR2 of BAAI/Emu3.5-VisionTokenizer, as
-safetensors. No weights come with this project. By arithmetic they take 65 GB in bfloat16 and an image's keys and values
-2.2 GB. Nothing was measured on the real weights; expect 4096 passes for `ar` and, with draft heads, 216 for `ssd`. No
-draft heads are published; without --heads the decoders that need none run (`ar`, `jacobi-above`, `scd`, ...).
+DIR is a download of BAAI/Emu3.5-Image with the two tokenizer files of its code beside it, and DIR2 one of
+BAAI/Emu3.5-VisionTokenizer, as safetensors (docs/big-models.md). No weights come with this project. By arithmetic they
+take 67 GB in bfloat16 and an image's keys and values 2.2 GB. Nothing was measured on the real weights; expect 4096
+passes for `ar` and, with draft heads, 216 for `ssd`. No draft heads are published; without --heads the decoders that
+need none run (`ar`, `jacobi-above`, `scd`, ...).
 
 `:tiny` has the same modules in sizes for tests.
 """

@@ -67,7 +67,7 @@ def load(
             heads-NAME.safetensors of the checkpoint: "emoji" has "published", which are of the published kind. None
             takes the checkpoint's own, if it has any.
         vq_weights: the image tokenizer's weights, a file, a folder or a hub id, if the checkpoint lacks them
-            (Lumina-mGPT) or they are published separately (Emu3-VisionTokenizer). They are read on first use.
+            (Lumina-mGPT) or they are published separately (Emu3, Emu3.5). They are read on first use.
         tokens: special ids that config.json and tokenizer.json do not give: "pad", "unk", "bos", "boi", "row_end"; in
             prompts of Emu3 "img", of Emu3.5 also "task", of Lumina-mGPT "end" and "size_24".
         attention: "plain", or "fused", `jax.nn.dot_product_attention`, which on NVIDIA GPUs is cuDNN's.

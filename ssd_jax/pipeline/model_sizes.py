@@ -24,7 +24,7 @@ class Models(NamedTuple):
 
 
 def find_models(
-    config: Mapping, where: str, weights: str = "", heads: str | None = None, branch: str | None = None
+    config: Mapping, where: str, weights: str = "", heads: str | Path | None = None, branch: str | None = None
 ) -> Models:
     """The models of a config file. At most the headers of files with weights are read.
 

@@ -1,14 +1,16 @@
 """Opens the model that a command line selects with --config, --weights and related options."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ssd_jax.errors import UserError
-from ssd_jax.pipeline.loading import load
+from ssd_jax.pipeline.loading import find_folder_here, load
 from ssd_jax.pipeline.model_sizes import find_models
 from ssd_jax.pipeline.pipeline import Pipeline
 from ssd_jax.pipeline.random_weights import NAME as RANDOM
 from ssd_jax.pipeline.random_weights import Random, load_random
+from ssd_jax.weights.part_file import HEADS_FILE
 
 RANDOM_NOTE = "The weights are random: seconds are real, images are noise."
 """Note for every use of such a model."""
@@ -29,7 +31,9 @@ def open_model(config: Mapping[str, Any], where: str, weights: str | None = None
         if options.pop("vq_weights", None):
             raise UserError("--weights=random makes an image tokenizer, too; leave --vq_weights out.")
         refuse_branch(options.pop("branch", None))
-        heads = options.pop("heads", None)
+        if heads := options.pop("heads", None):
+            own = find_folder_here(config["weights"]) if config["weights"] else None
+            heads = HEADS_FILE.choose(Path(heads), own)
         return load_random(find_models(config, where, config["weights"], heads), heads=heads, **options)
     source = weights or config["weights"]
     if not source:

@@ -83,9 +83,9 @@ class Pipeline(Described):
             top_k, top_p: keep the k most likely codes, or the most likely ones up to this mass; None is the model's
                 default (top_k) or off (top_p). top_k 0 is off. The most likely code is always kept.
             negative_prompt: text that guidance steers away from; None is the model's own: Emu3's published text,
-                otherwise no prompt. Lumina-mGPT and Janus-Pro were not trained with one.
-            size: (height, width) of the images in pixels, or text: "512x768", height first, or, for Emu3, an aspect
-                ratio "16:9", width first. None is the size the model was trained on.
+                otherwise no prompt. The other published models were not trained with one.
+            size: (height, width) of the images in pixels, or text: "512x768", height first, or, for Emu3 and Emu3.5, an
+                aspect ratio "16:9", width first. None is the size the model was trained on.
             max_batch: the most images to decode at once; None decodes all together. On a mesh it is rounded up to fill
                 the data axis.
             pixels: False returns tokens only, and needs no image tokenizer, unless an image is given.

@@ -61,8 +61,8 @@ class Window(NamedTuple):
 class Layout:
     """How an image's tokens are laid out in the sequence. Places count from the image's first token.
 
-    Some backbones (Emu3, Lumina-mGPT) were trained with a token at the end of every grid row. It is forced, so it is
-    fed together with the row's last token and never sampled. On a grid of 2 x 3 (E: row end)::
+    Some backbones (Emu3, Emu3.5, Lumina-mGPT) were trained with a token at the end of every grid row. It is forced, so
+    it is fed together with the row's last token and never sampled. On a grid of 2 x 3 (E: row end)::
 
         place                 0 1 2 3 4 5 6             0 1 2 3 4 5
         token, row ends       0 1 2 E 3 4 5    none     0 1 2 3 4 5

@@ -41,7 +41,10 @@ class PartFile(Generic[Config]):
         if given is not None:
             if folder is not None and len(given.parts) == 1 and not given.exists():
                 named = folder / self.name.replace(".", f"-{given}.")
-                return named if is_there(named) else self.find(given)
+                if is_there(named):
+                    return named
+                if others := sorted(path.stem.split("-", 1)[1] for path in folder.glob(self.name.replace(".", "-*."))):
+                    raise WeightsError(f"{given} does not exist; by name there is {', '.join(others)}.")
             return self.find(given)
         path = None if folder is None else self.find(folder)
         return path if path is not None and is_there(path) else None

@@ -57,6 +57,7 @@ def test_emu3_5():
     has(config, layers=64, width=5120, heads=64, kv_heads=8, head_dim=128, vocab_size=282926, qk_norm="rms")
     has(config, visual_offset=151854, visual_size=131072, rows=64, cols=64, row_end_id=151846, architecture="emu3_5")
     has(from_hf(EMU3_5 | {"image_area": 512**2}), rows=32, cols=32)
+    assert from_hf({name: value for name, value in EMU3_5.items() if name != "head_dim"}) == config
     small = {"model_type": "Emu3", "vocab_size": 200, "vocabulary_map": {"<|visual token 000000|>": 100}}
     has(from_hf(small), architecture="emu3", visual_size=1)
     has(from_hf(small | {"vq_type": "ibq"}), architecture="emu3_5", visual_size=1)

@@ -93,7 +93,7 @@ class Slow:
     def draw_image(self) -> tuple[np.ndarray, int]:
         R, C, V = self.grid.rows, self.grid.cols, self.model.config.visual_size
         W, offset = self.decoder.window, self.model.config.visual_offset
-        context, most = self.decoder.threshold(self.grid), self.decoder.rows(self.grid)
+        context, most = self.decoder.threshold(self.grid), self.decoder.at_once(self.grid)
         tokens, counts, begun, t = np.zeros(R * C, np.int32), [1] + [0] * (R - 1), 1, 1
         noise = np.asarray(gumbel_noise(self.key, jnp.zeros((1, 1), jnp.int32), V))[0, 0]
         tokens[0] = np.argmax(self.log_p()[0] + noise)
@@ -162,16 +162,23 @@ class Slow:
         drafts[r] = new
 
 
-PUBLISHED, RELEASED = PJD(window=3, context=2), PJD(window=6, context=3, drafter="above", tail="keep")
+LOOPS = {
+    "published": (PJD(window=3, context=2), toy.TOY, Grid(4, 4), True),
+    "published, row ends": (PJD(window=3, context=2), ROW_ENDS, Grid(4, 4), False),
+    "released, row ends": (PJD(window=6, context=3, tail="keep"), ROW_ENDS, Grid(3, 7), True),
+    "copies, two rows at once": (
+        PJD(window=6, context=2, rows=2, drafter="above", tail="keep"),
+        toy.TOY,
+        Grid(3, 7),
+        False,
+    ),
+    "complete rows, row ends": (PJD(window=3, context=4), ROW_ENDS, Grid(3, 4), True),
+}
 
 
-@pytest.mark.parametrize(
-    ("decoder", "model", "guided"),
-    [(PUBLISHED, toy.TOY, True), (PUBLISHED, ROW_ENDS, False), (RELEASED, toy.TOY, False), (RELEASED, ROW_ENDS, True)],
-    ids=["published", "published, row ends", "released", "released, row ends"],
-)
-def test_equals_a_slow_loop(decoder, model, guided):
-    grid, images = Grid(4, 4) if decoder is PUBLISHED else Grid(3, 7), 3
+@pytest.mark.parametrize(("decoder", "model", "grid", "guided"), LOOPS.values(), ids=LOOPS)
+def test_equals_a_slow_loop(decoder, model, grid, guided):
+    images = 3
     out = toy.decode(model, decoder, grid, images=images, cfg_scale=2.0 if guided else None, heads=None)
     slow = [Slow(model, grid, decoder, image, guided).draw_image() for image in range(images)]
     np.testing.assert_array_equal(out.tokens, [tokens for tokens, _ in slow])
@@ -189,8 +196,8 @@ def test_rows_begin_in_turn_and_stay_behind(decoder, grid):
         ahead = trace[:, row - 1, np.minimum(np.arange(grid.cols) + 1, grid.cols - 1)]
         assert (trace[:, row] > ahead).all()
         assert (trace[:, row, 0] > trace[:, row - 1, c - 1]).all()
-        if row >= decoder.rows(grid):
-            assert (trace[:, row, 0] > trace[:, row - decoder.rows(grid), -1]).all()
+        if row >= decoder.at_once(grid):
+            assert (trace[:, row, 0] > trace[:, row - decoder.at_once(grid), -1]).all()
     for image, passes in zip(trace, np.asarray(out.passes), strict=True):
         assert set(image.ravel()) == set(range(1, passes + 1))
 
@@ -201,7 +208,7 @@ def test_rows_begin_in_turn_and_stay_behind(decoder, grid):
         (Grid(1, 1), 8, None),
         (Grid(4, 1), 8, None),
         (Grid(1, 6), 4, 2),
-        (Grid(5, 6), 1, 3),
+        (Grid(5, 6), 3, 3),
         (Grid(5, 6), 2, 1),
         (Grid(5, 6), 6, 2),
         (Grid(5, 6), 4, 6),
@@ -257,10 +264,15 @@ def test_options_are_checked():
     assert [PJD(context=c).threshold(Grid(9, 18)) for c in (None, 4, 18, 19)] == [5, 4, 18, 18]
     for option in ({"window": 7}, {"context": 7}):
         PJD(**{"window": 6, "context": 6} | {name: 6 for name in option}).check(Grid(3, 6))
-        with pytest.raises(UserError, match="of 7 is larger than a row of the image, which has 6 tokens"):
+        with pytest.raises(
+            UserError, match="window and context must be at most a row of the image, which has 6 tokens"
+        ):
             require_fits(PJD(**{"window": 6, "context": 6} | option), Grid(3, 6))
+    with pytest.raises(UserError, match="4 rows at once are more than the 3"):
+        require_fits(PJD(window=6, rows=4), Grid(3, 6))
     for bad, message in (
-        ({"window": 0}, "window must be a whole number of at least 1, not 0"),
+        ({"rows": 0}, "rows must be a whole number of at least 1, not 0"),
+        ({"window": 1}, "window must be a whole number of at least 2, not 1"),
         ({"context": 2.5}, "context must be a whole number of at least 1, not 2.5"),
         ({"drafter": "left"}, "Unknown drafter 'left'; choose one of random, above"),
         ({"tail": "drop"}, "Unknown tail 'drop'; choose one of redraw, keep"),

@@ -108,6 +108,8 @@ def test_trained_heads_of_the_right_size_are_taken(tmp_path):
     with_heads = open_model(config, "", "random", heads=tmp_path)
     same = jax.tree.map(lambda a, b: bool((a == b).all()), with_heads.heads_params, pipe.heads_params)
     assert all(jax.tree.leaves(same))
+    emoji = entry.read_config("emoji")  # by name, those of the config's own checkpoint
+    assert open_model(emoji, "", "random", heads="published").heads.context == 0
 
 
 def test_no_room_is_said_before_anything_is_made(monkeypatch):

@@ -297,7 +297,9 @@ def test_a_folder_may_have_several_heads_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(elsewhere)
     assert HEADS_FILE.choose(None, tmp_path) == tmp_path / "heads.safetensors"
     assert HEADS_FILE.choose(Path("old"), tmp_path) == tmp_path / "heads-old.safetensors"
-    for given in (Path("new"), Path("./a/old"), tmp_path / "heads-old.safetensors"):
+    with pytest.raises(WeightsError, match="^new does not exist; by name there is old.$"):
+        HEADS_FILE.choose(Path("new"), tmp_path)
+    for given in (Path("./a/old"), tmp_path / "heads-old.safetensors"):
         assert HEADS_FILE.choose(given, tmp_path) == given
     (elsewhere / "old").mkdir()  # what is there comes first
     assert HEADS_FILE.choose(Path("old"), tmp_path) == Path("old/heads.safetensors")
