@@ -34,11 +34,14 @@ SIZES = {
 VALUES = {
     "emu3": {"model_type": "Emu3", **SIZES, "vq_config": {"codebook_size": 32},
              "vocabulary_map": {f"<|visual token {code:06d}|>": 20 + code for code in range(32)}},
+    "emu3_5": {"model_type": "Emu3", "vq_type": "ibq", **SIZES, "head_dim": 6, "vq_config": {"codebook_size": 32},
+               "vocabulary_map": {f"<|visual token {code:06d}|>": 20 + code for code in range(32)}},
     "chameleon": {"model_type": "chameleon", **SIZES, "vq_config": {"num_embeddings": 32}},
     "janus": {"model_type": "janus", "text_config": SIZES, "vq_config": {"num_embeddings": 32, "projection_dim": 24}},
 }  # fmt: skip
 EXTRA = {
     "emu3": ["vqmodel.encoder.conv_in.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"],
+    "emu3_5": ["model.layers.0.self_attn.rotary_emb.inv_freq"],
     "chameleon": ["model.vqmodel.quantize.embedding.weight"],
     "janus": ["vision_model.post_layernorm.bias", "aligner.fc1.weight", "gen_vision_model.quant_conv.bias"],
 }
