@@ -99,10 +99,7 @@ SECONDS = (
     ("sampling + accept", "rest", "{:.2f}", 1e3),
     ("`ar`'s images", yes),
 )
-HEADS = {
-    "published_l1": "published, Smooth L1",
-    "context_l1": "context 2, Smooth L1",
-}
+HEADS = {"published": "published, Smooth L1 (`--heads=published`)"}
 
 
 def quality(benches: Sequence[Bench]) -> dict[str, str]:
@@ -193,7 +190,7 @@ def int8(benches: Sequence[Bench]) -> dict[str, str]:
 
 
 def heads(benches: Sequence[Bench]) -> dict[str, str]:
-    """Three sets of draft heads under the same decoders."""
+    """Two sets of draft heads under the same decoders."""
     rows = benches[0]["decoders"]
     decoders = [name for name in rows if "@" not in name and name != "ar"]
 
