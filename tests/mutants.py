@@ -536,13 +536,6 @@ MUTANTS = [
         "jnp.where(is_top, C, jnp.minimum(above + 1, C)) - count",
         "decode/test_pjd.py -k stay_behind",
     ),
-    Mutant(
-        "pjd: a row begins a token late",
-        "decode/pjd.py",
-        "[:, 0] >= decoder.threshold(grid)",
-        "[:, 0] > decoder.threshold(grid)",
-        "decode/test_pjd.py -k 'every_draft'",
-    ),
     # FlashAR.
     Mutant(
         "flash: a token sees nothing of its own diagonal",
