@@ -57,7 +57,7 @@ class ConfigJson:
         codes: (config.json, vocabulary, token -> id) -> fields of `ModelConfig` that describe the visual codes.
         sections: the sections that may describe the language model; without any, the top level does.
         missing: field -> default of a missing size where it is not the published model's; None for `kv_heads` means as
-            many as `heads`. A missing `head_dim` is always width / heads.
+            many as `heads`. Without an entry of its own a missing `head_dim` is width / heads.
         unused: keys with any value allowed, because they concern unused parts of the model.
         claims: tells the model's config.json from that of another model with the same kinds.
     """
