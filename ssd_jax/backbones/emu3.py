@@ -101,13 +101,7 @@ class Emu3Prompts(EmuPrompts):
 
     def frame(self, text: str, grid: Grid) -> list[int]:
         """`BOS text BOI "ROWS*COLS" IMG`."""
-        return [
-            self.id("bos"),
-            *self.text(text),
-            self.id("boi"),
-            *self.text(f"{grid.rows}*{grid.cols}"),
-            self.id("img"),
-        ]
+        return [self.id("bos"), *self.text(text), *self.opening(grid)]
 
     def pair(self, text: str, negative: str | None, grid: Grid) -> tuple[list[int], list[int]]:
         """The frames of the prompt and of the negative prompt; None is `NEGATIVE`."""

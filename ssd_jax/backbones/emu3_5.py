@@ -98,14 +98,8 @@ class Emu35Prompts(EmuPrompts):
 
     def frame(self, text: str, grid: Grid, task: str = " for t2i task") -> list[int]:
         """`BOS system text TASK BOI "ROWS*COLS" IMG`."""
-        return [
-            self.id("bos"),
-            *self.text(text, SYSTEM.format(task, "{}")),
-            self.id("task"),
-            self.id("boi"),
-            *self.text(f"{grid.rows}*{grid.cols}"),
-            self.id("img"),
-        ]
+        said = self.text(text, SYSTEM.format(task, "{}"))
+        return [self.id("bos"), *said, self.id("task"), *self.opening(grid)]
 
     def pair(self, text: str, negative: str | None, grid: Grid) -> tuple[list[int], list[int]]:
         """The frames of the prompt and of the negative prompt; None is the empty one, as published."""

@@ -10,6 +10,7 @@ from ssd_jax.files import read_text, require_file
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.prompts.byte_level import ByteLevelPrompts
 from ssd_jax.prompts.tiktoken import tiktoken_tokenizer
+from ssd_jax.sequence.layout import Grid
 
 TOKENS = {
     "pad": Token("<|endoftext|>", "pad_token_id"),
@@ -44,6 +45,10 @@ class EmuPrompts(ByteLevelPrompts):
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
+
+    def opening(self, grid: Grid) -> list[int]:
+        """`BOI "ROWS*COLS" IMG`, the start of an image."""
+        return [self.id("boi"), *self.text(f"{grid.rows}*{grid.cols}"), self.id("img")]
 
 
 RANKS_NAME, SPECIAL_NAME = "emu3.tiktoken", "emu3_vision_tokens.txt"
