@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 
-from ssd_jax.models.config import ModelConfig
+from ssd_jax.models.config import BranchConfig, ModelConfig
 from ssd_jax.models.vq_config import MoVQConfig, VQGANConfig
 from ssd_jax.sequence.layout import Grid
 
@@ -37,10 +37,12 @@ class Naming:
     Attributes:
         trunk: prefix of `embed_tokens`, `layers` and `norm`.
         rest: our other parameters -> tensor name.
+        layers: the blocks' part of a name, behind the trunk and before a number.
     """
 
     trunk: str
     rest: Mapping[str, str]
+    layers: str = "layers."
 
     @property
     def embedding(self) -> str:
@@ -54,7 +56,8 @@ class ConfigJson:
 
     Attributes:
         kinds: its possible values of `model_type`, or in `architectures`.
-        codes: (config.json, vocabulary, token -> id) -> fields of `ModelConfig` that describe the visual codes.
+        codes: (config.json, vocabulary, token -> id) -> fields of `ModelConfig` that describe the visual codes, or
+            are other than the keys would say.
         sections: the sections that may describe the language model; without any, the top level does.
         missing: field -> default of a missing size where it is not the published model's; None for `kv_heads` means as
             many as `heads`. Without an entry of its own a missing `head_dim` is width / heads.
@@ -92,6 +95,20 @@ class PublishedVQ:
     prefixes: tuple[str, ...] = ("model.vqmodel.", "vqmodel.")
     rules: tuple[tuple[str, str], ...] = ()
     lowest_first: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedBranch:
+    """The vertical branch of checkpoints that were trained with one and hold both.
+
+    Attributes:
+        config: config.json -> the branch's config, or None if this checkpoint has no branch; raises `ConfigError` for
+            one that ours cannot be.
+        naming: how its tensors are named, which stand in the backbone's file.
+    """
+
+    config: Callable[[Mapping], BranchConfig | None]
+    naming: Naming
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +163,7 @@ class Published:
         numbered: keys of families of special tokens for prompts only: "size" is size_1, size_2, ...
         unused: pattern of the names of tensors that generation does not need, beside those of the image tokenizer.
         safetensors: the repositories that have it as safetensors, if its first one has only pickles; in words.
+        branch: the vertical branch that some of its checkpoints have.
     """
 
     model: ModelConfig
@@ -157,6 +175,7 @@ class Published:
     numbered: tuple[str, ...] = ()
     unused: str = ""
     safetensors: str = ""
+    branch: PublishedBranch | None = None
 
 
 @dataclasses.dataclass(frozen=True)

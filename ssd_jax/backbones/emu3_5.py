@@ -16,12 +16,12 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ssd_jax.backbones.base import Backbone, ConfigJson, Naming, Published, PublishedVQ, Token
+from ssd_jax.backbones.base import Backbone, ConfigJson, Naming, Published, PublishedBranch, PublishedVQ, Token
 from ssd_jax.backbones.emu_text import MAX_ASPECT, TOKENIZER, EmuPrompts
 from ssd_jax.backbones.emu_text import TOKENS as SHARED
 from ssd_jax.backbones.fields import code_range, levels_of_resolutions, section
-from ssd_jax.errors import UserError
-from ssd_jax.models.config import NONE, ModelConfig
+from ssd_jax.errors import UserError, shown
+from ssd_jax.models.config import NONE, BranchConfig, ConfigError, ModelConfig
 from ssd_jax.models.vq_config import VQGANConfig
 from ssd_jax.prompts.sizes import is_ratio, parse_size
 from ssd_jax.sequence.layout import Grid
@@ -71,14 +71,41 @@ def _is_emu3_5(values: Mapping) -> bool:
     """Its config.json has the `model_type` of Emu3's, but more ids. `vq_type` is in the config.json of
     Xiaomi-Robotics-U0; it tells a small model's."""
     size = values.get("vocab_size")
-    return values.get("vq_type") == "ibq" or (type(size) is int and size >= MODEL.vocab_size)
+    ours = values.get("vq_type") == "ibq" or values.get("model_type") == FLASHAR
+    return ours or (type(size) is int and size >= MODEL.vocab_size)
 
 
 OF_EMU3 = 720**2
 """The `image_area` that the class has by default, from Emu3; Emu3.5-Image draws 1024 x 1024 pixels."""
 
 
+FLASHAR = "emu3_flashar"
+"""The `model_type` of lxazjk/Emu3.5-Image-FlashAR (arXiv 2605.09430): Emu3.5-Image, trained on 32 x 32 codes without
+row ends, with a vertical branch. Its authors draw without top-k. The backbone's config.json is a section of its own,
+and none has the grid. `horizontal_head` is the backbone's own head."""
+
+
+def _flashar_branch(values: Mapping) -> BranchConfig | None:
+    if values.get("model_type") != FLASHAR:
+        return None
+    layers, depth = values.get("vertical_layers"), section(values, "backbone_config").get("num_hidden_layers")
+    if type(layers) is not int or type(depth) is not int or not values.get("use_vertical_block", True):
+        raise ConfigError("vertical_layers and num_hidden_layers must be whole numbers, and use_vertical_block true.")
+    start = values.get("vertical_start_layer", depth - layers)
+    if start != depth - layers:
+        raise ConfigError(
+            f"vertical_start_layer must be {depth - layers}, so that the branch ends with the backbone, not "
+            f"{shown(start)}."
+        )
+    return BranchConfig(layers)
+
+
 def _codes(values: Mapping, vocabulary: Mapping[str, int]) -> dict[str, Any]:
+    if values.get("model_type") == FLASHAR:
+        size = values.get("vocab_size", MODEL.vocab_size)
+        offset = values.get("visual_token_offset", MODEL.visual_offset)
+        flashar = {"visual_offset": offset, "visual_size": size - offset, "row_end_id": NONE, "top_k": 0}
+        return {"rows": 32, "cols": 32, **flashar}
     area = values.get("image_area", OF_EMU3)
     side = MODEL.rows if area == OF_EMU3 else round(math.sqrt(area) / VQ.stride)
     size = section(values, "vq_config").get("codebook_size", MODEL.visual_size)
@@ -132,11 +159,33 @@ BACKBONE = Backbone(
     Published(
         model=MODEL,
         config_json=ConfigJson(
-            kinds=("Emu3", "Emu3ForCausalLM"), codes=_codes, missing={"head_dim": 128}, claims=_is_emu3_5
+            kinds=("Emu3", "Emu3ForCausalLM", FLASHAR),
+            codes=_codes,
+            sections=("backbone_config",),
+            missing={"head_dim": 128},
+            claims=_is_emu3_5,
         ),
         tokens=TOKENS,
         vq=PublishedVQ(VQ, levels_of_resolutions(256, (16,)), keys={"codebook_size": "codebook_size"}),
-        namings=(Naming("model.", {"visual_head": "lm_head.weight"}),),
+        namings=(
+            Naming("model.", {"visual_head": "lm_head.weight"}),
+            Naming("backbone.", {"visual_head": "horizontal_head.weight"}),
+        ),
         tokenizer=TOKENIZER,
+        unused=r"(vertical|hv_gate)_.*",
+        branch=PublishedBranch(
+            _flashar_branch,
+            Naming(
+                "",
+                {
+                    "visual_head": "vertical_head.weight",
+                    "final_norm.scale": "vertical_norm.weight",
+                    "gate_in": "hv_gate_mlp.0.weight",
+                    "gate_out": "hv_gate_mlp.2.weight",
+                    "gate_bias": "hv_gate_mlp.2.bias",
+                },
+                layers="vertical_block.",
+            ),
+        ),
     ),
 )

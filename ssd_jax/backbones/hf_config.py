@@ -78,7 +78,8 @@ def from_hf(
     vocabulary = {**(vocabulary or {}), **own}
     fields = dataclasses.asdict(published.model)
     try:
-        fields |= {**_sizes(text, published), **published.config_json.codes(values, vocabulary)}
+        fields |= _sizes(text, published)
+        codes = published.config_json.codes(values, vocabulary)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     except (TypeError, ValueError, AttributeError, ArithmeticError):
@@ -91,7 +92,7 @@ def from_hf(
                 fields[field] = given
             elif fields[field] >= fields["vocab_size"]:
                 fields[field] = UNKNOWN
-    return with_tokens(from_dict(ModelConfig, fields, where), tokens, where)
+    return with_tokens(from_dict(ModelConfig, fields | codes, where), tokens, where)
 
 
 def with_tokens(config: ModelConfig, tokens: Mapping[str, int] | None, where: str) -> ModelConfig:

@@ -1,7 +1,8 @@
 """Trains a model: python train.py --config=configs/emoji.py [--config.stage=backbone] [--config.seed=1]
 
-Stages are "tokenizer", "backbone" and "heads"; "all" runs them in turn. With the config of a published backbone draft
-heads for it are trained: python train.py --config=configs/emu3.py --config.weights=DIR --config.prompts_file=FILE.
+Stages are "tokenizer", "backbone" and "heads"; "all" runs them in turn, and "flash" goes on with a vertical branch.
+With the config of a published backbone draft heads for it are trained, or a branch (--config.stage=flash):
+python train.py --config=configs/emu3.py --config.weights=DIR --config.prompts_file=FILE.
 Checkpoints, logs and images go to config.workdir, final models to its folder export/. A run that is started again
 resumes.
 """
@@ -50,9 +51,9 @@ def main() -> None:
     if extra:
         raise UserError(f"The command line cannot be used: unexpected {extra[0]!r}; options start with --config.")
     config = CONFIG.value
-    if "stage" in config:
+    if "architecture" not in config.model:
         if COORDINATOR.value or NUM_PROCESSES.value is not None or PROCESS_ID.value is not None:
-            raise UserError("Several processes train draft heads of published backbones alone, not this config.")
+            raise UserError("Several processes train draft heads and branches of published backbones, not this config.")
         from ssd_jax.recipes import emoji, emoji_spec  # after the flags, so that --help is fast
 
         spec = emoji_spec.EmojiSpec.parse(config)
@@ -61,19 +62,17 @@ def main() -> None:
         more = " --decoder=flash" if spec.stages == (emoji_spec.FLASH,) else ""
         print(f"The model is in {export}; draw with it: {entry.drawing_command()} --weights={export}{more}")
         return
-    from ssd_jax.recipes import published_heads, published_spec
+    from ssd_jax.recipes import published, published_spec
 
     spec = published_spec.PublishedSpec.parse(config)
     entry.use_devices(spec.mesh or "", COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     with contextlib.ExitStack() as held:
         together("workdir", lambda: held.enter_context(locked(spec.workdir)))  # one run, of any number of processes
-        export = published_heads.run(spec)
+        export = published.run(spec)
     if is_first():
         print(spec.report.read_text(encoding="utf-8"))
-        print(
-            f"The heads are in {export}; draw with them: "
-            f"{entry.drawing_command()} --weights={spec.weights} --heads={export} --decoder=ssd"
-        )
+        what, options = published.result(spec, export)
+        print(f"What was trained, {what}, is in {export}; draw with it: {entry.drawing_command()} {options}")
 
 
 def console() -> None:

@@ -18,7 +18,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from ssd_jax.backbones import emu3_5
-from ssd_jax.recipes.head_settings import head_training, tiny_head_training
+from ssd_jax.recipes.published_settings import published_training, tiny_published_training
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -33,11 +33,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sample_prompts = ("a lighthouse on a rocky coast at dusk", "a portrait of an old fisherman, oil painting")
 
     # Draft heads (train.py).
-    config.update(head_training("emu3_5", window=1024, accumulation=16))
+    config.update(published_training("emu3_5", window=1024, accumulation=16))
     if variant == "tiny":
         config.model.update(layers=1, width=32, mlp_width=48, heads=4, kv_heads=2, head_dim=16)
         config.model.update(rows=4, cols=4, vocab_size=364, visual_offset=300, visual_size=64)
         config.model.update(pad_id=0, bos_id=1, boi_id=2, row_end_id=3)
         config.sample_prompts = config.sample_prompts[:1]
-        config.update(tiny_head_training("emu3_5"), max_batch=4)
+        config.update(tiny_published_training("emu3_5"), max_batch=4)
     return config

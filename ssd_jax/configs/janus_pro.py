@@ -20,7 +20,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from ssd_jax.backbones import janus
-from ssd_jax.recipes.head_settings import head_training, tiny_head_training
+from ssd_jax.recipes.published_settings import published_training, tiny_published_training
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -35,12 +35,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sample_prompts = ("a lighthouse on a rocky coast at dusk", "a portrait of an old fisherman, oil painting")
 
     # Draft heads (train.py): a step, compiled for a CPU, needs 32 GB, 13 of them the backbone.
-    config.update(head_training("janus-pro", window=0, accumulation=4))
+    config.update(published_training("janus-pro", window=0, accumulation=4))
     if variant == "1b":
         config.model.update(dataclasses.asdict(janus.MODEL_1B))
     if variant == "tiny":
         config.model.update(layers=1, width=32, mlp_width=48, heads=4, kv_heads=4, head_dim=8, head_width=32)
         config.model.update(rows=4, cols=4, vocab_size=300, visual_size=64, pad_id=0, bos_id=1, boi_id=2)
         config.sample_prompts = config.sample_prompts[:1]
-        config.update(tiny_head_training("janus-pro"), max_batch=4)
+        config.update(tiny_published_training("janus-pro"), max_batch=4)
     return config

@@ -19,7 +19,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from ssd_jax.backbones import lumina
-from ssd_jax.recipes.head_settings import head_training, tiny_head_training
+from ssd_jax.recipes.published_settings import published_training, tiny_published_training
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -34,10 +34,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sample_prompts = ("a lighthouse on a rocky coast at dusk", "a portrait of an old fisherman, oil painting")
 
     # Draft heads (train.py): a step, compiled for a CPU, needs 36 GB, 14 of them the backbone.
-    config.update(head_training("lumina-mgpt", window=1024, accumulation=8))
+    config.update(published_training("lumina-mgpt", window=1024, accumulation=8))
     if variant == "tiny":
         config.model.update(layers=1, width=32, mlp_width=48, heads=4, kv_heads=4, head_dim=8)
         config.model.update(vocab_size=364, visual_size=64, pad_id=0, bos_id=1, boi_id=2, row_end_id=70)
         config.sample_prompts = config.sample_prompts[:1]
-        config.update(tiny_head_training("lumina-mgpt"), max_batch=4)
+        config.update(tiny_published_training("lumina-mgpt"), max_batch=4)
     return config

@@ -1,11 +1,9 @@
 """FlashAR's loop: draws one anti-diagonal of the grid per pass, with a vertical branch."""
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int32
 
 from ssd_jax.decode.base import Decoder, register
@@ -14,37 +12,11 @@ from ssd_jax.decode.state import Decoded, first_token, gather, scatter
 from ssd_jax.decode.verifier import Cache, Progress, Verifier
 from ssd_jax.errors import UserError, require_whole
 from ssd_jax.sampling.choice import choose
+from ssd_jax.sequence.diagonals import diagonals
 from ssd_jax.sequence.layout import Grid
 
 State = tuple[Int32[Array, ""], Int32[Array, "B tokens"], Int32[Array, " B"], Int32[Array, "B tokens"], Cache]
 """How many diagonals are drawn after the first, or rounds made; tokens, passes, trace, cache."""
-
-
-class Diagonals(NamedTuple):
-    """The anti-diagonals of a grid, D = R + C - 1 of them, padded to M = min(R, C) tokens.
-
-    Attributes:
-        positions: their positions; R*C stands for padding.
-        left, above: places of each one's left and upper neighbours in the diagonal before; any, if it has none.
-    """
-
-    positions: Int32[np.ndarray, "D M"]
-    left: Int32[np.ndarray, "D M"]
-    above: Int32[np.ndarray, "D M"]
-
-
-def diagonals(grid: Grid) -> Diagonals:
-    """The anti-diagonals from the upper left corner to the lower right one, by grid row or, if there are fewer columns,
-    by column: so the neighbour across keeps its place."""
-    R, C = grid.rows, grid.cols
-    place, number = np.arange(min(R, C)), np.arange(R + C - 1)[:, None]
-    row, col = (place, number - place) if R <= C else (number - place, place)
-    inside = (row >= 0) & (row < R) & (col >= 0) & (col < C)
-    same, before = (
-        np.broadcast_to(index, inside.shape).astype(np.int32) for index in (place, np.maximum(place - 1, 0))
-    )
-    positions = np.where(inside, row * C + col, grid.size).astype(np.int32)
-    return Diagonals(positions, *((same, before) if R <= C else (before, same)))
 
 
 @register

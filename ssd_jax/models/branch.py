@@ -61,11 +61,13 @@ class VerticalBranch(nn.Module):
         mask: Bool[Array, "B W T"],
         slots: Int32[Array, "B W"] | None = None,
         cache: KVCache | None = None,
+        length: int = 0,
     ) -> tuple[Float32[Array, "B W D"], KVCache | None]:
         """Runs the blocks; arguments and results as for `Transformer.hidden`, but x are the backbone's states before
-        its last blocks, and the branch has the layers of the cache after the backbone's."""
+        its last blocks, and the branch has the layers of the cache after the backbone's. Positions are below `length`,
+        by default T."""
         c = self.config
-        angles = rotary_angles(positions, mask.shape[-1], c.head_dim, c.rope_theta)
+        angles = rotary_angles(positions, length or mask.shape[-1], c.head_dim, c.rope_theta)
         return run_blocks(self.blocks, c.layers, x, angles, mask, slots, cache, self.gate_in.dtype)
 
     def logits(self, hidden: Float[Array, "*axes D"]) -> Float32[Array, "*axes V"]:

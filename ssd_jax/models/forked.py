@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from ssd_jax.models.branch import VerticalBranch, mixed
 from ssd_jax.models.config import BranchConfig, ModelConfig
@@ -49,7 +49,7 @@ class Forked:
         Args:
             params: of both.
             x: input embeddings.
-            slots: their slots; without a cache they are 0 .. W - 1.
+            slots: their slots; without a cache all batch rows have the same.
             starts: first real slot of each batch row.
             first: slot of grid position 0.
             layout: the image's.
@@ -57,16 +57,42 @@ class Forked:
         Returns:
             the backbone's states, the branch's, and the cache with the inputs written in.
         """
-        keys = jnp.arange(x.shape[1] if cache is None else cache.length, dtype=jnp.int32)
-        rotary, written = rotary_positions(slots, starts), None if cache is None else slots
-        seen = diagonal(slots, keys, starts, first, layout.pitch, layout.grid.cols)
-        image = seen & ((keys[None, None] >= first) | (keys[None, None] == slots[:, :, None]))
-        with jax.named_scope("verify"):
-            given = x, rotary, seen, written, cache, self.branch.layers
-            right, before, cache = self._backbone(params, *given, method="forked")
-        with jax.named_scope("branch"):
-            below, cache = self._branch(params, before, rotary, image, written, cache, method="hidden")
+        right, before, cache = self.right(params, x, slots, starts, first, layout, cache)
+        below, cache = self.below(params, before, slots, starts, first, layout, cache)
         return right, below, cache
+
+    def right(
+        self,
+        params: Any,
+        x: Float[Array, "B W D"],
+        slots: Int32[Array, "B W"],
+        starts: Int32[Array, " B"],
+        first: int,
+        layout: Layout,
+        cache: KVCache | None = None,
+    ) -> tuple[Float32[Array, "B W D"], Float32[Array, "B W D"], KVCache | None]:
+        """The backbone alone, see `hidden`: its states, those where the branch begins, and the cache."""
+        seen, rotary, written = self._seen(slots, starts, first, layout, cache)
+        with jax.named_scope("verify"):
+            return self._backbone(params, x, rotary, seen, written, cache, self.branch.layers, method="forked")
+
+    def below(
+        self,
+        params: Any,
+        before: Float32[Array, "B W D"],
+        slots: Int32[Array, "B W"],
+        starts: Int32[Array, " B"],
+        first: int,
+        layout: Layout,
+        cache: KVCache | None = None,
+    ) -> tuple[Float32[Array, "B W D"], KVCache | None]:
+        """The branch alone, from the states where it begins; see `hidden`."""
+        seen, rotary, written = self._seen(slots, starts, first, layout, cache)
+        keys = _keys(slots, cache)[None, None]
+        image = seen & ((keys >= first) | (keys == slots[:, :, None]))
+        with jax.named_scope("branch"):
+            length = first + layout.length
+            return self._branch(params, before, rotary, image, written, cache, length, method="hidden")
 
     def logits(
         self,
@@ -83,9 +109,22 @@ class Forked:
         from_above = self._branch(params, above, method="logits")
         return mixed(gate, from_left, from_above, positions, cols), from_above
 
+    @staticmethod
+    def _seen(
+        slots: Int32[Array, "B W"], starts: Int32[Array, " B"], first: int, layout: Layout, cache: KVCache | None
+    ) -> tuple[Bool[Array, "B W T"], Int32[Array, "B W"], Int32[Array, "B W"] | None]:
+        """What inputs see, their rotary positions, and the slots to write."""
+        seen = diagonal(slots, _keys(slots, cache), starts, first, layout.pitch, layout.grid.cols)
+        return seen, rotary_positions(slots, starts), None if cache is None else slots
+
     def _backbone(self, params: Any, *arguments: Any, method: str) -> Any:
         return Transformer(self.config, self.products).apply(params["backbone"], *arguments, method=method)
 
     def _branch(self, params: Any, *arguments: Any, method: str) -> Any:
         module = VerticalBranch(self.config, self.branch, self.products)
         return module.apply(params["branch"], *arguments, method=method)
+
+
+def _keys(slots: Int32[Array, "B W"], cache: KVCache | None) -> Int32[Array, " T"]:
+    """The slots of what can be seen: the whole cache, or the inputs themselves."""
+    return slots[0] if cache is None else jnp.arange(cache.length, dtype=jnp.int32)

@@ -30,6 +30,7 @@ from ssd_jax.sequence.layout import Grid, Layout
 from ssd_jax.weights.hub import download, find_local, is_hub_id
 from ssd_jax.weights.load import read_backbone, read_config
 from ssd_jax.weights.part_file import BRANCH_FILE, HEADS_FILE
+from ssd_jax.weights.published_branch import published_branch, read_branch
 from ssd_jax.weights.store import find_weights
 from ssd_jax.weights.tensors import read_tensors
 
@@ -89,9 +90,9 @@ def load(
     heads_path = HEADS_FILE.choose(None if heads is None else find_local(heads), folder)
     branch_path = BRANCH_FILE.choose(None if branch is None else find_local(branch), folder)
     drafters = None if heads_path is None else HEADS_FILE.read_config(heads_path, weights)
-    below = None if branch_path is None else BRANCH_FILE.read_config(branch_path, weights)
+    below = published_branch(folder, config) if branch_path is None else BRANCH_FILE.read_config(branch_path, weights)
     if below is not None:
-        require_fits(config, below, f"{branch_path}: ")
+        require_fits(config, below, f"{branch_path or folder}: ")
     like = partial(abstract, mesh=mesh, dtype=dtype, quantize=quantize)
     backbone = like(boxed_backbone(config))
     like_heads = None if drafters is None else like(boxed_heads(drafters, config.width))
@@ -99,7 +100,7 @@ def load(
     require_model_fits(config, backbone, {"draft heads": like_heads, "vertical branch": like_branch}, dtype, mesh)
     params = read_backbone(weights, config, backbone, dtype)
     heads_params = None if heads_path is None else read_tensors(heads_path, like_heads, dtype)
-    branch_params = None if branch_path is None else read_tensors(branch_path, like_branch, dtype)
+    branch_params = None if like_branch is None else read_branch(branch_path or weights, config, like_branch, dtype)
     vq_path = None if vq_weights is None else find_local(vq_weights)
     origin = Checkpoint(folder, vq_path, tokens, heads_path, branch_path)
     model = LoadedModel.of(config, params, drafters, heads_params, below, branch_params)

@@ -12,6 +12,7 @@ from ssd_jax.models.vq_models import AnyVQConfig
 from ssd_jax.pipeline.loading import find_folder_here
 from ssd_jax.weights.load import read_config
 from ssd_jax.weights.part_file import BRANCH_FILE, HEADS_FILE
+from ssd_jax.weights.published_branch import published_branch
 
 
 class Models(NamedTuple):
@@ -56,9 +57,9 @@ def find_models(
         drafters, _ = HEADS_FILE.describe(heads_path)
     else:
         drafters = from_dict(HeadsConfig, dict(config.get("heads_model", {})), f"{where}: heads_model")
-    below = None
+    below = None if folder is None else published_branch(folder, backbone)
     if branch_path is not None:
         below, _ = BRANCH_FILE.describe(branch_path)
-    elif "branch_model" in config:
+    elif below is None and "branch_model" in config:
         below = from_dict(BranchConfig, dict(config["branch_model"]), f"{where}: branch_model")
     return Models(backbone, drafters, tokenizer, below)

@@ -46,7 +46,7 @@ from ssd_jax.recipes.emoji_spec import FLASH, EmojiSpec
 from ssd_jax.sampling.noise import image_keys
 from ssd_jax.sequence.layout import Grid
 from ssd_jax.training.backbone import backbone_task
-from ssd_jax.training.branch import branch_task
+from ssd_jax.training.branch import Forking, branch_task
 from ssd_jax.training.head_training import EXPORT_DTYPE, Frozen, digest, train_draft_heads
 from ssd_jax.training.loop import fit
 from ssd_jax.training.metrics import require_plots
@@ -185,8 +185,8 @@ def _train_flash(spec: EmojiSpec, encoded: Encoded) -> Path:
         write_tensors(beside.with_name(BRANCH_FILE.name), params["branch"], EXPORT_DTYPE, metadata)
 
     def phase(name: str, stage: BranchSpec, start: Any) -> Any:
-        forked = Forked(model, layers, PRODUCTS[stage.matmul])
-        task = branch_task(name, forked, stage, spec.seed, encoded.source, backbone, start, draw)
+        forking = Forking(Forked(model, layers, PRODUCTS[stage.matmul]), Grid(model.rows, model.cols))
+        task = branch_task(name, forking, stage, spec.seed, encoded.source, backbone, start, draw)
         return fit(task, stage, spec.seed, spec.workdir, {**origin, "start": digest(start)})
 
     draw, folder = painter(spec, encoded, Flash(), loaded), spec.flash_export

@@ -124,10 +124,10 @@ class PromptedSpec(StageSpec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CaptionedSpec(PromptedSpec):
-    """Settings of stages on emoji; the shares are those of `data.batches.Dropped`."""
+    """Settings of stages on captions; the shares are those of `data.batches.Dropped`, of prompts that have a style."""
 
-    style_drop: float = _number("share")
-    word_drop: float = _number("share")
+    style_drop: float = _number("share", default=0.0)
+    word_drop: float = _number("share", default=0.0)
 
     @property
     def dropped(self) -> Dropped:

@@ -85,7 +85,8 @@ def read_config(
     """
     path = Path(folder) / CONFIG_NAME
     values = read_json(path)
-    if "format" not in values and ("model_type" in values or "architectures" in values):
+    ours = str(values.get("format", "")).startswith("ssd_jax")
+    if not ours and ("model_type" in values or "architectures" in values):
         model = from_hf(values, read_vocabulary(folder), tokens, str(path))
         return model, vq_from_hf(model.architecture, values, str(path))
     check_format(path, values)

@@ -54,6 +54,13 @@ def find_sources(config: ModelConfig, parameters: Iterable[str], names: Collecti
     return {name: _source(name, naming, config) for name in parameters}
 
 
+def find_branch_sources(config: ModelConfig, parameters: Iterable[str]) -> dict[str, Source]:
+    """Flat names of the parameters of a published vertical branch -> sources."""
+    branch = PUBLISHED[config.architecture].branch
+    assert branch is not None
+    return {name: _source(name, branch.naming, config) for name in parameters}
+
+
 def find_naming(config: ModelConfig, names: Collection[str]) -> Naming:
     """How the tensors of a file are named; raises `WeightsError` if it is in no known way."""
     namings = PUBLISHED[config.architecture].namings
@@ -70,7 +77,8 @@ def _source(name: str, naming: Naming, config: ModelConfig) -> Source:
         tensor, layout = BLOCK[part]
         # Files written by one process have one row for all attention heads, others one for every process of a training.
         rows_per_process = part.startswith(("attention.q_norm", "attention.k_norm"))
-        return Source(f"{naming.trunk}layers.{block.removeprefix('block_')}.{tensor}", layout, spread=rows_per_process)
+        tensor = f"{naming.trunk}{naming.layers}{block.removeprefix('block_')}.{tensor}"
+        return Source(tensor, layout, spread=rows_per_process)
     if name == "visual_head":  # a text model's head has an output for every id
         return Source(naming.rest[name], first=config.visual_offset, rows=config.vocab_size)
     own = {"embedding": naming.embedding, "final_norm.scale": f"{naming.trunk}norm.weight"}

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import toy
 
-from ssd_jax.decode.flash import Flash, diagonals
+from ssd_jax.decode.flash import Flash
 from ssd_jax.errors import UserError
 from ssd_jax.models.branch import VerticalBranch
 from ssd_jax.models.transformer import Transformer
 from ssd_jax.sampling.noise import gumbel_noise, image_keys
+from ssd_jax.sequence.diagonals import diagonals
 from ssd_jax.sequence.layout import Grid
 
 ROW_ENDS = toy.Toy(toy.config(row_end=1))

@@ -35,7 +35,7 @@ from ssd_jax.models.config import HeadsConfig, ModelConfig
 from ssd_jax.models.config_json import from_dict
 from ssd_jax.models.draft_heads import init_heads
 from ssd_jax.models.transformer import abstract_backbone
-from ssd_jax.recipes import published_heads
+from ssd_jax.recipes import published
 from ssd_jax.recipes.published_spec import PublishedSpec
 from ssd_jax.sequence.layout import Grid
 from ssd_jax.training.draft_loss import Drafting, SmoothL1, mean_per_offset
@@ -186,7 +186,7 @@ def test_in_two_processes_the_heads_learn_the_same_and_a_stopped_training_goes_o
     shutil.rmtree(tmp_path / "runs" / "heads" / "state" / "12")
     changes |= {"weights": str(emu3), "prompts_file": str(prompts)}
     changes |= {"pictures_per_prompt": PER_PROMPT, "pictures_per_file": PER_FILE}
-    published_heads.run(PublishedSpec.parse(tiny("emu3", tmp_path, **changes)))
+    published.run(PublishedSpec.parse(tiny("emu3", tmp_path, **changes)))
     same_losses(trained, tmp_path, 1e-3)
     for name, values in load_file(heads).items():
         np.testing.assert_allclose(values.astype(np.float32), before[name].astype(np.float32), rtol=0.02, atol=1e-4)
@@ -234,7 +234,7 @@ def pictures(tmp_path_factory) -> Path:
 def test_heads_learn_from_a_folder_of_pictures(pictures, tmp_path, name):
     weights = published_folder(name, tmp_path / "checkpoint")
     changes = {"weights": str(weights), "images": str(pictures), "size": SIZE[name], "overlap.steps": 0}
-    export = published_heads.run(PublishedSpec.parse(tiny(name, tmp_path, **changes)))
+    export = published.run(PublishedSpec.parse(tiny(name, tmp_path, **changes)))
     lines = read_log(tmp_path / "runs" / "heads" / "metrics.jsonl")
     heldout = [line["heldout"] for line in lines if "heldout" in line]
     assert heldout[-1] < heldout[0]
@@ -330,7 +330,7 @@ def test_a_training_step_of_emu3_takes_the_memory_that_its_config_says():
 def test_what_cannot_be_is_refused_in_one_sentence(emu3, prompts, tmp_path, changes, words):
     config = tiny("emu3", tmp_path, **{"weights": str(emu3), "prompts_file": str(prompts), **changes})
     with pytest.raises(UserError) as caught:
-        published_heads.run(PublishedSpec.parse(config))
+        published.run(PublishedSpec.parse(config))
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists()
@@ -375,5 +375,5 @@ def test_a_cache_of_another_backbone_is_refused(trained, prompts, tmp_path):
     changes = {"weights": str(other), "prompts_file": str(prompts), "data": str(trained / "data")}
     changes |= {"pictures_per_prompt": PER_PROMPT, "pictures_per_file": PER_FILE}
     with pytest.raises(UserError, match="tokens made with another backbone"):
-        published_heads.run(PublishedSpec.parse(tiny("emu3", tmp_path, **changes)))
+        published.run(PublishedSpec.parse(tiny("emu3", tmp_path, **changes)))
     assert json.loads((trained / "data" / "manifest.json").read_text())["pictures"] == len(PROMPTS) * PER_PROMPT

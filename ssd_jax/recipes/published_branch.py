@@ -1,0 +1,128 @@
+"""Trains a vertical branch for a published backbone: the stage "flash" of `recipes.published`.
+
+The first phase leaves the backbone as it is; its branch goes to `spec.export`. The second, if it has steps, trains both
+and makes a checkpoint of its own, `spec.flash_export`.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssd_jax.backbones import backbone_of
+from ssd_jax.files import replacing
+from ssd_jax.models.branch import boxed_branch, init_branch
+from ssd_jax.models.forked import Forked
+from ssd_jax.models.matmul import PRODUCTS
+from ssd_jax.models.transformer import boxed_backbone
+from ssd_jax.parallel.mesh import place, using
+from ssd_jax.parallel.processes import together
+from ssd_jax.parallel.train_state import gathered
+from ssd_jax.pipeline.pipeline import Pipeline
+from ssd_jax.prompts import TOKENIZER_NAME
+from ssd_jax.recipes.published_images import Images
+from ssd_jax.recipes.published_spec import PublishedSpec
+from ssd_jax.sequence.layout import Grid
+from ssd_jax.training.branch import Forking, branch_task, mean_over_images
+from ssd_jax.training.head_training import EXPORT_DTYPE, digest
+from ssd_jax.training.loop import fit
+from ssd_jax.training.spec import BranchSpec
+from ssd_jax.weights.export import write_tensors
+from ssd_jax.weights.load import CONFIG_NAME
+from ssd_jax.weights.part_file import BRANCH_FILE
+from ssd_jax.weights.store import find_weights
+
+Losses = dict[str, dict[str, float]]
+"""State of the training -> loss -> its mean over held-out images."""
+
+
+def train_branch(spec: PublishedSpec, pipe: Pipeline, grid: Grid, images: Images) -> tuple[Path, list[str]]:
+    """Trains the phases of the spec and exports each one's result; returns the last one's folder and the report's
+    lines, with their evaluation on held-out images."""
+    config, mesh, backbone, weights = pipe.config, pipe.mesh, pipe.params, find_weights(pipe.folder)
+    shapes = {"backbone": boxed_backbone(config), "branch": boxed_branch(config, spec.branch_model)}
+    origin = {**BRANCH_FILE.metadata(spec.branch_model, weights), **images.origin}
+    picked, losses = images.source.heldout(spec.report_images), {}
+
+    def phase(name: str, stage: BranchSpec, start: Any) -> Any:
+        placed = None if mesh is None else {part: place(shapes[part], mesh) for part in start}
+        forked = Forked(config, spec.branch_model, PRODUCTS[stage.matmul])
+        forking = Forking(forked, grid, spec.window, mesh, placed)
+        mean = mean_over_images(forking, stage, images.source.given)
+        losses.setdefault("untrained", mean({"backbone": backbone, **start}, picked, backbone))
+        task = branch_task(name, forking, stage, spec.seed, images.source, backbone, start)
+        begun = digest(gathered(start["branch"], mesh))
+        params = fit(task, stage, spec.seed, spec.workdir, {**origin, "start": begun})
+        losses[name] = mean({"backbone": backbone, **params}, picked, backbone)
+        return params
+
+    with using(mesh, config):
+        start = jax.jit(lambda params: init_branch(config, spec.branch_model, in_float32(params), key(spec)))
+        params = phase("branch", spec.branch, {"branch": start(backbone)})
+        export = export_branch(spec, params["branch"], weights, mesh)
+        if spec.flash.steps:
+            both = {"backbone": jax.jit(in_float32)(backbone), **params}
+            export = export_both(spec, phase("flash", spec.flash, both), pipe)
+    return export, report(spec, pipe, images, losses)
+
+
+def key(spec: PublishedSpec) -> jax.Array:
+    """Of the branch's initial values."""
+    return jax.random.key(spec.seed)
+
+
+def in_float32(params: Any) -> Any:
+    """The parameters in float32, in which they are trained."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+
+
+def export_branch(spec: PublishedSpec, branch: Any, weights: Path, mesh: Any, folder: Path | None = None) -> Path:
+    """Writes a branch beside the backbone file `weights`; returns the folder, by default `spec.export`."""
+    folder, whole = folder or spec.export, gathered(branch, mesh)
+    metadata = BRANCH_FILE.metadata(spec.branch_model, weights)
+    together(f"{folder.name}: branch", lambda: write_tensors(folder / BRANCH_FILE.name, whole, EXPORT_DTYPE, metadata))
+    return folder
+
+
+def export_both(spec: PublishedSpec, params: Any, pipe: Pipeline) -> Path:
+    """Writes a checkpoint of a trained backbone, in our tensor names, and its branch; the image tokenizer stays where
+    it is."""
+    folder = spec.flash_export
+    # One parameter after the other: the whole backbone may not fit on one device.
+    whole = jax.tree.map(lambda leaf: np.asarray(gathered(leaf.astype(EXPORT_DTYPE), pipe.mesh)), params["backbone"])
+    published = backbone_of(pipe.config).published
+    own = () if published is None or published.tokenizer is None else published.tokenizer.names
+
+    def write() -> None:
+        write_tensors(folder / "model.safetensors", whole, EXPORT_DTYPE)
+        for name in (CONFIG_NAME, TOKENIZER_NAME, *own):
+            if (pipe.folder / name).is_file():
+                with replacing(folder / name) as temporary:
+                    shutil.copyfile(pipe.folder / name, temporary)
+
+    together(f"{folder.name}: backbone", write)
+    return export_branch(spec, params["branch"], folder / "model.safetensors", pipe.mesh, folder)
+
+
+def report(spec: PublishedSpec, pipe: Pipeline, images: Images, losses: Losses) -> list[str]:
+    """The evaluation as lines of markdown."""
+    states = {"untrained": "untrained", "branch": "branch alone", "flash": "both"}
+    steps = ", then ".join(
+        f"{stage.steps} steps of {stage.batch} images ({name})" for name, stage in spec.phases.items()
+    )
+    teacher = next(iter(losses.values()))["teacher"]
+    lines = [
+        f"A vertical branch of {spec.branch_model.layers} layers beside {pipe.folder} "
+        f"(fingerprint {pipe.fingerprint()[:12]}), trained on {images.made}: {steps}. Means over at most "
+        f"{spec.report_images} held-out images, in nats per token, without guidance; as `ar` draws them it is "
+        f"{teacher:.3f}.",
+        "",
+        "| NLL | as `flash` draws | from above alone |",
+        "|---|---|---|",
+    ]
+    return lines + [
+        f"| {states[name]} | {found['nll']:.3f} | {found['vertical']:.3f} |" for name, found in losses.items()
+    ]
