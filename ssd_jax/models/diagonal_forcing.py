@@ -84,8 +84,9 @@ def in_windows(
     def step(cache: KVCache, at: jax.Array) -> tuple[KVCache, tuple[jax.Array, jax.Array]]:
         inputs = x[:, jnp.minimum(at, x.shape[1] - 1)]  # those of padding are not written
         at = jnp.broadcast_to(at, inputs.shape[:2])
-        right, before, cache = forked.right(params, inputs, at, starts, first, layout, cache)
-        return cache, (right, before)
+        right, before, written = forked.right(params, inputs, at, starts, first, layout, cache)
+        assert written is not None
+        return written, (right, before)
 
     dtype = params["backbone"]["params"]["embedding"].dtype
     spec = CacheSpec(c.layers, B, c.kv_heads, length, c.head_dim, dtype, "plain")

@@ -51,6 +51,8 @@ def given_tokens(seed=0) -> np.ndarray:
 
 GRID_SHAPE = (GRID.rows, GRID.cols)
 GIVEN = given_tokens()
+NOTHING = np.full_like(GIVEN, -1)
+"""The same program as for `GIVEN`; it draws what one without given tokens draws (the last test)."""
 
 
 def decode(model, decoder, given, seed=0):
@@ -72,7 +74,7 @@ def test_ar_keeps_given_tokens_and_draws_the_others_with_their_own_noise(model):
     log_p, noise, _ = toy.forced(model, jnp.asarray(out), GRID)
     drawn = np.asarray(jnp.argmax(log_p + noise, axis=-1))
     np.testing.assert_array_equal(out[GIVEN < 0], drawn[GIVEN < 0])
-    free = np.asarray(decode(model, PRESETS["ar"], None).tokens)
+    free = np.asarray(decode(model, PRESETS["ar"], NOTHING).tokens)
     assert (out[4] == free[4]).all() and (out[:4] != free[:4]).any(axis=1).all()  # image 4 has no given token
 
 
@@ -84,7 +86,7 @@ def test_exact_decoders_draw_what_ar_draws(name, model):
     passes = np.asarray(out.passes)
     window = decoder_of(name).width(GRID)
     assert passes[-1] == 1 + -(-(GRID.size - 1) // window)  # given tokens are accepted as fast as they fit
-    assert (passes[:4] < np.asarray(decode(model, decoder_of(name), None).passes)[:4]).sum() >= 3
+    assert (passes[:4] < np.asarray(decode(model, decoder_of(name), NOTHING).passes)[:4]).sum() >= 3
 
 
 @pytest.mark.parametrize("name", OTHERS, ids=str)
@@ -92,7 +94,7 @@ def test_every_decoder_keeps_given_tokens(name):
     out = np.asarray(decode(toy.TOY, decoder_of(name), GIVEN).tokens)
     np.testing.assert_array_equal(out[GIVEN >= 0], GIVEN[GIVEN >= 0])
     assert ((0 <= out) & (out < toy.TOY.config.visual_size)).all()
-    free = np.asarray(decode(toy.TOY, decoder_of(name), None).tokens)
+    free = np.asarray(decode(toy.TOY, decoder_of(name), NOTHING).tokens)
     assert (out[4] == free[4]).all()
 
 
@@ -118,6 +120,6 @@ def test_a_program_without_given_tokens_is_the_same(monkeypatch):
 
 def test_nothing_given_is_nothing_else():
     decoder = Raster(window=4, drafter="above")
-    free, none = (decode(toy.TOY, decoder, given) for given in (None, np.full_like(GIVEN, -1)))
+    free, none = (decode(toy.TOY, decoder, given) for given in (None, NOTHING))
     np.testing.assert_array_equal(none.tokens, free.tokens)
     np.testing.assert_array_equal(none.passes, free.passes)

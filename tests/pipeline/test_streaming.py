@@ -19,7 +19,8 @@ from ssd_jax.viz import UNDRAWN
 PROMPTS = ["red apple", "dog"]
 
 
-STREAMED = ["ar", "sjd", "ssd-tree", "mtp", "ssd", SSD(rounds="auto"), "ssd-wave", "pjd", "flash", Flash(rounds=2)]
+STREAMED = ["ar", "sjd-pac", "ssd-tree", "mtp", "ssd", SSD(rounds="auto"), "ssd-wave", "pjd", Flash(rounds=2)]
+"""One for every loop."""
 
 
 @pytest.mark.parametrize("decoder", STREAMED, ids=str)
