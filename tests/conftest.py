@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from functools import cache, partial
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,12 +24,12 @@ os.environ.setdefault(
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from toy import random_backbone, small_config
 
 from ssd_jax.cli import entry
 from ssd_jax.models.branch import init_branch
-from ssd_jax.models.config import BranchConfig, HeadsConfig, ModelConfig, VQConfig
+from ssd_jax.models.config import BranchConfig, HeadsConfig, VQConfig
 from ssd_jax.models.draft_heads import DraftHeads, init_heads
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.models.vq import VQModel
@@ -79,27 +79,7 @@ def _free_programs():
     jax.clear_caches()
 
 
-# -- models with random weights: not trained, but nothing about them is symmetric or zero
-
-
-def small_config(**changes) -> ModelConfig:
-    """A backbone of two layers over 8 text ids and 32 codes, for a grid of 3 x 4."""
-    sizes = dict(vocab_size=40, visual_offset=8, visual_size=32, rows=3, cols=4)
-    widths = dict(layers=2, width=32, mlp_width=48, heads=4, kv_heads=2, head_dim=8)
-    return ModelConfig(**{**sizes, **widths, **changes})
-
-
-@cache
-def random_backbone(config: ModelConfig, seed: int = 0):
-    """Parameters whose attention matters: initial values, scaled up, and norm scales that are not all one."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        if leaf.ndim == 1:
-            return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
-        return jnp.asarray(rng.normal(size=leaf.shape) * 1.5 * config.width**-0.5, jnp.float32)
-
-    return jax.tree.map_with_path(draw, abstract_backbone(config))
+# -- models with random weights (toy.py): not trained, but nothing about them is symmetric or zero
 
 
 @pytest.fixture(scope="session")

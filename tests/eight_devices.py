@@ -19,17 +19,22 @@ jax.config.update("jax_default_matmul_precision", "highest")
 from ssd_jax import load  # noqa: E402
 from ssd_jax.data.prompted_codes import PromptedCodes  # noqa: E402
 from ssd_jax.models import teacher_forcing  # noqa: E402
+from ssd_jax.models.block import RECOMPUTED  # noqa: E402
+from ssd_jax.models.branch import boxed_branch, init_branch  # noqa: E402
 from ssd_jax.models.config import BranchConfig, HeadsConfig  # noqa: E402
+from ssd_jax.models.forked import Forked  # noqa: E402
 from ssd_jax.models.loaded_model import LoadedModel  # noqa: E402
-from ssd_jax.parallel.mesh import using  # noqa: E402
+from ssd_jax.models.transformer import boxed_backbone  # noqa: E402
+from ssd_jax.parallel.mesh import place, using  # noqa: E402
 from ssd_jax.parallel.train_state import spread, state_shardings  # noqa: E402
 from ssd_jax.pipeline.model_sizes import Models  # noqa: E402
 from ssd_jax.pipeline.pipeline import Pipeline  # noqa: E402
 from ssd_jax.pipeline.random_weights import load_random  # noqa: E402
 from ssd_jax.sequence.layout import Grid  # noqa: E402
+from ssd_jax.training.branch import Forking, branch_task  # noqa: E402
 from ssd_jax.training.draft_loss import Overlap, SmoothL1  # noqa: E402
 from ssd_jax.training.head_training import DraftHeadsSpec, Frozen, draft_task, untrained  # noqa: E402
-from ssd_jax.training.spec import PromptedSpec  # noqa: E402
+from ssd_jax.training.spec import BranchSpec, PromptedSpec  # noqa: E402
 from ssd_jax.training.step import init_state, make_optimizer, make_step  # noqa: E402
 from ssd_jax.weights.load import read_config  # noqa: E402
 from ssd_jax.weights.mapping import flatten  # noqa: E402
@@ -70,16 +75,47 @@ def logits_differ(one: Pipeline, many: Pipeline) -> float:
     return max(float(abs(a - b).max()) for found in (whole, windows) for a, b in zip(found, expected, strict=True))
 
 
+# Six images on a device at a time: no activation then has the shape of a weight.
+STEP = dict(
+    batch=24, accumulation=2, eval_images=4, steps=2, lr=1e-2, warmup=0, decay=0.5, clip=1.0, weight_decay=0.01,
+    b2=0.99, log_every=1, save_every=1, caption_drop=0.1,
+)  # fmt: skip
+
+
+def images_of(pipe: Pipeline) -> PromptedCodes:
+    """28 images of any codes."""
+    codes = np.arange(28 * pipe.config.rows * pipe.config.cols, dtype=np.int32).reshape(28, -1) * 7
+    return PromptedCodes(codes % pipe.config.visual_size, np.arange(28), [([1, 2], [1])] * 28, 0, heldout=4)
+
+
+def branch_training(pipe: Pipeline) -> list[dict[str, float]]:
+    """The numbers of one step of both phases of a branch's training, the first in windows of diagonals."""
+    config, grid, out = pipe.config, Grid(pipe.config.rows, pipe.config.cols), []
+    forked = Forked(config, BranchConfig(1), block=RECOMPUTED)
+    spec = BranchSpec(**STEP, code_noise=0.1, code_blind=0.0, code_noise_from=0, vertical=0.5, distillation=0.2,
+                      temperature=2.0, backbone_rate=0.5)  # fmt: skip
+    shapes = {"backbone": boxed_backbone(config), "branch": boxed_branch(config, BranchConfig(1))}
+    with using(pipe.mesh, config):
+        copies = jax.jit(lambda params: init_branch(config, BranchConfig(1), params, jax.random.key(0)))
+        alone = {"branch": copies(pipe.params)}
+        for start in (alone, {"backbone": pipe.params, **alone}):
+            placed = None if pipe.mesh is None else {part: place(shapes[part], pipe.mesh) for part in start}
+            forking = Forking(forked, forked, grid, 5, pipe.mesh, placed, limit=2 * 24 * grid.cols)
+            task = branch_task("branch", forking, spec, 0, images_of(pipe), pipe.params, start)
+            optimizer = make_optimizer(spec, task.matrices, task.rates)
+            abstract = jax.eval_shape(lambda start=start: init_state(start, optimizer))  # noqa: B023 - called here
+            shardings = None if pipe.mesh is None else state_shardings(abstract, task.placed, pipe.mesh)
+            state = jax.jit(init_state, static_argnums=1, out_shardings=shardings)(start, optimizer)
+            step = make_step(task.loss, optimizer, 0, None, task.accumulation, shardings)
+            _, metrics = step(state, task.frozen, spread(task.batch(0), pipe.mesh))
+            out.append({name: float(value) for name, value in metrics.items()} | task.evaluate(start))
+    return out
+
+
 def head_training(pipe: Pipeline) -> list[dict]:
     """One step of each part of the draft heads' training: its loss, what travels, and the parts of its state."""
-    grid = Grid(pipe.config.rows, pipe.config.cols)
-    codes = np.arange(28 * grid.size, dtype=np.int32).reshape(28, -1) * 7 % pipe.config.visual_size
-    source = PromptedCodes(codes, np.arange(28), [([1, 2], [1])] * 28, 0, heldout=4)
-    # Six images on a device at a time: no activation then has the shape of a weight.
-    part = PromptedSpec(
-        batch=24, accumulation=2, eval_images=4, steps=2, lr=1e-2, warmup=0, decay=0.5, clip=1.0, weight_decay=0.01,
-        b2=0.99, log_every=1, save_every=1, caption_drop=0.1,
-    )  # fmt: skip
+    grid, source = Grid(pipe.config.rows, pipe.config.cols), images_of(pipe)
+    part = PromptedSpec(**STEP)
     spec = DraftHeadsSpec(pipe.heads, part, part, seed=0, window=4, report_images=4)
     frozen = Frozen(LoadedModel(pipe.params, pipe.config), grid, Path("unused"), pipe.mesh)
     begun, out = untrained(frozen.drafting(spec), pipe.mesh), []
@@ -112,7 +148,7 @@ def random_models(folder: str) -> dict[str, bool]:
         )
         pairs = zip(*(jax.tree.leaves(pipe.model) for pipe in (one, many)), strict=True)
         out[f"weights, {quantize}"] = all((np.asarray(a) == np.asarray(b)).all() for a, b in pairs)
-        for decoder in ("ssd", "pjd", "flash") if quantize is None else ("flash",):
+        for decoder in ("ssd", "pjd", "flash") if quantize is None else ("ssd", "flash"):
             tokens = [pipe.generate(PROMPTS, decoder=decoder, pixels=False).tokens for pipe in (one, many)]
             out[f"tokens of {decoder}, {quantize}"] = bool((tokens[0] == tokens[1]).all())
     return out
@@ -147,10 +183,9 @@ def main(folder: str, *others: str) -> None:
     ]
     kinds = Counter(device.platform for device in jax.devices())
     training = [head_training(pipe) for pipe in (one, load(folder, dtype="float32", mesh="data:2,model:4"))]
-    random = random_models(folder)
-    print(
-        json.dumps({"random": random, "runs": out, "logits_differ": differences, "kinds": kinds, "training": training})
-    )
+    branches = [branch_training(pipe) for pipe in (one, load(folder, dtype="float32", mesh="data:2,model:4"))]
+    found = {"random": random_models(folder), "runs": out, "logits_differ": differences, "kinds": kinds}
+    print(json.dumps({**found, "training": training, "branches": branches}))
 
 
 if __name__ == "__main__":

@@ -554,7 +554,7 @@ MUTANTS = [
     Mutant(
         "flash: the branch sees the prompt",
         "models/forked.py",
-        "image = seen & ((keys[None, None] >= first) | (keys[None, None] == slots[:, :, None]))",
+        "image = seen & ((keys >= first) | (keys == slots[:, :, None]))",
         "image = seen",
         "decode/test_flash.py -k 'slow_loop and square'",
     ),
@@ -567,10 +567,31 @@ MUTANTS = [
     ),
     Mutant(
         "flash: a tall grid's upper neighbour keeps its place",
-        "decode/flash.py",
+        "sequence/diagonals.py",
         "((same, before) if R <= C else (before, same))",
         "(same, before)",
         "decode/test_flash.py -k diagonals",
+    ),
+    Mutant(
+        "training a branch: diagonals are cut between windows",
+        "models/diagonal_forcing.py",
+        "number = max(1, window // table.shape[1])\n",
+        "table = table.reshape(-1, 1)\n    number = max(1, window)\n",
+        "training/test_branch.py -k 'teacher_forcing and windows'",
+    ),
+    Mutant(
+        "training a branch: grid row 0 counts as predicted from above",
+        "training/branch.py",
+        "position >= C",
+        "position >= 0",
+        "training/test_branch.py -k by_hand",
+    ),
+    Mutant(
+        "FlashAR's checkpoint: the gate takes the branch's state first",
+        "models/branch.py",
+        "jnp.concatenate([normed, self.final_norm(below)], axis=-1)",
+        "jnp.concatenate([self.final_norm(below), normed], axis=-1)",
+        "backbones/test_flashar.py -k predicts",
     ),
     Mutant(
         "flash: a round draws with its neighbour's noise",

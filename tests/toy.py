@@ -1,4 +1,8 @@
-"""A tiny backbone with strong dependence between tokens, draft heads for it, and one call that decodes."""
+"""Small random models: their configs and parameters, draft heads and branches for them, and one call that decodes.
+
+All tests that build a model of our own from nothing do so with `small_config`; `Toy` is one whose tokens depend on each
+other strongly.
+"""
 
 import dataclasses
 from functools import cache, partial
@@ -14,7 +18,7 @@ from ssd_jax.models.branch import init_branch
 from ssd_jax.models.config import BranchConfig, HeadsConfig, ModelConfig
 from ssd_jax.models.draft_heads import DraftHeads, init_heads
 from ssd_jax.models.loaded_model import LoadedModel
-from ssd_jax.models.transformer import Transformer
+from ssd_jax.models.transformer import Transformer, abstract_backbone
 from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.sampling.distribution import Sampler
 from ssd_jax.sampling.noise import image_keys
@@ -24,6 +28,26 @@ PROMPT = 4
 HEADS = HeadsConfig(horizontal=3, vertical=2)
 CONTEXT = HeadsConfig(horizontal=3, vertical=2, context=2)
 BRANCH = BranchConfig(layers=1)
+
+
+def small_config(**changes) -> ModelConfig:
+    """A backbone of two layers over 8 text ids and 32 codes, for a grid of 3 x 4."""
+    sizes = dict(vocab_size=40, visual_offset=8, visual_size=32, rows=3, cols=4)
+    widths = dict(layers=2, width=32, mlp_width=48, heads=4, kv_heads=2, head_dim=8)
+    return ModelConfig(**{**sizes, **widths, **changes})
+
+
+@cache
+def random_backbone(config: ModelConfig, seed: int = 0):
+    """Parameters whose attention matters: initial values, scaled up, and norm scales that are not all one."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        if leaf.ndim == 1:
+            return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
+        return jnp.asarray(rng.normal(size=leaf.shape) * 1.5 * config.width**-0.5, jnp.float32)
+
+    return jax.tree.map_with_path(draw, abstract_backbone(config))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,18 +76,9 @@ class Toy:
 
 
 def config(visual: int = 24, width: int = 24, layers: int = 2, row_end: int = -1) -> ModelConfig:
-    return ModelConfig(
-        vocab_size=8 + visual,
-        visual_offset=8,
-        visual_size=visual,
-        layers=layers,
-        width=width,
-        mlp_width=2 * width,
-        heads=4,
-        kv_heads=2,
-        head_dim=8,
-        row_end_id=row_end,
-    )
+    """That of a `Toy`."""
+    sizes = dict(vocab_size=8 + visual, visual_size=visual, width=width, mlp_width=2 * width, layers=layers)
+    return small_config(**sizes, rows=16, cols=16, row_end_id=row_end)
 
 
 TOY = Toy(config())

@@ -45,6 +45,11 @@ class Naming:
     layers: str = "layers."
 
     @property
+    def blocks(self) -> str:
+        """A block's part of a name, before its number."""
+        return self.trunk + self.layers
+
+    @property
     def embedding(self) -> str:
         """Tensor name of the embedding table, by which the naming is recognised."""
         return f"{self.trunk}embed_tokens.weight"

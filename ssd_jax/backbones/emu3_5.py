@@ -81,8 +81,9 @@ OF_EMU3 = 720**2
 
 FLASHAR = "emu3_flashar"
 """The `model_type` of lxazjk/Emu3.5-Image-FlashAR (arXiv 2605.09430): Emu3.5-Image, trained on 32 x 32 codes without
-row ends, with a vertical branch. Its authors draw without top-k. The backbone's config.json is a section of its own,
-and none has the grid. `horizontal_head` is the backbone's own head."""
+row ends, with a vertical branch. Guidance 5 and no top-k are those of the script that drew for GenEval
+(`tools/run_nogatecollapse_10k_geneval.sh`), as is the unconditional prompt, which is the prompt without text. The
+backbone's config.json is a section of its own, and none has the grid. `horizontal_head` is the backbone's own head."""
 
 
 def _flashar_branch(values: Mapping) -> BranchConfig | None:
@@ -129,8 +130,9 @@ class Emu35Prompts(EmuPrompts):
         return [self.id("bos"), *said, self.id("task"), *self.opening(grid)]
 
     def pair(self, text: str, negative: str | None, grid: Grid) -> tuple[list[int], list[int]]:
-        """The frames of the prompt and of the negative prompt; None is the empty one, as published."""
-        return self.frame(text, grid), self.frame(negative or "", grid, task="")
+        """The frames of the prompt and of the negative prompt; None is the empty one, as published (see `FLASHAR`)."""
+        task = {} if self._config.row_end_id == NONE else {"task": ""}
+        return self.frame(text, grid), self.frame(negative or "", grid, **task)
 
     @staticmethod
     def grid(config: ModelConfig, size: tuple[int, int] | str, stride: int) -> Grid:

@@ -68,8 +68,10 @@ def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
         raise UserError("--other_heads, --other_models and --against belong to the metric quality alone.")
     if args.baseline is not None and args.baseline not in BASELINES:
         raise UserError(f"Unknown baseline {args.baseline!r}; choose {', '.join(BASELINES)}.")
-    if "speed" not in args.metrics and (args.baseline or args.passes):
-        raise UserError("--baseline and --passes belong to the metric speed.")
+    if "speed" not in args.metrics and args.baseline:
+        raise UserError("--baseline belongs to the metric speed.")
+    if args.passes and not {"speed", "throughput"} & set(args.metrics):
+        raise UserError("--passes belongs to the metrics speed and throughput.")
     if args.weights == "random" and not {"speed", "throughput"}.issuperset(args.metrics):
         raise UserError("With random weights there is no quality to measure, only speed.")
     if "numerics" in args.metrics and (len(args.metrics) > 1 or args.dtype or args.quantize or args.decoders != "all"):

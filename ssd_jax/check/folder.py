@@ -66,8 +66,8 @@ class Found:
 
     def _behind(self, layers: int) -> set[str]:
         """Names of tensors of the layers from number `layers` on."""
-        trunk = f"{find_naming(self.config, self.weights.tensors).trunk}layers." if self.published else "block_"
-        numbered = re.compile(re.escape(trunk) + r"(\d+)\.")
+        blocks = find_naming(self.config, self.weights.tensors).blocks if self.published else "block_"
+        numbered = re.compile(re.escape(blocks) + r"(\d+)\.")
         matches = {name: numbered.match(name) for name in self.weights.tensors}
         return {name for name, match in matches.items() if match and int(match[1]) >= layers}
 

@@ -22,7 +22,7 @@ from ssd_jax.bench.painters import chosen
 from ssd_jax.bench.pass_pieces import Clock
 from ssd_jax.bench.quality import Painter, Task, measure_quality
 from ssd_jax.bench.speed import Runs, agreement, measure_speed
-from ssd_jax.bench.throughput import measure_throughput, require_countable, throughput_table
+from ssd_jax.bench.throughput import estimate_throughput, measure_throughput, require_countable, throughput_table
 from ssd_jax.cli import entry
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.base import Decoder
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
         rows = {name: {} for name in painters} | rows
     if is_random(pipe):
         notes.append(RANDOM_NOTE)
-    if "throughput" in args.metrics:
+    if "throughput" in args.metrics and not args.passes:
         require_countable(pipe, decoders)
     rates = {}
     if "speed" in args.metrics:
@@ -95,12 +95,12 @@ def run(args: argparse.Namespace) -> None:
         rows = beside({name: row | found.get(name, {}) for name, row in rows.items()})
         notes += said
     if "throughput" in args.metrics:
-        found = measure_throughput(
-            pipe, decoders, args.prompt or list(config.sample_prompts), args.batches, args.repeats
-        )
+        given = pipe, decoders, args.prompt or list(config.sample_prompts), args.batches, args.repeats
+        found = estimate_throughput(*given, args.passes) if args.passes else measure_throughput(*given)
         for name, row in found.items():
             rows[name]["throughput"] = {size: each._asdict() for size, each in row.items()}
-        notes.append(f"Throughput: the same {args.batches[-1]} images in every column.\n\n{throughput_table(found)}\n")
+        what = f"{args.passes} passes of one batch" if args.passes else f"the same {args.batches[-1]} images"
+        notes.append(f"Throughput: {what} in every column.\n\n{throughput_table(found)}\n")
     if "quality" in args.metrics:
         _, found, said = quality(load, pipe, painters, config.sample_prompts, args)
         for name, row in found.items():

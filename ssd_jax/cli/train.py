@@ -72,7 +72,7 @@ def main() -> None:
     if is_first():
         print(spec.report.read_text(encoding="utf-8"))
         what, options = published.result(spec, export)
-        print(f"What was trained, {what}, is in {export}; draw with it: {entry.drawing_command()} {options}")
+        print(f"{what} in {export}; draw with it: {entry.drawing_command()} {options}")
 
 
 def console() -> None:

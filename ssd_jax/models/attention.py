@@ -17,6 +17,10 @@ from ssd_jax.sequence import cache
 MASKED = -1e30
 """A finite score for masked slots, so that a softmax never becomes NaN."""
 
+LIMIT = 2**28
+"""The most scores at once: a gigabyte in float32. Only windows of thousands of tokens have more, such as the images of
+Emu3 when a branch is trained."""
+
 LayerCache = tuple[Float[Array, "B _ _ H"], Float[Array, "B _ _ H"]]
 """Keys and values of a layer, with the axis order of `sequence.cache.AXES`."""
 
@@ -28,7 +32,32 @@ def plain(
     mask: Bool[Array, "B W T"],
     products: Products,
 ) -> Float32[Array, "B W N H"]:
-    """Masked softmax attention that materialises the scores."""
+    """Masked softmax attention that materialises the scores; those of windows with more than `LIMIT` of them in parts,
+    which are computed again for their gradients."""
+    (B, W, N, _), T = q.shape, mask.shape[-1]
+    rows = max(1, LIMIT // (B * N * T))
+    if W <= rows:
+        return _attended(q, keys, values, mask, products)
+    count = -(-W // rows)
+    rows = -(-W // count)
+
+    def parts(x: Array) -> Array:
+        x = jnp.pad(x, ((0, 0), (0, count * rows - W), *((0, 0),) * (x.ndim - 2)))
+        return x.reshape(B, count, rows, *x.shape[2:]).swapaxes(0, 1)
+
+    attend = jax.checkpoint(lambda part: _attended(part[0], keys, values, part[1], products))
+    out = jax.lax.map(attend, (parts(q), parts(mask)))
+    return out.swapaxes(0, 1).reshape(B, count * rows, *out.shape[3:])[:, :W]
+
+
+def _attended(
+    q: Float[Array, "B W N H"],
+    keys: Float[Array, "B K T H"],
+    values: Float[Array, "B K T H"],
+    mask: Bool[Array, "B W T"],
+    products: Products,
+) -> Float32[Array, "B W N H"]:
+    """Masked softmax attention of all queries at once."""
     weights = softmax(_scores(q, keys, mask, "bkth", products))
     return _by_head(_weighted(weights, values, "bkth", products))
 

@@ -1,6 +1,7 @@
 """The transformer block: pre-norm attention and mlp with residual connections."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -57,6 +58,10 @@ class Block(nn.Module):
         with jax.named_scope("mlp"):
             y = MLP(c, self.products, name="mlp")(RMSNorm(c.norm_eps, name="mlp_norm")(x))
             return nn.with_logical_constraint(x + y, ACTIVATION), layer
+
+
+RECOMPUTED = cast(type[Block], nn.remat(Block, static_argnums=(6, 7)))
+"""A block whose activations are computed again for its gradient, not kept; the static arguments are the last two."""
 
 
 def run_blocks(

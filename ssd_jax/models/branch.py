@@ -35,15 +35,17 @@ class VerticalBranch(nn.Module):
         config: sizes of the backbone.
         branch: its own.
         products: how matrices are multiplied (see `models.matmul`).
+        block: the class of its blocks, as for `Transformer`.
     """
 
     config: ModelConfig
     branch: BranchConfig
     products: Products = Products()
+    block: type[Block] = Block
 
     def setup(self):
         c, D = self.config, self.config.width
-        self.blocks = [Block(c, self.products, name=f"block_{index}") for index in range(self.branch.layers)]
+        self.blocks = [self.block(c, self.products, name=f"block_{index}") for index in range(self.branch.layers)]
         self.final_norm = RMSNorm(c.norm_eps)
         if c.head_width:
             self.visual_mlp = VisualMLP(c, self.products)

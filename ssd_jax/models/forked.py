@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
+from ssd_jax.models.block import Block
 from ssd_jax.models.branch import VerticalBranch, mixed
 from ssd_jax.models.config import BranchConfig, ModelConfig
 from ssd_jax.models.matmul import Products
@@ -27,11 +28,13 @@ class Forked:
     Attributes:
         config, branch: their configs.
         products: how matrices are multiplied (see `models.matmul`).
+        block: the class of their blocks, as for `Transformer`.
     """
 
     config: ModelConfig
     branch: BranchConfig
     products: Products = Products()
+    block: type[Block] = Block
 
     def hidden(
         self,
@@ -118,10 +121,11 @@ class Forked:
         return seen, rotary_positions(slots, starts), None if cache is None else slots
 
     def _backbone(self, params: Any, *arguments: Any, method: str) -> Any:
-        return Transformer(self.config, self.products).apply(params["backbone"], *arguments, method=method)
+        module = Transformer(self.config, self.products, self.block)
+        return module.apply(params["backbone"], *arguments, method=method)
 
     def _branch(self, params: Any, *arguments: Any, method: str) -> Any:
-        module = VerticalBranch(self.config, self.branch, self.products)
+        module = VerticalBranch(self.config, self.branch, self.products, self.block)
         return module.apply(params["branch"], *arguments, method=method)
 
 

@@ -27,16 +27,18 @@ class Transformer(nn.Module):
     Attributes:
         config: sizes.
         products: how matrices are multiplied (see `models.matmul`).
+        block: the class of its blocks, `models.block.Block` or `RECOMPUTED`.
     """
 
     config: ModelConfig
     products: Products = Products()
+    block: type[Block] = Block
 
     def setup(self):
         c = self.config
         table = nn.initializers.normal(c.width**-0.5)
         self.embedding = named(self, "embedding", table, ("vocab", "table"), (c.vocab_size, c.width))
-        self.blocks = [Block(c, self.products, name=f"block_{index}") for index in range(c.layers)]
+        self.blocks = [self.block(c, self.products, name=f"block_{index}") for index in range(c.layers)]
         self.final_norm = RMSNorm(c.norm_eps)
         if c.code_width:
             self.code_embedding = CodeEmbedding(c, self.products)

@@ -50,7 +50,11 @@ def gathered(params: Any, mesh: Mesh | None) -> Any:
     """Parameters replicated on every device, so that one process can write them."""
     if mesh is None:
         return params
-    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(params)
+    return jax.jit(_same, out_shardings=NamedSharding(mesh, PartitionSpec()))(params)
+
+
+def _same(x: Any) -> Any:
+    return x
 
 
 def _names(path: tuple) -> tuple[str, ...]:

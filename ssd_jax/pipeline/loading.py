@@ -30,7 +30,7 @@ from ssd_jax.sequence.layout import Grid, Layout
 from ssd_jax.weights.hub import download, find_local, is_hub_id
 from ssd_jax.weights.load import read_backbone, read_config
 from ssd_jax.weights.part_file import BRANCH_FILE, HEADS_FILE
-from ssd_jax.weights.published_branch import published_branch, read_branch
+from ssd_jax.weights.published_branch import published_branch, read_published_branch
 from ssd_jax.weights.store import find_weights
 from ssd_jax.weights.tensors import read_tensors
 
@@ -100,7 +100,11 @@ def load(
     require_model_fits(config, backbone, {"draft heads": like_heads, "vertical branch": like_branch}, dtype, mesh)
     params = read_backbone(weights, config, backbone, dtype)
     heads_params = None if heads_path is None else read_tensors(heads_path, like_heads, dtype)
-    branch_params = None if like_branch is None else read_branch(branch_path or weights, config, like_branch, dtype)
+    branch_params = None
+    if like_branch is not None:
+        inside = branch_path is None  # the backbone's own file
+        given = (weights, config) if inside else (branch_path,)
+        branch_params = (read_published_branch if inside else read_tensors)(*given, like_branch, dtype)
     vq_path = None if vq_weights is None else find_local(vq_weights)
     origin = Checkpoint(folder, vq_path, tokens, heads_path, branch_path)
     model = LoadedModel.of(config, params, drafters, heads_params, below, branch_params)

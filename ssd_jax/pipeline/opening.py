@@ -34,10 +34,7 @@ def open_model(config: Mapping[str, Any], where: str, weights: str | None = None
         if heads := options.pop("heads", None):
             own = find_folder_here(config["weights"]) if config["weights"] else None
             heads = HEADS_FILE.choose(Path(heads), own)
-        models = find_models(config, where, config["weights"], heads)
-        # A published backbone comes without a branch, which would only take memory.
-        models = models if config["weights"] else models._replace(branch=None)
-        return load_random(models, heads=heads, **options)
+        return load_random(find_models(config, where, config["weights"], heads), heads=heads, **options)
     source = weights or config["weights"]
     if not source:
         raise UserError(

@@ -185,7 +185,8 @@ def _train_flash(spec: EmojiSpec, encoded: Encoded) -> Path:
         write_tensors(beside.with_name(BRANCH_FILE.name), params["branch"], EXPORT_DTYPE, metadata)
 
     def phase(name: str, stage: BranchSpec, start: Any) -> Any:
-        forking = Forking(Forked(model, layers, PRODUCTS[stage.matmul]), Grid(model.rows, model.cols))
+        trained, measured = Forked(model, layers, PRODUCTS[stage.matmul]), Forked(model, layers)
+        forking = Forking(trained, measured, Grid(model.rows, model.cols))
         task = branch_task(name, forking, stage, spec.seed, encoded.source, backbone, start, draw)
         return fit(task, stage, spec.seed, spec.workdir, {**origin, "start": digest(start)})
 

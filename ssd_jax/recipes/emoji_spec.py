@@ -14,7 +14,7 @@ from ssd_jax.models.config_json import from_dict
 from ssd_jax.prompts import SPECIALS
 from ssd_jax.recipes.section import Section
 from ssd_jax.training.head_training import DraftHeadsSpec
-from ssd_jax.training.spec import BackboneSpec, BranchSpec, CaptionedSpec, StageSpec, TokenizerSpec
+from ssd_jax.training.spec import BackboneSpec, CaptionedBranchSpec, CaptionedSpec, StageSpec, TokenizerSpec
 
 STAGES = ("tokenizer", "backbone", "heads")
 """The stages of a complete training, in order; the stage `FLASH` goes on from its backbone."""
@@ -51,8 +51,8 @@ class EmojiSpec:
     backbone: BackboneSpec
     heads: DraftHeadsSpec
     branch_model: BranchConfig
-    branch: BranchSpec
-    flash: BranchSpec
+    branch: CaptionedBranchSpec
+    flash: CaptionedBranchSpec
     report_drawn: int
     sample_prompts: tuple[str, ...]
 
@@ -88,8 +88,8 @@ class EmojiSpec:
             backbone=BackboneSpec.parse(given.part("backbone"), "backbone"),
             heads=heads,
             branch_model=from_dict(BranchConfig, given.part("branch_model"), "config.branch_model"),
-            branch=BranchSpec.parse(given.part("branch"), "branch"),
-            flash=BranchSpec.parse(given.part("flash"), "flash"),
+            branch=CaptionedBranchSpec.parse(given.part("branch"), "branch"),
+            flash=CaptionedBranchSpec.parse(given.part("flash"), "flash"),
             report_drawn=given.whole("report_drawn", 1),
             sample_prompts=given.texts("sample_prompts"),
         )

@@ -48,7 +48,7 @@ def open_backbone(spec: PublishedSpec) -> Pipeline:
     if (found := pipe.config.architecture) != spec.architecture:
         raise UserError(f"The config is for checkpoints of {spec.architecture}, but {spec.weights} is one of {found}.")
     if spec.stage == "flash":
-        require_fits(pipe.config, spec.branch_model, "config.branch_model: ")
+        require_fits(pipe.config, spec.vertical_branch, "config.vertical_branch: ")
     devices = 1 if pipe.mesh is None else pipe.mesh.shape[DATA]
     for name, phase in spec.phases.items():
         if phase.micro_batch % devices:
@@ -60,11 +60,11 @@ def open_backbone(spec: PublishedSpec) -> Pipeline:
 
 
 def result(spec: PublishedSpec, export: Path) -> tuple[str, str]:
-    """What was trained, in words, and the options of `sample.py` that draw with it."""
+    """What was trained, as the beginning of a sentence, and the options of `sample.py` that draw with it."""
     vq = f" --vq_weights={spec.vq_weights}" if spec.vq_weights else ""
     if spec.stage == "heads":
-        return "draft heads", f"--weights={spec.weights}{vq} --heads={export} --decoder=ssd"
+        return "The draft heads are", f"--weights={spec.weights}{vq} --heads={export} --decoder=ssd"
     if export == spec.export:
-        return "a vertical branch", f"--weights={spec.weights}{vq} --branch={export} --decoder=flash"
+        return "The vertical branch is", f"--weights={spec.weights}{vq} --branch={export} --decoder=flash"
     vq = vq or f" --vq_weights={spec.weights}"
-    return "a backbone with its branch", f"--weights={export}{vq} --decoder=flash"
+    return "The backbone with its branch is", f"--weights={export}{vq} --decoder=flash"

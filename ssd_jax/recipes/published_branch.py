@@ -14,12 +14,13 @@ import numpy as np
 
 from ssd_jax.backbones import backbone_of
 from ssd_jax.files import replacing
+from ssd_jax.models.block import RECOMPUTED
 from ssd_jax.models.branch import boxed_branch, init_branch
 from ssd_jax.models.forked import Forked
 from ssd_jax.models.matmul import PRODUCTS
 from ssd_jax.models.transformer import boxed_backbone
 from ssd_jax.parallel.mesh import place, using
-from ssd_jax.parallel.processes import together
+from ssd_jax.parallel.processes import is_first, together
 from ssd_jax.parallel.train_state import gathered
 from ssd_jax.pipeline.pipeline import Pipeline
 from ssd_jax.prompts import TOKENIZER_NAME
@@ -43,46 +44,45 @@ def train_branch(spec: PublishedSpec, pipe: Pipeline, grid: Grid, images: Images
     """Trains the phases of the spec and exports each one's result; returns the last one's folder and the report's
     lines, with their evaluation on held-out images."""
     config, mesh, backbone, weights = pipe.config, pipe.mesh, pipe.params, find_weights(pipe.folder)
-    shapes = {"backbone": boxed_backbone(config), "branch": boxed_branch(config, spec.branch_model)}
-    origin = {**BRANCH_FILE.metadata(spec.branch_model, weights), **images.origin}
+    shapes = {"backbone": boxed_backbone(config), "branch": boxed_branch(config, spec.vertical_branch)}
+    own = pipe.model.branch if pipe.model.branch and pipe.model.branch.config == spec.vertical_branch else None
+    begun = "the checkpoint's own branch" if own else "copies of the last layers"
+    origin = {**BRANCH_FILE.metadata(spec.vertical_branch, weights), **images.origin, "start": begun}
     picked, losses = images.source.heldout(spec.report_images), {}
 
-    def phase(name: str, stage: BranchSpec, start: Any) -> Any:
+    def phase(name: str, stage: BranchSpec, start: Any, origin: dict) -> Any:
         placed = None if mesh is None else {part: place(shapes[part], mesh) for part in start}
-        forked = Forked(config, spec.branch_model, PRODUCTS[stage.matmul])
-        forking = Forking(forked, grid, spec.window, mesh, placed)
+        forked = Forked(config, spec.vertical_branch, PRODUCTS[stage.matmul], RECOMPUTED)
+        forking = Forking(forked, forked, grid, spec.window, mesh, placed)
         mean = mean_over_images(forking, stage, images.source.given)
-        losses.setdefault("untrained", mean({"backbone": backbone, **start}, picked, backbone))
+        if not losses:
+            losses["untrained"] = mean({"backbone": backbone, **start}, picked, backbone)
         task = branch_task(name, forking, stage, spec.seed, images.source, backbone, start)
-        begun = digest(gathered(start["branch"], mesh))
-        params = fit(task, stage, spec.seed, spec.workdir, {**origin, "start": begun})
-        losses[name] = mean({"backbone": backbone, **params}, picked, backbone)
+        params = fit(task, stage, spec.seed, spec.workdir, origin)
+        losses[name] = mean({"backbone": backbone, **jax.jit(stored)(params)}, picked, backbone)
         return params
 
     with using(mesh, config):
-        start = jax.jit(lambda params: init_branch(config, spec.branch_model, in_float32(params), key(spec)))
-        params = phase("branch", spec.branch, {"branch": start(backbone)})
+        copies = jax.jit(lambda params, key: init_branch(config, spec.vertical_branch, params, key))
+        start = own.params if own else copies(backbone, jax.random.key(spec.seed))
+        params = phase("branch", spec.branch, {"branch": start}, origin)
         export = export_branch(spec, params["branch"], weights, mesh)
         if spec.flash.steps:
-            both = {"backbone": jax.jit(in_float32)(backbone), **params}
-            export = export_both(spec, phase("flash", spec.flash, both), pipe)
+            origin["start"] = digest(gathered(params["branch"], mesh))
+            params = phase("flash", spec.flash, {"backbone": backbone, **params}, origin)
+            export = export_both(spec, params, pipe)
     return export, report(spec, pipe, images, losses)
 
 
-def key(spec: PublishedSpec) -> jax.Array:
-    """Of the branch's initial values."""
-    return jax.random.key(spec.seed)
-
-
-def in_float32(params: Any) -> Any:
-    """The parameters in float32, in which they are trained."""
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+def stored(params: Any) -> Any:
+    """The parameters as an export has them."""
+    return jax.tree.map(lambda leaf: leaf.astype(EXPORT_DTYPE).astype(jnp.float32), params)
 
 
 def export_branch(spec: PublishedSpec, branch: Any, weights: Path, mesh: Any, folder: Path | None = None) -> Path:
     """Writes a branch beside the backbone file `weights`; returns the folder, by default `spec.export`."""
-    folder, whole = folder or spec.export, gathered(branch, mesh)
-    metadata = BRANCH_FILE.metadata(spec.branch_model, weights)
+    folder, whole = folder or spec.export, on_host(branch, mesh)
+    metadata = BRANCH_FILE.metadata(spec.vertical_branch, weights)
     together(f"{folder.name}: branch", lambda: write_tensors(folder / BRANCH_FILE.name, whole, EXPORT_DTYPE, metadata))
     return folder
 
@@ -90,9 +90,7 @@ def export_branch(spec: PublishedSpec, branch: Any, weights: Path, mesh: Any, fo
 def export_both(spec: PublishedSpec, params: Any, pipe: Pipeline) -> Path:
     """Writes a checkpoint of a trained backbone, in our tensor names, and its branch; the image tokenizer stays where
     it is."""
-    folder = spec.flash_export
-    # One parameter after the other: the whole backbone may not fit on one device.
-    whole = jax.tree.map(lambda leaf: np.asarray(gathered(leaf.astype(EXPORT_DTYPE), pipe.mesh)), params["backbone"])
+    folder, whole = spec.flash_export, on_host(params["backbone"], pipe.mesh)
     published = backbone_of(pipe.config).published
     own = () if published is None or published.tokenizer is None else published.tokenizer.names
 
@@ -107,6 +105,17 @@ def export_both(spec: PublishedSpec, params: Any, pipe: Pipeline) -> Path:
     return export_branch(spec, params["branch"], folder / "model.safetensors", pipe.mesh, folder)
 
 
+def on_host(params: Any, mesh: Any) -> Any:
+    """The parameters in the memory of the first process, None for each in others. One at a time: all may not fit on
+    one device."""
+
+    def moved(leaf: jax.Array) -> np.ndarray | None:
+        whole = gathered(leaf.astype(EXPORT_DTYPE), mesh)
+        return np.asarray(whole) if is_first() else None
+
+    return jax.tree.map(moved, params)
+
+
 def report(spec: PublishedSpec, pipe: Pipeline, images: Images, losses: Losses) -> list[str]:
     """The evaluation as lines of markdown."""
     states = {"untrained": "untrained", "branch": "branch alone", "flash": "both"}
@@ -115,7 +124,7 @@ def report(spec: PublishedSpec, pipe: Pipeline, images: Images, losses: Losses) 
     )
     teacher = next(iter(losses.values()))["teacher"]
     lines = [
-        f"A vertical branch of {spec.branch_model.layers} layers beside {pipe.folder} "
+        f"A vertical branch of {spec.vertical_branch.layers} layers beside {pipe.folder} "
         f"(fingerprint {pipe.fingerprint()[:12]}), trained on {images.made}: {steps}. Means over at most "
         f"{spec.report_images} held-out images, in nats per token, without guidance; as `ar` draws them it is "
         f"{teacher:.3f}.",

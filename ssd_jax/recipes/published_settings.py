@@ -38,7 +38,7 @@ def published_training(name: str, window: int, accumulation: int) -> ConfigDict:
 
     # FlashAR (--config.stage=flash). As released: four layers, first the branch alone; then, which a backbone needs
     # that is to draw well along diagonals, all of it: flash.steps=0 skips that, which takes a machine for a training.
-    config.branch_model = ConfigDict(dict(layers=4))
+    config.vertical_branch = ConfigDict(dict(layers=4))
     branch = dict(stage, accumulation=stage["batch"], code_noise=0.0, code_blind=0.0, code_noise_from=0, vertical=0.05)
     config.branch = ConfigDict(dict(branch, steps=1000, lr=5e-5, distillation=0.2, temperature=2.0, backbone_rate=0.0))
     config.flash = ConfigDict(dict(config.branch, steps=0, lr=2e-5, distillation=0.0, backbone_rate=0.2))
@@ -49,7 +49,7 @@ def tiny_published_training(name: str) -> ConfigDict:
     """The same with small sizes for tests."""
     config = published_training(f"{name}-tiny", window=8, accumulation=2)
     config.update(pictures_per_file=4, heldout=4, report_images=4)
-    config.branch_model.layers = 1
+    config.vertical_branch.layers = 1
     for stage in (config.heads, config.overlap, config.branch, config.flash):
         stage.update(batch=4, lr=2e-3, warmup=2, save_every=4, log_every=4, eval_images=4, matmul="float32")
         stage.accumulation = 2

@@ -59,7 +59,7 @@ class PublishedSpec:
         window: positions per forward pass of the frozen backbone; 0 is all.
         report_images: the most held-out images on which the result is evaluated.
         heads: settings of the heads' training.
-        branch_model, branch, flash: the vertical branch, and the two phases of its training, of which 0 steps skip the
+        vertical_branch, branch, flash: the vertical branch, and the two phases of its training; 0 steps skip the
             second.
     """
 
@@ -79,7 +79,7 @@ class PublishedSpec:
     window: int
     report_images: int
     heads: DraftHeadsSpec
-    branch_model: BranchConfig
+    vertical_branch: BranchConfig
     branch: BranchSpec
     flash: BranchSpec
 
@@ -125,7 +125,7 @@ class PublishedSpec:
             window=window,
             report_images=report_images,
             heads=heads,
-            branch_model=from_dict(BranchConfig, given.part("branch_model"), "config.branch_model"),
+            vertical_branch=from_dict(BranchConfig, given.part("vertical_branch"), "config.vertical_branch"),
             branch=BranchSpec.parse(given.part("branch"), "branch"),
             flash=BranchSpec.parse(given.part("flash"), "flash", least_steps=0),
         )

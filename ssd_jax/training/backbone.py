@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from optax.contrib import MuonDimensionNumbers
 
+from ssd_jax.data.batches import PromptedSource
 from ssd_jax.data.captioned_codes import CaptionedCodes
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.models.matmul import PRODUCTS
@@ -17,7 +18,7 @@ from ssd_jax.models.transformer import Transformer
 from ssd_jax.sequence.layout import Grid
 from ssd_jax.training.loop import Task
 from ssd_jax.training.losses import token_nll
-from ssd_jax.training.spec import BackboneSpec
+from ssd_jax.training.spec import BackboneSpec, NoisySpec
 
 
 def corrupt(codes: np.ndarray, most: float, blind: float, rng: np.random.Generator) -> np.ndarray:
@@ -33,7 +34,7 @@ def corrupt(codes: np.ndarray, most: float, blind: float, rng: np.random.Generat
     return np.where(replaced, rng.permutation(codes.reshape(-1)).reshape(codes.shape), codes)
 
 
-def batches(source: CaptionedCodes, spec: BackboneSpec, seed: int) -> Callable[[int], tuple[np.ndarray, ...]]:
+def batches(source: PromptedSource, spec: NoisySpec, seed: int) -> Callable[[int], tuple[np.ndarray, ...]]:
     """Returns step -> ids, mask, codes and input codes, some of them wrong."""
 
     def batch(step: int) -> tuple[np.ndarray, ...]:

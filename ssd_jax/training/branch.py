@@ -33,7 +33,8 @@ class Forking:
     """What a training of a branch computes with.
 
     Attributes:
-        forked: the models.
+        forked: the models, as they are trained.
+        measured: the models, as they are evaluated.
         grid: the images' grid.
         window: inputs per forward pass of a frozen backbone; 0 is all (see `models.diagonal_forcing`).
         mesh: the devices over which parameters and batches are sharded; None is one.
@@ -42,6 +43,7 @@ class Forking:
     """
 
     forked: Forked
+    measured: Forked
     grid: Grid
     window: int = 0
     mesh: Any = None
@@ -131,11 +133,12 @@ def branch_task(
         draw: {"backbone": ..., "branch": ...} -> image [height, width, 3], samples of the current model.
     """
     heldout = source.heldout(spec.eval_images)
-    if "backbone" in start:
+    alone = "backbone" not in start
+    if not alone:
         forking = dataclasses.replace(forking, window=0)
 
     def complete(params: Any, frozen: Any) -> Any:
-        return {"backbone": frozen, **params}
+        return {"backbone": frozen, **params} if alone else params
 
     def loss(params: Any, frozen: Any, batch: tuple, key: jax.Array):
         del key
@@ -145,10 +148,7 @@ def branch_task(
         total = found["nll"] + spec.vertical * found["vertical"]
         return total + spec.distillation * found.get("distillation", 0.0), found
 
-    # In the dtype of the parameters, as when decoding: in float32 the numbers are comparable with the backbone's own.
-    exact = backbone["params"]["embedding"].dtype == jnp.float32
-    evaluated = Forked(forking.forked.config, forking.forked.branch) if exact else forking.forked
-    mean = mean_over_images(dataclasses.replace(forking, forked=evaluated), spec, source.given)
+    mean = mean_over_images(forking, spec, source.given)
 
     def evaluate(params: Any) -> dict[str, float]:
         return {"heldout": mean(complete(params, backbone), heldout)["nll"]}
@@ -166,7 +166,7 @@ def branch_task(
         None if draw is None else lambda params: draw(complete(params, backbone)),
         matrices=block_matrices,
         rates=rates,
-        frozen=backbone,
+        frozen=backbone if alone or spec.distillation else None,
         start=start,
         accumulation=spec.accumulation,
         mesh=forking.mesh,
@@ -177,7 +177,9 @@ def branch_task(
 def mean_over_images(
     forking: Forking, spec: BranchSpec, rows: Callable[[np.ndarray], Rows]
 ) -> Callable[..., dict[str, float]]:
-    """Returns (params, image indices, teacher or None) -> `mean_losses` over full batches of `rows(indices)`."""
+    """Returns (params, image indices, teacher or None) -> `mean_losses` of the `measured` models over full batches of
+    `rows(indices)`."""
+    forking = dataclasses.replace(forking, forked=forking.measured)
 
     @jax.jit
     def jitted(params: Any, teacher: Any, ids: jax.Array, mask: jax.Array, codes: jax.Array):

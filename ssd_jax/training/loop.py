@@ -37,7 +37,7 @@ class Task:
         revise: a change of the parameters after an update (see `step.make_step`).
         frozen: constant parameters that the loss needs. They are an argument of the compiled step: values that a
             function closes over become constants of its program, once per program.
-        start: parameters to start from instead of `init`'s; they are copied.
+        start: parameters to start from instead of `init`'s; they are copied, to float32.
         accumulation: number of micro-batches per batch.
         mesh: the devices over which batches and parameters are sharded; None is one device.
         placed: shapes and shardings of the parameters, a pytree of `jax.ShapeDtypeStruct`; None without a mesh.
@@ -73,7 +73,7 @@ def fit(task: Task, spec: StageSpec, seed: int, workdir: Path, origin: dict[str,
     optimizer = make_optimizer(spec, task.matrices, task.rates)
 
     def fresh(seed: jax.Array, start: Any) -> TrainState:
-        params = task.init(jax.random.key(seed)) if start is None else jax.tree.map(jnp.copy, start)
+        params = task.init(jax.random.key(seed)) if start is None else jax.tree.map(copied, start)
         return init_state(params, optimizer)
 
     arguments = np.uint32(seed), task.start
@@ -114,6 +114,11 @@ def fit(task: Task, spec: StageSpec, seed: int, workdir: Path, origin: dict[str,
                 sums, since, seconds = {}, done, time.perf_counter()
     checkpoints.close()
     return state.params
+
+
+def copied(x: jax.Array) -> jax.Array:
+    """A copy in float32, in which parameters are trained."""
+    return jnp.array(x, jnp.float32)
 
 
 def _look(task: Task, state: TrainState, log: MetricLog | None, folder: Path, step: int) -> None:

@@ -124,10 +124,10 @@ class PromptedSpec(StageSpec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CaptionedSpec(PromptedSpec):
-    """Settings of stages on captions; the shares are those of `data.batches.Dropped`, of prompts that have a style."""
+    """Settings of stages on emoji; the shares are those of `data.batches.Dropped`."""
 
-    style_drop: float = _number("share", default=0.0)
-    word_drop: float = _number("share", default=0.0)
+    style_drop: float = _number("share")
+    word_drop: float = _number("share")
 
     @property
     def dropped(self) -> Dropped:
@@ -136,8 +136,8 @@ class CaptionedSpec(PromptedSpec):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BackboneSpec(CaptionedSpec):
-    """Settings of the backbone's stage; see `training.backbone.corrupt`.
+class NoisySpec(PromptedSpec):
+    """Settings of stages in which images are seen with wrong codes; see `training.backbone.corrupt`.
 
     Attributes:
         code_noise: largest share of wrong codes in an image.
@@ -151,7 +151,12 @@ class BackboneSpec(CaptionedSpec):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BranchSpec(BackboneSpec):
+class BackboneSpec(NoisySpec, CaptionedSpec):
+    """Settings of the backbone's stage."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BranchSpec(NoisySpec):
     """Settings of the two phases of the stage "flash"; see `training.branch`.
 
     Attributes:
@@ -165,6 +170,11 @@ class BranchSpec(BackboneSpec):
     distillation: float = _number("not negative")
     temperature: float = _number("positive")
     backbone_rate: float = _number("share")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptionedBranchSpec(BranchSpec, CaptionedSpec):
+    """The same on emoji."""
 
 
 def _checked(name: str, value: Any, metadata: Mapping[str, Any]) -> Any:

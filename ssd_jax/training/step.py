@@ -51,7 +51,9 @@ def make_optimizer(
     rate = schedule(spec.lr, spec.steps, spec.warmup, spec.decay)
 
     def decayed(params: Any) -> Any:
-        return jax.tree.map(lambda p: p.ndim > 1, params)  # not norm scales and biases
+        """Not norm scales and biases, of which a norm of attention heads has a matrix."""
+        vectors = ("scale", "bias")
+        return jax.tree.map_with_path(lambda path, p: p.ndim > 1 and _name(path) not in vectors, params)
 
     if matrices is None:
         rule = optax.adamw(rate, b2=spec.b2, weight_decay=spec.weight_decay, mask=decayed)
@@ -68,6 +70,11 @@ def make_optimizer(
     if rates is not None:
         rules.append(optax.stateless(lambda updates, params: jax.tree.map(jnp.multiply, updates, rates(params))))
     return optax.chain(*rules)
+
+
+def _name(path: tuple) -> Any:
+    """The last key of a parameter's path."""
+    return getattr(path[-1], "key", None) if path else None
 
 
 def make_step(

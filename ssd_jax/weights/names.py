@@ -77,7 +77,7 @@ def _source(name: str, naming: Naming, config: ModelConfig) -> Source:
         tensor, layout = BLOCK[part]
         # Files written by one process have one row for all attention heads, others one for every process of a training.
         rows_per_process = part.startswith(("attention.q_norm", "attention.k_norm"))
-        tensor = f"{naming.trunk}{naming.layers}{block.removeprefix('block_')}.{tensor}"
+        tensor = f"{naming.blocks}{block.removeprefix('block_')}.{tensor}"
         return Source(tensor, layout, spread=rows_per_process)
     if name == "visual_head":  # a text model's head has an output for every id
         return Source(naming.rest[name], first=config.visual_offset, rows=config.vocab_size)

@@ -1,4 +1,4 @@
-"""Reads the vertical branch of a checkpoint: from a file of its own, or from a published one that holds it, too."""
+"""Reads the vertical branch that a published checkpoint holds beside its backbone, in the same file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,6 @@ from ssd_jax.models.int8 import scales
 from ssd_jax.weights.load import CONFIG_NAME
 from ssd_jax.weights.mapping import flatten
 from ssd_jax.weights.names import find_branch_sources
-from ssd_jax.weights.store import opened
 from ssd_jax.weights.tensors import read_tensors
 
 
@@ -33,11 +32,8 @@ def published_branch(folder: Path, config: ModelConfig) -> BranchConfig | None:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def read_branch(path: Path, config: ModelConfig, like: Mapping[str, Any], dtype: DTypeLike) -> dict[str, Any]:
-    """Reads a branch's parameters from a file of ours, or from that of a published backbone; otherwise as
-    `read_tensors`."""
-    if "gate_in" in opened(path).tensors:
-        return read_tensors(path, like, dtype)
+def read_published_branch(path: Path, config: ModelConfig, like: Mapping[str, Any], dtype: DTypeLike) -> dict[str, Any]:
+    """Reads its parameters from the file of the backbone, or the index of its shards; otherwise as `read_tensors`."""
     leaves = flatten(like)
     sources = find_branch_sources(config, leaves.keys() - scales(leaves))
     return read_tensors(path, like, dtype, sources, ignored=".*")

@@ -158,6 +158,12 @@ def test_it_draws(released):
     assert pipe.origin.fingerprints(pipe.config)["branch"] is None
 
 
+def test_without_text_its_prompt_is_the_unconditional_one(released):
+    """Unlike Emu3.5's own, which is no prompt "for t2i task"."""
+    prompt, unconditional = ssd_jax.load(released[1], dtype=jnp.float32).prompts.pair("", None, GRID)
+    assert prompt == unconditional
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -148,7 +148,8 @@ def test_ar_draws_the_pictures_of_torch(pictures, family):
 
 @pytest.mark.parametrize(
     ("family", "decoder"),
-    [("emu3", decoder) for decoder in LOSSLESS] + [(family, "ssd-tree") for family in SCALE if family != "emu3"],
+    [("emu3", decoder) for decoder in LOSSLESS]
+    + [("chameleon", "ssd-tree"), ("janus", "ssd-tree"), ("janus", "jacobi-above")],
 )
 def test_lossless_decoders_draw_them_too(pictures, family, decoder):
     """Random draft heads: a bad draft costs passes only. A loop knows of a family only whether rows have ends."""

@@ -1,13 +1,20 @@
 """Images a minute by the size of batches: the same images in every column, and what waiting for the slowest costs."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ssd_jax import PRESETS, UserError
 from ssd_jax.bench.options import parse
-from ssd_jax.bench.throughput import Throughput, measure_throughput, require_countable, throughput_table
+from ssd_jax.bench.throughput import (
+    Throughput,
+    estimate_throughput,
+    measure_throughput,
+    require_countable,
+    throughput_table,
+)
 from ssd_jax.cli import bench
 
 PROMPTS = ["red apple", "dog", "green heart"]
@@ -47,6 +54,43 @@ def test_the_table_has_a_line_per_decoder():
         "| `ar` | 60 | 100 | 0% |",
         "| `ssd-exact` | 80 | 90 | 20% |",
     ]
+
+
+class Counted:
+    """A pipeline whose prefill takes 1 s and whose other passes take 0.1 s for each image, and that draws nothing."""
+
+    def __init__(self, pipe):
+        self.config, self.head_counts = pipe.config, pipe.head_counts
+
+    def generate(self, prompts, decoder, seed, max_batch, pixels, max_passes):
+        assert len(prompts) == len(seed) == max_batch
+        passes = min(max_passes, 16)
+        return SimpleNamespace(seconds=1 + 0.1 * max_batch * (passes - 1), passes=np.full(max_batch, passes))
+
+
+def test_from_some_passes_of_a_batch(headed):
+    decoders = {"ar": PRESETS["ar"], "sjd": PRESETS["sjd"]}
+    found = estimate_throughput(Counted(headed), decoders, PROMPTS, [1, 4], repeats=2, passes=3)
+    assert found["ar"][4].seconds_per_pass == pytest.approx(0.4)
+    assert found["ar"][4].per_minute == pytest.approx(60 * 4 / (1 + 0.4 * 15))  # a grid of 4 x 4
+    assert found["sjd"][1] == (None, None, pytest.approx(0.1))
+    assert throughput_table(found).splitlines() == [
+        "| decoder | ms / pass, 1 at once | ms / pass, 4 at once | images / min, 1 at once | images / min, 4 at once |",
+        "|---|---|---|---|---|",
+        "| `ar` | 100 | 400 | ~24 | ~34.3 |",
+        "| `sjd` | 100 | 400 |  |  |",
+    ]
+
+
+def test_some_passes_of_random_weights_by_the_command(run_command, tmp_path):
+    """An exact decoder, whose passes depend on the image, has milliseconds alone."""
+    flags = ["--config=configs/janus_pro.py:tiny", "--weights=random", "--metrics=throughput", "--passes=2"]
+    flags += ["--decoders=ar,ssd-exact", "--batches=1,2", "--repeats=1", f"--out={tmp_path / 'bench'}"]
+    code, said, error = run_command(bench.main, "bench", *flags)
+    assert code == 0, error
+    line = next(line for line in said.splitlines() if line.startswith("| `ssd-exact` |"))
+    assert [bool(cell.strip()) for cell in line.split("|")[2:-1]] == [True, True, False, False]
+    assert "2 passes of one batch" in said
 
 
 def test_the_command_writes_table_and_numbers(run_command, headed_folder, tmp_path):

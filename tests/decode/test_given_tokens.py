@@ -118,8 +118,10 @@ def test_a_program_without_given_tokens_is_the_same(monkeypatch):
     assert [text(decoder) for decoder in decoders] == without
 
 
-def test_nothing_given_is_nothing_else():
-    decoder = Raster(window=4, drafter="above")
+@pytest.mark.parametrize(
+    "decoder", [Raster(window=4, drafter="above"), SSD(rounds=1), PRESETS["ssd-wave"], PRESETS["pjd"]], ids=str
+)
+def test_nothing_given_is_nothing_else(decoder):
     free, none = (decode(toy.TOY, decoder, given) for given in (None, NOTHING))
     np.testing.assert_array_equal(none.tokens, free.tokens)
     np.testing.assert_array_equal(none.passes, free.passes)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
-from conftest import random_backbone
+from toy import random_backbone
 
 from ssd_jax.models.teacher_forcing import image_hidden
 from ssd_jax.models.transformer import Transformer

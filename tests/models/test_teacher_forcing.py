@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, random_backbone, small_config
+from conftest import ROOT
+from toy import random_backbone, small_config
 
 from ssd_jax.cli import entry
 from ssd_jax.errors import UserError

@@ -9,10 +9,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, random_backbone, small_config
+from conftest import ROOT
 from jax.sharding import AbstractMesh
 from PIL import Image
 from processes import run_together, two_processes
+from toy import random_backbone, small_config
 
 from ssd_jax.errors import UserError
 from ssd_jax.models.branch import boxed_branch
@@ -248,6 +249,14 @@ def test_heads_and_moments_are_split_and_the_frozen_backbone_stays_where_it_is(r
         assert gathered and not gathered & weights, gathered & weights
         matrices = [(np.prod(whole), np.prod(here)) for whole, here in part["shapes"] if len(whole) > 2]
         assert len(matrices) >= 2 * 4 and all(whole == 4 * here for whole, here in matrices)  # parameters and momenta
+
+
+def test_a_step_of_branch_training_on_eight_devices_is_that_of_one(report):
+    """Of the branch alone, and of both: losses, gradients and the evaluation."""
+    assert len(report["branches"][0]) == 2
+    for one, several in zip(*report["branches"], strict=True):
+        assert several == pytest.approx(one, rel=1e-4)
+        assert one["grad_norm"] > 0.01 and {"nll", "vertical", "distillation", "heldout"} < one.keys()
 
 
 # -- two processes

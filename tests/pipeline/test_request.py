@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import small_config
+from toy import small_config
 
 from ssd_jax import UserError
 from ssd_jax.pipeline.request import (

@@ -11,7 +11,8 @@ import types
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import ROOT, small_config
+from conftest import ROOT
+from toy import small_config
 
 from ssd_jax.cli.entry import read_config
 from ssd_jax.decode.cost import total

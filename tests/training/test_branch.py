@@ -10,6 +10,7 @@ import pytest
 import toy
 
 from ssd_jax.decode.flash import Flash
+from ssd_jax.models.block import RECOMPUTED
 from ssd_jax.models.branch import VerticalBranch, boxed_branch, init_branch, mixed
 from ssd_jax.models.config import BranchConfig, ConfigError
 from ssd_jax.models.diagonal_forcing import neighbour_states
@@ -122,7 +123,7 @@ def test_the_losses_by_hand(row_end):
     """NLL as `flash` draws and from above alone; the latter's divergence from the backbone in raster order."""
     model, codes = MODELS[row_end], random_codes(2)
     both, forked, (ids, mask) = model.branched().both, model.branched().forked, toy.prompts(2, guided=False)
-    found = mean_losses(Forking(forked, GRID), PHASE, both, ids, mask, codes, codes, model.params)
+    found = mean_losses(Forking(forked, forked, GRID), PHASE, both, ids, mask, codes, codes, model.params)
     left, above = neighbour_states(forked, both, ids, mask, codes, GRID)
     everywhere = jnp.broadcast_to(jnp.arange(GRID.size, dtype=jnp.int32), codes.shape)
     mixture, alone = (np.asarray(x) for x in forked.logits(both, left, above, everywhere, GRID.cols))
@@ -140,7 +141,7 @@ def test_the_losses_by_hand(row_end):
 
 
 @pytest.mark.parametrize("row_end", MODELS, ids=["plain", "row ends"])
-def test_bands_of_rows_and_windows_change_no_loss_and_no_gradient(row_end):
+def test_bands_windows_and_recomputed_blocks_change_no_loss_and_no_gradient(row_end):
     model, codes = MODELS[row_end], random_codes(2)
     both, forked, (ids, mask) = model.branched().both, model.branched().forked, toy.prompts(2, guided=False)
 
@@ -149,7 +150,9 @@ def test_bands_of_rows_and_windows_change_no_loss_and_no_gradient(row_end):
         found = mean_losses(forking, PHASE, params, ids, mask, codes, codes, model.params)
         return sum(found.values()), found
 
-    given = Forking(forked, GRID), Forking(forked, GRID, window=7, limit=2 * 2 * GRID.cols * 24)
+    again = dataclasses.replace(forked, block=RECOMPUTED)
+    parts = Forking(again, again, GRID, window=7, limit=2 * 2 * GRID.cols * 24)
+    given = Forking(forked, forked, GRID), parts
     whole, parts = (
         jax.jit(jax.value_and_grad(lambda b, f=f: losses(b, f), has_aux=True))(both["branch"]) for f in given
     )

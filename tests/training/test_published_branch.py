@@ -99,8 +99,8 @@ def test_a_backbone_that_learns_with_its_branch_is_a_checkpoint_of_its_own(pictu
     ("changes", "words"),
     [
         ({"stage": "branch"}, ["stage", "branch", "heads", "flash"]),
-        ({"branch_model.layers": 0}, ["config.branch_model", "layers", "0"]),
-        ({"branch_model.layers": 2}, ["config.branch_model", "2 layers", "longer", "of 1"]),
+        ({"vertical_branch.layers": 0}, ["config.vertical_branch", "layers", "0"]),
+        ({"vertical_branch.layers": 2}, ["config.vertical_branch", "2 layers", "longer", "of 1"]),
         ({"branch.distillation": -1.0}, ["config.branch.distillation", "-1.0"]),
         ({"flash.accumulation": 3}, ["config.flash.batch", "4", "3"]),
     ],
