@@ -16,6 +16,7 @@ from ssd_jax.decode.model_verifier import BoundVerifier, Draw
 from ssd_jax.decode.presets import find_decoder
 from ssd_jax.models.branch import init_branch
 from ssd_jax.models.config import BranchConfig, HeadsConfig, ModelConfig
+from ssd_jax.models.diagonal_forcing import neighbour_states
 from ssd_jax.models.draft_heads import DraftHeads, init_heads
 from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.models.transformer import Transformer, abstract_backbone
@@ -192,6 +193,13 @@ def decode(
     spec = engine.cache_spec(toy.config, grid, *ids.shape, jnp.float32, branch_layers=model.branch_layers)
     cache, draw = engine.make_cache(spec), Draw(keys, sampler(cfg_scale, **knobs))
     return program(model, cache, PromptBatch(ids, mask, guided), draw, decoder=decoder, grid=grid)
+
+
+def flash_logits(forked, params, ids, mask, codes, grid: Grid, window: int = 0):
+    """Teacher-forced logits of given images as `flash` draws them, [B, R*C, V]."""
+    left, above = neighbour_states(forked, params, ids, mask, codes, grid, window)
+    positions = np.broadcast_to(np.arange(grid.size, dtype=np.int32), codes.shape)
+    return forked.logits(params, left, above, positions, grid.cols)[0]
 
 
 @partial(jax.jit, static_argnames="grid")

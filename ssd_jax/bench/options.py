@@ -31,7 +31,7 @@ def parse(arguments: list[str], title: str = "") -> argparse.Namespace:
     add("--quantize", metavar="HOW", help="int8: about half the memory, other images")
     add("--mesh", default="", metavar="M", help="spread the model over devices: data:1,model:8")
     add("--baseline", metavar="NAME", help="speed: time transformers on the same sizes, too")
-    add("--passes", type=int, metavar="N", help="speed: time so many passes of every decoder and extrapolate")
+    add("--passes", type=int, metavar="N", help="speed, throughput: time so many passes and extrapolate")
     add("--accelerator", action="store_true", help="the published sizes on this machine, all at once; see docs")
     add("--minutes", type=float, default=8, metavar="N", help="accelerator: begin nothing after so long (default 8)")
     add("--prompt", action="append", metavar="TEXT", help="may be given several times")

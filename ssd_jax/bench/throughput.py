@@ -77,8 +77,9 @@ def estimate_throughput(
     repeats: int,
     passes: int,
 ) -> dict[str, dict[int, Throughput]]:
-    """Times `passes` passes of one batch of every size with every decoder, in turn, `repeats` times, and extrapolates
-    (see `bench.speed.part_of`); other arguments as for `measure_throughput`."""
+    """Times at least `passes` passes of one batch of every size with every decoder, in turn, `repeats` times, and
+    extrapolates (see `bench.speed.part_of`); other arguments as for `measure_throughput`. A batch takes the first
+    prompts, so that batches of different sizes may have prompts of different lengths."""
     grid, horizontal = Grid(pipe.config.rows, pipe.config.cols), pipe.head_counts[0]
     kinds = [(name, size) for size in sizes for name in decoders]
     found: dict[tuple[str, int], list[tuple[float, float]]] = {kind: [] for kind in kinds}
@@ -95,6 +96,8 @@ def estimate_throughput(
             found[name, size].append((first.seconds, (both.seconds - first.seconds) / made))
 
     def of(name: str, size: int) -> Throughput:
+        if not found[name, size]:  # every image was finished before the passes to time
+            return Throughput(None, None, None)
         part = part_of(decoders[name], grid, horizontal, passes)
         each = float(np.median([seconds for _, seconds in found[name, size]]))
         if part.whole is None:
@@ -109,13 +112,13 @@ def throughput_table(found: Mapping[str, Mapping[int, Throughput]]) -> str:
     """A markdown table: a line per decoder, images a minute by size of batches, and the waiting in the largest; or, of
     some passes, milliseconds of one and the images a minute that follow."""
     sizes = list(next(iter(found.values())))
-    if all(each.seconds_per_pass for row in found.values() for each in row.values()):
+    if all(each.waiting is None for row in found.values() for each in row.values()):
         heads = ["decoder", *(f"ms / pass, {size} at once" for size in sizes)]
         heads += [f"images / min, {size} at once" for size in sizes]
         lines = [
             [
                 f"`{name}`",
-                *(f"{1e3 * each.seconds_per_pass:.0f}" for each in row.values()),
+                *("" if (s := each.seconds_per_pass) is None else f"{1e3 * s:.3g}" for each in row.values()),
                 *("" if each.per_minute is None else f"~{each.per_minute:.3g}" for each in row.values()),
             ]
             for name, row in found.items()

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
         found = estimate_throughput(*given, args.passes) if args.passes else measure_throughput(*given)
         for name, row in found.items():
             rows[name]["throughput"] = {size: each._asdict() for size, each in row.items()}
-        what = f"{args.passes} passes of one batch" if args.passes else f"the same {args.batches[-1]} images"
+        what = f"at least {args.passes} passes of one batch" if args.passes else f"the same {args.batches[-1]} images"
         notes.append(f"Throughput: {what} in every column.\n\n{throughput_table(found)}\n")
     if "quality" in args.metrics:
         _, found, said = quality(load, pipe, painters, config.sample_prompts, args)

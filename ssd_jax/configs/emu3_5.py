@@ -10,6 +10,8 @@ take 67 GB in bfloat16 and an image's keys and values 2.2 GB. Nothing was measur
 passes for `ar` and, with draft heads, 216 for `ssd`. No draft heads are published; without --heads the decoders that
 need none run (`ar`, `jacobi-above`, `scd`, ...).
 
+DIR may also be FlashAR's checkpoint, lxazjk/Emu3.5-Image-FlashAR, for --decoder=flash (docs/big-models.md).
+
 `:tiny` has the same modules in sizes for tests.
 """
 

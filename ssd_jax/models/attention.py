@@ -18,8 +18,8 @@ MASKED = -1e30
 """A finite score for masked slots, so that a softmax never becomes NaN."""
 
 LIMIT = 2**28
-"""The most scores at once: a gigabyte in float32. Only windows of thousands of tokens have more, such as the images of
-Emu3 when a branch is trained."""
+"""The most scores at once of a sequence without a cache, as in training: a gigabyte in float32. An image of Emu3 has
+two thousand million of them."""
 
 LayerCache = tuple[Float[Array, "B _ _ H"], Float[Array, "B _ _ H"]]
 """Keys and values of a layer, with the axis order of `sequence.cache.AXES`."""
@@ -32,12 +32,24 @@ def plain(
     mask: Bool[Array, "B W T"],
     products: Products,
 ) -> Float32[Array, "B W N H"]:
-    """Masked softmax attention that materialises the scores; those of windows with more than `LIMIT` of them in parts,
-    which are computed again for their gradients."""
+    """Masked softmax attention that materialises the scores."""
+    weights = softmax(_scores(q, keys, mask, "bkth", products))
+    return _by_head(_weighted(weights, values, "bkth", products))
+
+
+def in_parts(
+    q: Float[Array, "B W N H"],
+    keys: Float[Array, "B K T H"],
+    values: Float[Array, "B K T H"],
+    mask: Bool[Array, "B W T"],
+    products: Products,
+) -> Float32[Array, "B W N H"]:
+    """The same over whole sequences: if there are more than `LIMIT` scores, a part of the queries at a time, whose
+    scores are computed again for their gradients. Sharding is not considered."""
     (B, W, N, _), T = q.shape, mask.shape[-1]
-    rows = max(1, LIMIT // (B * N * T))
+    rows = max(1, LIMIT // max(1, B * N * T))
     if W <= rows:
-        return _attended(q, keys, values, mask, products)
+        return plain(q, keys, values, mask, products)
     count = -(-W // rows)
     rows = -(-W // count)
 
@@ -45,21 +57,9 @@ def plain(
         x = jnp.pad(x, ((0, 0), (0, count * rows - W), *((0, 0),) * (x.ndim - 2)))
         return x.reshape(B, count, rows, *x.shape[2:]).swapaxes(0, 1)
 
-    attend = jax.checkpoint(lambda part: _attended(part[0], keys, values, part[1], products))
+    attend = jax.checkpoint(lambda part: plain(part[0], keys, values, part[1], products))
     out = jax.lax.map(attend, (parts(q), parts(mask)))
     return out.swapaxes(0, 1).reshape(B, count * rows, *out.shape[3:])[:, :W]
-
-
-def _attended(
-    q: Float[Array, "B W N H"],
-    keys: Float[Array, "B K T H"],
-    values: Float[Array, "B K T H"],
-    mask: Bool[Array, "B W T"],
-    products: Products,
-) -> Float32[Array, "B W N H"]:
-    """Masked softmax attention of all queries at once."""
-    weights = softmax(_scores(q, keys, mask, "bkth", products))
-    return _by_head(_weighted(weights, values, "bkth", products))
 
 
 def _scores(
@@ -190,6 +190,7 @@ class Attention(nn.Module):
         q, k = rotate(q, angles), rotate(k, angles)
         if layer is None:
             keys, values = (new.swapaxes(1, 2).astype(kept) for new in (k, v))  # as in a cache
+            return linear(in_parts(q, keys, values, mask, self.products), wo, inner=2), None
         else:
             assert slots is not None, "a cache is written at slots"
             W = slots.shape[1]

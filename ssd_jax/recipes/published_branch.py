@@ -63,8 +63,8 @@ def train_branch(spec: PublishedSpec, pipe: Pipeline, grid: Grid, images: Images
         return params
 
     with using(mesh, config):
-        copies = jax.jit(lambda params, key: init_branch(config, spec.vertical_branch, params, key))
-        start = own.params if own else copies(backbone, jax.random.key(spec.seed))
+        copies = jax.jit(lambda params: init_branch(config, spec.vertical_branch, params, jax.random.key(spec.seed)))
+        start = own.params if own else copies(backbone)
         params = phase("branch", spec.branch, {"branch": start}, origin)
         export = export_branch(spec, params["branch"], weights, mesh)
         if spec.flash.steps:
@@ -76,7 +76,8 @@ def train_branch(spec: PublishedSpec, pipe: Pipeline, grid: Grid, images: Images
 
 def stored(params: Any) -> Any:
     """The parameters as an export has them."""
-    return jax.tree.map(lambda leaf: leaf.astype(EXPORT_DTYPE).astype(jnp.float32), params)
+    bits = jnp.finfo(EXPORT_DTYPE)  # compilers may leave out a conversion to and fro
+    return jax.tree.map(lambda leaf: jax.lax.reduce_precision(leaf, bits.nexp, bits.nmant), params)
 
 
 def export_branch(spec: PublishedSpec, branch: Any, weights: Path, mesh: Any, folder: Path | None = None) -> Path:

@@ -18,10 +18,10 @@ from byte_tokenizers import byte_tokenizer
 from published_folders import FIRST_BYTE, SPECIAL
 from safetensors.numpy import load_file, save_file
 from torch_backbones import MASK, PROMPTS
+from toy import flash_logits
 
 import ssd_jax
 from ssd_jax.errors import UserError
-from ssd_jax.models.diagonal_forcing import neighbour_states
 from ssd_jax.pipeline.model_sizes import find_models
 from ssd_jax.sequence.layout import Grid
 from ssd_jax.weights.load import read_config
@@ -139,10 +139,8 @@ def test_it_predicts_what_the_released_code_predicts(released):
 
     @jax.jit
     def ours(params):
-        forked, everywhere = pipe.model.forked, np.broadcast_to(np.arange(GRID.size, dtype=np.int32), codes.shape)
         given = jnp.asarray(PROMPTS, jnp.int32), jnp.asarray(MASK), jnp.asarray(codes)
-        left, above = neighbour_states(forked, params, *given, GRID)
-        return forked.logits(params, left, above, everywhere, GRID.cols)[0]
+        return flash_logits(pipe.model.forked, params, *given, GRID)
 
     expected = model.logits(codes)
     assert np.abs(expected).max() > 1

@@ -8,7 +8,7 @@ import pytest
 import ssd_jax
 from ssd_jax.errors import UserError
 from ssd_jax.models import attention
-from ssd_jax.models.attention import fused, plain
+from ssd_jax.models.attention import fused, in_parts, plain
 from ssd_jax.models.matmul import Products
 from ssd_jax.sequence import cache
 
@@ -94,15 +94,15 @@ def test_fused_lowers_for_cuda(monkeypatch):
 
 
 def test_scores_in_parts_give_the_same_result_and_gradients(monkeypatch):
-    """Windows whose scores are too many for one array: here parts of two of three queries, the last one padded."""
+    """Sequences whose scores are too many for one array: here parts of two of three queries, the last one padded."""
     q, keys, values, mask = inputs(4, 2, jnp.float32)
 
     def run(limit):
         monkeypatch.setattr(attention, "LIMIT", limit)
-        total = lambda *arrays: (plain(*arrays, mask, Products()) ** 2).sum()  # noqa: E731
+        total = lambda *arrays: (in_parts(*arrays, mask, Products()) ** 2).sum()  # noqa: E731
         lowered = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2))).lower(q, keys, values)
         return "while" in lowered.as_text(), lowered.compile()(q, keys, values)
 
-    (in_one, whole), (in_parts, parts) = run(2**28), run(2 * B * 4 * T)
-    assert in_parts and not in_one
+    (one_has, whole), (parts_have, parts) = run(2**28), run(2 * B * 4 * T)
+    assert parts_have and not one_has  # a loop
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), parts, whole)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import flash_logits
 
 import ssd_jax
 from ssd_jax.decode.presets import PRESETS
@@ -16,7 +17,6 @@ from ssd_jax.models.branch import init_branch
 from ssd_jax.prompts import pad_left
 from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.sequence.layout import Grid
-from ssd_jax.training.branch import forced
 from ssd_jax.training.losses import token_nll
 from ssd_jax.weights.export import CARD_NAME, write_heads_card
 
@@ -137,7 +137,7 @@ def test_the_branch_was_trained(name, most, heldout):
     batch = PromptBatch.stack([pipe.prompts.frame(text) for text in texts], None, pipe.config.pad_id)
     grid, both = Grid(pipe.config.rows, pipe.config.cols), pipe.model.both
     untrained = init_branch(pipe.config, pipe.model.branch.config, pipe.params, jax.random.key(0))
-    logits = jax.jit(lambda *given: forced(pipe.model.forked, *given, grid)[0])
+    logits = jax.jit(lambda *given: flash_logits(pipe.model.forked, *given, grid))
     nll, before = (
         float(token_nll(logits(each, jnp.asarray(batch.ids), jnp.asarray(batch.mask), codes), codes).mean())
         for each in (both, {**both, "branch": untrained})

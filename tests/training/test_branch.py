@@ -27,13 +27,7 @@ MODELS = {row_end: toy.Toy(dataclasses.replace(toy.config(row_end=row_end), rows
 
 def forced_logits(model: toy.Toy, window: int = 0):
     """(params, ids, mask, codes) -> teacher-forced logits as `flash` draws, [B, P, V]."""
-    forked, everywhere = model.branched().forked, np.arange(GRID.size, dtype=np.int32)
-
-    def logits(params, ids, mask, codes):
-        left, above = neighbour_states(forked, params, ids, mask, codes, GRID, window)
-        return forked.logits(params, left, above, np.broadcast_to(everywhere, codes.shape), GRID.cols)[0]
-
-    return jax.jit(logits)
+    return jax.jit(lambda *given: toy.flash_logits(model.branched().forked, *given, GRID, window))
 
 
 def random_codes(images: int):

@@ -291,12 +291,15 @@ def test_the_learning_rate_rises_stays_and_falls():
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_weight_decay_leaves_vectors_alone():
+    """And norms of attention heads, whose scales and biases are matrices."""
     optimizer = make_optimizer(dataclasses.replace(CHEAP, warmup=0))
-    params = {"matrix": jnp.ones((2, 2)), "vector": jnp.ones(2)}
+    norm = {"scale": jnp.ones((2, 2)), "bias": jnp.ones((2, 2))}
+    params = {"matrix": jnp.ones((2, 2)), "vector": jnp.ones(2), "q_norm": norm}
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     changed = optax.apply_updates(params, updates)
     assert np.all(np.asarray(changed["matrix"]) < 1.0)
     np.testing.assert_array_equal(changed["vector"], params["vector"])
+    jax.tree.map(np.testing.assert_array_equal, changed["q_norm"], norm)
 
 
 @pytest.mark.parametrize(("blind", "least", "most"), [(0.0, 0.0, 0.4), (1.0, 0.4, 1.0)])
