@@ -118,7 +118,7 @@ def throughput_table(found: Mapping[str, Mapping[int, Throughput]]) -> str:
         lines = [
             [
                 f"`{name}`",
-                *("" if (s := each.seconds_per_pass) is None else f"{1e3 * s:.3g}" for each in row.values()),
+                *(_milliseconds(each.seconds_per_pass) for each in row.values()),
                 *("" if each.per_minute is None else f"~{each.per_minute:.3g}" for each in row.values()),
             ]
             for name, row in found.items()
@@ -130,6 +130,12 @@ def throughput_table(found: Mapping[str, Mapping[int, Throughput]]) -> str:
         for name, row in found.items()
     ]
     return _markdown(heads, lines)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{1e3 * seconds:.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
 
 
 def _markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -80,6 +80,8 @@ def test_from_some_passes_of_a_batch(headed):
         "| `ar` | 100 | 400 | ~24 | ~34.3 |",
         "| `sjd` | 100 | 400 |  |  |",
     ]
+    few = {"ar": {1: Throughput(None, None, 0.00081), 4: Throughput(None, None, 3.2212)}, "sjd": {1: found["sjd"][1]}}
+    assert [line.split(" | ")[1:3] for line in throughput_table(few).splitlines()[2:]][0] == ["0.81", "3221"]
 
 
 def test_some_passes_of_random_weights_by_the_command(run_command, tmp_path):
