@@ -123,9 +123,9 @@ def report(spec: PublishedSpec, pipe: Pipeline, images: Images, losses: Losses) 
     steps = ", then ".join(
         f"{stage.steps} steps of {stage.batch} images ({name})" for name, stage in spec.phases.items()
     )
-    teacher = next(iter(losses.values()))["teacher"]
+    layers, teacher = spec.vertical_branch.layers, next(iter(losses.values()))["teacher"]
     lines = [
-        f"A vertical branch of {spec.vertical_branch.layers} layers beside {pipe.folder} "
+        f"A vertical branch of {layers} layer{'s' * (layers > 1)} beside {pipe.folder} "
         f"(fingerprint {pipe.fingerprint()[:12]}), trained on {images.made}: {steps}. Means over at most "
         f"{spec.report_images} held-out images, in nats per token, without guidance; as `ar` draws them it is "
         f"{teacher:.3f}.",
