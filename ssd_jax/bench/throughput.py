@@ -81,11 +81,12 @@ def estimate_throughput(
     extrapolates (see `bench.speed.part_of`); other arguments as for `measure_throughput`. A batch takes the first
     prompts, so that batches of different sizes may have prompts of different lengths."""
     grid, horizontal = Grid(pipe.config.rows, pipe.config.cols), pipe.head_counts[0]
+    parts = {name: part_of(decoder, grid, horizontal, passes) for name, decoder in decoders.items()}
     kinds = [(name, size) for size in sizes for name in decoders]
     found: dict[tuple[str, int], list[tuple[float, float]]] = {kind: [] for kind in kinds}
     rounds = [kind for _ in range(repeats + 1) for kind in kinds]  # the first one compiles and warms up
     for number, (name, size) in enumerate(tqdm(rounds, desc="throughput", unit="run", dynamic_ncols=True)):
-        part = part_of(decoders[name], grid, horizontal, passes)
+        part = parts[name]
         texts, options = list(itertools.islice(itertools.cycle(prompts), size)), dict(max_batch=size, pixels=False)
         first, both = (
             pipe.generate(texts, decoders[name], seed=list(range(size)), max_passes=limit, **options)
@@ -98,7 +99,7 @@ def estimate_throughput(
     def of(name: str, size: int) -> Throughput:
         if not found[name, size]:  # every image was finished before the passes to time
             return Throughput(None, None, None)
-        part = part_of(decoders[name], grid, horizontal, passes)
+        part = parts[name]
         each = float(np.median([seconds for _, seconds in found[name, size]]))
         if part.whole is None:
             return Throughput(None, None, each)

@@ -51,7 +51,7 @@ def main() -> None:
     if extra:
         raise UserError(f"The command line cannot be used: unexpected {extra[0]!r}; options start with --config.")
     config = CONFIG.value
-    if "architecture" not in config.model:
+    if "architecture" not in config.get("model", {}):  # that of the bundled model
         if COORDINATOR.value or NUM_PROCESSES.value is not None or PROCESS_ID.value is not None:
             raise UserError("Several processes train draft heads and branches of published backbones, not this config.")
         from ssd_jax.recipes import emoji, emoji_spec  # after the flags, so that --help is fast

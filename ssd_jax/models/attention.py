@@ -191,20 +191,19 @@ class Attention(nn.Module):
         if layer is None:
             keys, values = (new.swapaxes(1, 2).astype(kept) for new in (k, v))  # as in a cache
             return linear(in_parts(q, keys, values, mask, self.products), wo, inner=2), None
-        else:
-            assert slots is not None, "a cache is written at slots"
-            W = slots.shape[1]
-            written = (cache.write(old, new[:, :W], slots, attention) for old, new in zip(layer, (k, v), strict=True))
-            keys, values = (nn.with_logical_constraint(array, cache.AXES[attention]) for array in written)
-            layer = keys, values
-            if x.shape[1] > W:
-                if attention == "plain":  # the cache is read once
-                    out = with_own(q, k, v, layer, mask, W, attention, self.products)
-                else:
-                    seen = mask[:, :W, : keys.shape[1]]  # without columns for the others
-                    out = ATTENTIONS[attention](q[:, :W], keys, values, seen, self.products)
-                    others = q[:, W:], k[:, W:], v[:, W:]
-                    more = with_own(*others, layer, mask[:, W:], 0, attention, self.products)
-                    out = jnp.concatenate([out, more], axis=1)
-                return linear(out, wo, inner=2), layer
+        assert slots is not None, "a cache is written at slots"
+        W = slots.shape[1]
+        written = (cache.write(old, new[:, :W], slots, attention) for old, new in zip(layer, (k, v), strict=True))
+        keys, values = (nn.with_logical_constraint(array, cache.AXES[attention]) for array in written)
+        layer = keys, values
+        if x.shape[1] > W:
+            if attention == "plain":  # the cache is read once
+                out = with_own(q, k, v, layer, mask, W, attention, self.products)
+            else:
+                seen = mask[:, :W, : keys.shape[1]]  # without columns for the others
+                out = ATTENTIONS[attention](q[:, :W], keys, values, seen, self.products)
+                others = q[:, W:], k[:, W:], v[:, W:]
+                more = with_own(*others, layer, mask[:, W:], 0, attention, self.products)
+                out = jnp.concatenate([out, more], axis=1)
+            return linear(out, wo, inner=2), layer
         return linear(ATTENTIONS[attention](q, keys, values, mask, self.products), wo, inner=2), layer

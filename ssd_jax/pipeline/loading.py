@@ -101,10 +101,10 @@ def load(
     params = read_backbone(weights, config, backbone, dtype)
     heads_params = None if heads_path is None else read_tensors(heads_path, like_heads, dtype)
     branch_params = None
-    if like_branch is not None:
-        inside = branch_path is None  # the backbone's own file
-        given = (weights, config) if inside else (branch_path,)
-        branch_params = (read_published_branch if inside else read_tensors)(*given, like_branch, dtype)
+    if branch_path is not None:
+        branch_params = read_tensors(branch_path, like_branch, dtype)
+    elif like_branch is not None:
+        branch_params = read_published_branch(weights, config, like_branch, dtype)
     vq_path = None if vq_weights is None else find_local(vq_weights)
     origin = Checkpoint(folder, vq_path, tokens, heads_path, branch_path)
     model = LoadedModel.of(config, params, drafters, heads_params, below, branch_params)

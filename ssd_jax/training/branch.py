@@ -22,7 +22,7 @@ from ssd_jax.models.transformer import Transformer
 from ssd_jax.parallel.train_state import spread
 from ssd_jax.sequence.layout import Grid
 from ssd_jax.training.backbone import batches, block_matrices
-from ssd_jax.training.draft_loss import LIMIT
+from ssd_jax.training.draft_loss import LIMIT, rows_of_band
 from ssd_jax.training.loop import Task
 from ssd_jax.training.losses import token_nll
 from ssd_jax.training.spec import BranchSpec
@@ -96,8 +96,7 @@ def mean_losses(
                 found.append(token_nll(taught, wanted).sum())
         return jnp.stack(found)
 
-    rows = max(1, forking.limit // (B * C * forked.config.visual_size))
-    rows = next(n for n in range(min(rows, grid.rows), 0, -1) if grid.rows % n == 0)
+    rows = rows_of_band(grid, forking.limit, B * forked.config.visual_size)
     if rows == grid.rows:
         total = sums(0, rows)
     else:  # a band's arrays are computed again for its gradient, not kept

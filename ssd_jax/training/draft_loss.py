@@ -168,6 +168,13 @@ def mean_per_offset(
     return mean_over_bands(objective, drafting, params, backbone, hidden, embeddings)
 
 
+def rows_of_band(grid: Grid, limit: int, numbers: int) -> int:
+    """The most grid rows of an image, a divisor of R, whose arrays have at most about `limit` elements, with `numbers`
+    of them for each token."""
+    rows = max(1, limit // (grid.cols * numbers))
+    return next(n for n in range(min(rows, grid.rows), 0, -1) if grid.rows % n == 0)
+
+
 def mean_over_bands(
     objective: Objective, drafting: Drafting, params: Any, backbone: Any, hidden: jax.Array, embeddings: jax.Array
 ) -> jax.Array:
@@ -176,8 +183,7 @@ def mean_over_bands(
     G, C = hidden.shape[0], grid.cols
     columns = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32) % C, hidden.shape[:2])
     targets, valid = grid.targets(offsets)
-    rows = max(1, drafting.limit // (len(offsets) * G * C * objective.numbers(drafting)))
-    rows = next(n for n in range(min(rows, grid.rows), 0, -1) if grid.rows % n == 0)
+    rows = rows_of_band(grid, drafting.limit, len(offsets) * G * objective.numbers(drafting))
     if rows == grid.rows:
         band = Band(hidden, embeddings, columns, hidden, targets)
         return valid_mean(objective.values(drafting, params, backbone, band), valid[:, None])
