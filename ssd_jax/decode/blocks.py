@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int32
+from jaxtyping import Array, Float, Float32, Int32
 
 from ssd_jax.decode.acceptance import auto_correct
 from ssd_jax.decode.cost import PREFILL, Stretch, Stretches
@@ -115,7 +115,6 @@ def run(verifier: Verifier, grid: Grid, phase: Phase, state: State) -> State:
     B, _, V = state.log_q.shape
     nothing = jnp.zeros((B, phase.length, V), jnp.float32)
     state = dataclasses.replace(state, log_q=nothing, stage=jnp.zeros_like(state.stage))
-    state = _draft_next(verifier, grid, phase, state, jnp.ones((B,), bool))
     body = partial(_pass, verifier, grid, phase)
 
     def progress(s: State) -> Progress:
@@ -126,7 +125,9 @@ def run(verifier: Verifier, grid: Grid, phase: Phase, state: State) -> State:
 
 
 def _pass(verifier: Verifier, grid: Grid, phase: Phase, s: State) -> State:
-    """One verifier pass: a round for some images, the commit pass for others, only padding for finished ones."""
+    """Drafts of the blocks that begin, and one verifier pass: a round for some images, the commit pass for others, only
+    padding for finished ones."""
+    s = _drafted(verifier, grid, phase, s)
     positions = s.base[:, None] + jnp.arange(phase.length, dtype=jnp.int32)[None]
     live, inside = s.base < phase.end, positions < phase.end
     verifying = live if phase.rounds == AUTO else live & (s.stage < phase.rounds)
@@ -164,13 +165,12 @@ def _pass(verifier: Verifier, grid: Grid, phase: Phase, s: State) -> State:
         trace=scatter(s.trace, target, passes),
         cache=cache,
     )
-    state = dataclasses.replace(state, base=jnp.minimum(state.base, phase.end))
-    return _draft_next(verifier, grid, phase, state, commit)
+    return dataclasses.replace(state, base=jnp.minimum(state.base, phase.end))
 
 
-def _draft_next(verifier: Verifier, grid: Grid, phase: Phase, s: State, which: Bool[Array, " B"]) -> State:
-    """Drafts the block at `base` of the images in `which` that have one."""
-    which &= s.base < phase.end
+def _drafted(verifier: Verifier, grid: Grid, phase: Phase, s: State) -> State:
+    """The state with drafts for the images that begin a block."""
+    which = (s.stage == 0) & (s.base < phase.end)
     positions = s.base[:, None] + jnp.arange(phase.length, dtype=jnp.int32)[None]
     target = jnp.where(which[:, None] & (positions < phase.end), positions, grid.size)
 

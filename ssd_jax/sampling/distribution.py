@@ -53,7 +53,8 @@ def log_probabilities(logits: Float[Array, "*batch V"], sampler: Sampler) -> Flo
     filtered = (sampler.top_k < logits.shape[-1]) | (sampler.top_p < 1.0)
     # Real branches: filters that are off cost nothing.
     which = jnp.where(sampler.temperature > 0, 1 + filtered.astype(jnp.int32), 0)
-    return jax.lax.switch(which, (_greedy, _softened, _filtered), logits.astype(jnp.float32), sampler)
+    kept = jax.lax.switch(which, (_greedy, _softened, _filtered), logits.astype(jnp.float32), sampler)
+    return jax.nn.log_softmax(kept, axis=-1)
 
 
 def _greedy(logits: Float32[Array, "*batch V"], sampler: Sampler) -> Float32[Array, "*batch V"]:
@@ -63,7 +64,7 @@ def _greedy(logits: Float32[Array, "*batch V"], sampler: Sampler) -> Float32[Arr
 
 
 def _softened(logits: Float32[Array, "*batch V"], sampler: Sampler) -> Float32[Array, "*batch V"]:
-    return jax.nn.log_softmax(logits / sampler.temperature, axis=-1)
+    return logits / sampler.temperature
 
 
 def _filtered(logits: Float32[Array, "*batch V"], sampler: Sampler) -> Float32[Array, "*batch V"]:
@@ -74,8 +75,7 @@ def _filtered(logits: Float32[Array, "*batch V"], sampler: Sampler) -> Float32[A
         lambda x: x,
         scaled,
     )
-    scaled = jax.lax.cond(sampler.top_p < 1.0, lambda x: _nucleus(x, sampler.top_p), lambda x: x, scaled)
-    return jax.nn.log_softmax(scaled, axis=-1)
+    return jax.lax.cond(sampler.top_p < 1.0, lambda x: _nucleus(x, sampler.top_p), lambda x: x, scaled)
 
 
 def _nucleus(logits: Float32[Array, "*batch V"], top_p: Float32[Array, ""]) -> Float32[Array, "*batch V"]:

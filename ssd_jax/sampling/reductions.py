@@ -41,20 +41,15 @@ def inverse_rms(x: Float[AnyArray, "*batch Z"], eps: float) -> Float[Array, "*ba
     return jax.lax.rsqrt(total(x * x) / x.shape[-1] + eps)
 
 
-def folded(x: Num[AnyArray, "*batch Z"], parts: int, combine: Combine = jnp.add) -> Num[AnyArray, "*batch Z//{parts}"]:
-    """Splits the last axis into equal parts and combines them elementwise, from left to right."""
-    split = x.reshape(*x.shape[:-1], parts, x.shape[-1] // parts)
-    out = split[..., 0, :]
-    for part in range(1, parts):
-        out = combine(out, split[..., part, :])
-    return out
-
-
 def _shorter(x: Num[AnyArray, "*batch Z"], combine: Combine) -> Num[AnyArray, "*batch _"]:
-    """x with `PARTS` parts of its last axis combined, on CPU and where the axis divides.
+    """x with `PARTS` parts of its last axis combined from left to right, on CPU and where the axis divides.
 
     Not on a mesh: there the axis may be sharded, and its parts would be moved between devices.
     """
     if x.shape[-1] % PARTS or jax.default_backend() != "cpu" or not jax.sharding.get_abstract_mesh().empty:
-        return x
-    return folded(x, PARTS, combine)
+        return jnp.asarray(x)
+    parts = jnp.asarray(x).reshape(*x.shape[:-1], PARTS, x.shape[-1] // PARTS)
+    combined = jax.lax.index_in_dim(parts, 0, axis=-2, keepdims=False)
+    for part in range(1, PARTS):
+        combined = combine(combined, jax.lax.index_in_dim(parts, part, axis=-2, keepdims=False))
+    return combined
