@@ -91,7 +91,7 @@ GROUPS = {
 FILES = {
     "summary": [RUNS / "quality-0" / "bench.json", RUNS / "seconds-0" / "bench.json"],
     "model": [ROOT / "runs" / "emoji" / "report.md"],
-    "overlap": [ROOT / "runs" / name / "report.md" for name in ("published_l1", "published", "context_l1", "emoji")],
+    "overlap": [ROOT / "runs" / name / "report.md" for name in ("published", "emoji")],
 }
 """Groups without commands of their own, and the files with their numbers."""
 

@@ -19,6 +19,10 @@ SETS = (
     ("context 2", "Smooth L1", "2.79 M"),
     ("context 2 (bundled)", "Smooth L1, then overlap", "2.79 M"),
 )
+"""Vertical draft heads, how all heads were trained, and the number of their parameters."""
+
+HEADS = ("published", "overlap", "context_l1", "")
+"""The labels of the same in the bench's command."""
 
 
 def number(row: dict, key: str, form: str = "{:.1f}", factor: float = 1) -> str:
@@ -99,7 +103,6 @@ SECONDS = (
     ("sampling + accept", "rest", "{:.2f}", 1e3),
     ("`ar`'s images", yes),
 )
-HEADS = {"published": "published, Smooth L1 (`--heads=published`)"}
 
 
 def quality(benches: Sequence[Bench]) -> dict[str, str]:
@@ -190,16 +193,16 @@ def int8(benches: Sequence[Bench]) -> dict[str, str]:
 
 
 def heads(benches: Sequence[Bench]) -> dict[str, str]:
-    """Two sets of draft heads under the same decoders."""
+    """Four sets of draft heads under the same decoders."""
     rows = benches[0]["decoders"]
     decoders = [name for name in rows if "@" not in name and name != "ar"]
 
     def table(*how: Any) -> str:
         lines = [
-            [label, *(number(rows[f"{name}@{key}" if key else name], *how) for name in decoders)]
-            for key, label in {**HEADS, "": "context 2, then overlap (bundled)"}.items()
+            [kind, trained, *(number(rows[f"{name}@{label}" if label else name], *how) for name in decoders)]
+            for (kind, trained, _), label in zip(SETS, HEADS, strict=True)
         ]
-        return markdown(["vertical heads, all trained on", *(f"`{name}`" for name in decoders)], lines)
+        return markdown(["vertical heads", "all trained on", *(f"`{name}`" for name in decoders)], lines)
 
     return {
         "heads-nll": table("nll difference", "{:+.3f}"),
@@ -226,13 +229,14 @@ def model(reports: Sequence[str]) -> dict[str, str]:
 
 
 def overlap(reports: Sequence[str]) -> dict[str, str]:
-    """Held-out overlap of the vertical heads, Smooth L1 in brackets, of four sets."""
+    """Held-out overlap of the vertical heads, Smooth L1 in brackets; every report is of two sets, before and after the
+    training on the overlap."""
 
     def cells(report: str, column: int) -> list[str]:
         losses, shares = tables_of(report)[1:3]
         return [f"{shares[key][column].lstrip('0')} ({float(losses[key][column]):.2f})" for key in ("down+1", "down+2")]
 
     lines = [["any", "nothing: they copy", "", *cells(reports[0], 0)]]
-    for (heads, how, count), report in zip(SETS, reports, strict=True):
-        lines.append([heads, how, count, *cells(report, 2 if "then" in how else 1)])
+    found = [cells(report, column) for report in reports for column in (1, 2)]
+    lines += [[*names, *values] for names, values in zip(SETS, found, strict=True)]
     return {"overlap": markdown(["vertical heads", "trained on", "parameters of all heads", "down+1", "down+2"], lines)}

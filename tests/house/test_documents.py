@@ -147,7 +147,7 @@ def test_tables_of_a_report(remake):
     tables = {name: remake.place_of(name).search(text)[2] for name in remake.GROUPS["model"].tables}
     report = "\n\n".join(tables.values()) + "\n"
     assert remake.model([report]) == tables
-    lines = remake.overlap([report] * 4)["overlap"].splitlines()
+    lines = remake.overlap([report] * 2)["overlap"].splitlines()
     assert lines[2] == "| any | nothing: they copy |  | .295 (11.09) | .205 (12.95) |"
     assert lines[6] == "| context 2 (bundled) | Smooth L1, then overlap | 2.79 M | .423 (11.14) | .310 (12.48) |"
 
