@@ -6,8 +6,8 @@
 
 The commands are those in the block behind a line <!-- command: NAME -->; a table lies between the lines
 <!-- table: NAME --> and <!-- end -->. Numbers go to runs/tables/. Quality needs data/emoji, which `train.py` draws, and
-pip install -e ".[eval]"; seconds need an idle machine, and pip install -e ".[baseline]"; overlap needs the trainings
-that stand in docs/results.md.
+pip install -e ".[eval]"; seconds need an idle machine, and pip install -e ".[baseline]"; heads and overlap need the two
+trainings that stand in docs/results.md.
 """
 
 import argparse

@@ -55,10 +55,10 @@ class Phase(NamedTuple):
 @flax.struct.dataclass
 class State:
     """Attributes:
-    tokens: final up to `base`, then the block's drafts.
+    tokens: final up to `base`, then the block's drafts once it has begun.
     base: first position of the block.
-    stage: number of rounds of the block so far.
-    log_q: log q from which the block's tokens were drawn; empty, X = 0, before the first block.
+    stage: number of rounds of the block so far; 0 before it has begun.
+    log_q: log q from which the block's tokens were drawn; of no meaning before it has begun, X = 0 before the first.
     row: hidden states of a grid row.
     passes, trace: as in `Decoded`.
     cache: up to date for every committed token but the newest.

@@ -147,9 +147,22 @@ def test_tables_of_a_report(remake):
     tables = {name: remake.place_of(name).search(text)[2] for name in remake.GROUPS["model"].tables}
     report = "\n\n".join(tables.values()) + "\n"
     assert remake.model([report]) == tables
-    lines = remake.overlap([report] * 2)["overlap"].splitlines()
+    lines = remake.overlap([report.replace("0.369", "0.349"), report])["overlap"].splitlines()
     assert lines[2] == "| any | nothing: they copy |  | .295 (11.09) | .205 (12.95) |"
+    assert lines[3] == "| published | Smooth L1 | 2.30 M | .349 (8.75) | .263 (10.01) |"
+    assert lines[5] == "| context 2 | Smooth L1 | 2.79 M | .369 (8.75) | .263 (10.01) |"
     assert lines[6] == "| context 2 (bundled) | Smooth L1, then overlap | 2.79 M | .423 (11.14) | .310 (12.48) |"
+
+
+def test_every_set_of_draft_heads_has_its_own_numbers(remake):
+    labels = {"@published": 0.1, "@overlap": 0.2, "@context_l1": 0.3, "": 0.4}
+    rows = {f"ssd{label}": {"nll difference": value, "kid": value / 1e2} for label, value in labels.items()}
+    tables = remake.heads([{"decoders": {"ar": {}, **rows}}])
+    expected = ["published | Smooth L1", "published | Smooth L1, then overlap", "context 2 | Smooth L1"]
+    expected.append("context 2 (bundled) | Smooth L1, then overlap")
+    for name, values in (("heads-nll", ("+0.100", "+0.200", "+0.300", "+0.400")), ("heads-kid", "1234")):
+        lines = [f"| {how} | {value} |" for how, value in zip(expected, values, strict=True)]
+        assert tables[name].splitlines()[2:] == lines
 
 
 def test_a_table_is_put_between_its_marks_alone(remake, tmp_path, monkeypatch):
