@@ -155,10 +155,10 @@ def test_a_stream_is_closed_from_another_thread_while_it_is_read(headed):
 def test_a_reader_that_is_late_finds_the_newest_previews(headed, monkeypatch):
     monkeypatch.setattr(streaming, "UNREAD", 3)
     stream = headed.stream(PROMPTS, every=1)
-    first = next(stream).passes
+    first = next(stream).passes  # the second pass, unless this thread is late already
     stream._thread.join()
     late = [preview.passes for preview in stream]
-    assert first == 2 and late[-1] == 16 and len(late) <= 3
+    assert 2 <= first < late[0] and late[-1] == 16 and len(late) <= 3
     assert stream.output is not None
 
 
