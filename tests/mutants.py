@@ -192,8 +192,8 @@ MUTANTS = [
     Mutant(
         "temperature multiplies",
         "sampling/distribution.py",
-        "jax.nn.log_softmax(logits / sampler.temperature, axis=-1)",
-        "jax.nn.log_softmax(logits * sampler.temperature, axis=-1)",
+        "return logits / sampler.temperature",
+        "return logits * sampler.temperature",
         "sampling/test_sampling.py::test_temperature_divides_the_logits",
     ),
     Mutant(
@@ -378,6 +378,13 @@ MUTANTS = [
         "decode/blocks.py",
         "s.stage >= phase.joint",
         "s.stage > phase.joint",
+        "decode/test_cost.py::test_rows_settle_when_their_rounds_end",
+    ),
+    Mutant(
+        "SSD: every pass drafts the block anew",
+        "decode/blocks.py",
+        "(s.stage == 0) & (s.base < phase.end)",
+        "s.base < phase.end",
         "decode/test_cost.py::test_rows_settle_when_their_rounds_end",
     ),
     Mutant(
