@@ -13,16 +13,13 @@ Bench = dict[str, Any]
 
 LARGE = {"Janus-Pro-7B": "6.59 B", "Lumina-mGPT-7B": "6.50 B", "Emu3-8B": "7.87 B"}
 
-SETS = (
-    ("published", "Smooth L1", "2.30 M"),
-    ("published", "Smooth L1, then overlap", "2.30 M"),
-    ("context 2", "Smooth L1", "2.79 M"),
-    ("context 2 (bundled)", "Smooth L1, then overlap", "2.79 M"),
-)
-"""Vertical draft heads, how all heads were trained, and the number of their parameters."""
-
-HEADS = ("published", "overlap", "context_l1", "")
-"""The labels of the same in the bench's command."""
+SETS = {
+    "@published": ("published", "Smooth L1", "2.30 M"),
+    "@overlap": ("published", "Smooth L1, then overlap", "2.30 M"),
+    "@context_l1": ("context 2", "Smooth L1", "2.79 M"),
+    "": ("context 2 (bundled)", "Smooth L1, then overlap", "2.79 M"),
+}
+"""Label in the bench's command -> vertical draft heads, how all heads were trained, number of their parameters."""
 
 
 def number(row: dict, key: str, form: str = "{:.1f}", factor: float = 1) -> str:
@@ -199,8 +196,8 @@ def heads(benches: Sequence[Bench]) -> dict[str, str]:
 
     def table(*how: Any) -> str:
         lines = [
-            [kind, trained, *(number(rows[f"{name}@{label}" if label else name], *how) for name in decoders)]
-            for (kind, trained, _), label in zip(SETS, HEADS, strict=True)
+            [kind, trained, *(number(rows[f"{name}{label}"], *how) for name in decoders)]
+            for label, (kind, trained, _) in SETS.items()
         ]
         return markdown(["vertical heads", "all trained on", *(f"`{name}`" for name in decoders)], lines)
 
@@ -238,5 +235,5 @@ def overlap(reports: Sequence[str]) -> dict[str, str]:
 
     lines = [["any", "nothing: they copy", "", *cells(reports[0], 0)]]
     found = [cells(report, column) for report in reports for column in (1, 2)]
-    lines += [[*names, *values] for names, values in zip(SETS, found, strict=True)]
+    lines += [[*names, *values] for names, values in zip(SETS.values(), found, strict=True)]
     return {"overlap": markdown(["vertical heads", "trained on", "parameters of all heads", "down+1", "down+2"], lines)}

@@ -155,9 +155,9 @@ def _pass(verifier: Verifier, grid: Grid, phase: Phase, s: State) -> State:
     else:
         commit = live & ~verifying
     target = jnp.where(may_change, positions, grid.size)
-    state = State(
+    return State(
         tokens=scatter(s.tokens, target, corrected),
-        base=jnp.where(commit, s.base + phase.length, s.base),
+        base=jnp.where(commit, jnp.minimum(s.base + phase.length, phase.end), s.base),
         stage=jnp.where(commit, 0, s.stage + 1),
         log_q=log_q,
         row=phase.remember(s.row, hidden, jnp.where(inside, positions, grid.size)),
@@ -165,7 +165,6 @@ def _pass(verifier: Verifier, grid: Grid, phase: Phase, s: State) -> State:
         trace=scatter(s.trace, target, passes),
         cache=cache,
     )
-    return dataclasses.replace(state, base=jnp.minimum(state.base, phase.end))
 
 
 def _drafted(verifier: Verifier, grid: Grid, phase: Phase, s: State) -> State:

@@ -46,9 +46,10 @@ def _shorter(x: Num[AnyArray, "*batch Z"], combine: Combine) -> Num[AnyArray, "*
 
     Not on a mesh: there the axis may be sharded, and its parts would be moved between devices.
     """
+    x = jnp.asarray(x)
     if x.shape[-1] % PARTS or jax.default_backend() != "cpu" or not jax.sharding.get_abstract_mesh().empty:
-        return jnp.asarray(x)
-    parts = jnp.asarray(x).reshape(*x.shape[:-1], PARTS, x.shape[-1] // PARTS)
+        return x
+    parts = x.reshape(*x.shape[:-1], PARTS, x.shape[-1] // PARTS)
     combined = jax.lax.index_in_dim(parts, 0, axis=-2, keepdims=False)
     for part in range(1, PARTS):
         combined = combine(combined, jax.lax.index_in_dim(parts, part, axis=-2, keepdims=False))
