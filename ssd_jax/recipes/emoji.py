@@ -138,15 +138,20 @@ def _train_tokenizer(spec: EmojiSpec, data: emoji.EmojiData) -> None:
 def _train_backbone(spec: EmojiSpec, encoded: Encoded) -> None:
     vectors = np.asarray(VQModel(spec.vq).apply(encoded.vq_params, method="code_vectors"))
     draw = painter(spec, encoded, AR(), lambda params: LoadedModel(params, encoded.model))
-    task = backbone_task(encoded.model, spec.backbone, spec.seed, encoded.source, vectors, draw)
+    model, source = encoded.model, encoded.source
     origin = {
         "format": FORMAT,
-        "model": dataclasses.asdict(encoded.model),
+        "model": dataclasses.asdict(model),
         "tokenizer": fingerprint(spec.export / "vq.safetensors"),
-        "data": len(encoded.source.data),
+        "data": len(source.data),
     }
+    task = backbone_task(model, spec.backbone, spec.seed, source, vectors, draw)
     params = fit(task, spec.backbone, spec.seed, spec.workdir, origin)
-    write_config(spec.export, encoded.model, spec.vq)
+    if spec.continued.steps:
+        origin, seed = {**origin, "start": digest(params)}, (spec.seed + 1) % 2**32  # another seed: other batches
+        task = backbone_task(model, spec.continued, seed, source, vectors, draw, params)
+        params = fit(task, spec.continued, seed, spec.workdir, origin)
+    write_config(spec.export, model, spec.vq)
     with replacing(spec.export / "tokenizer.json") as temporary:
         encoded.prompts.save(temporary)
     write_tensors(spec.export / "model.safetensors", params, EXPORT_DTYPE)

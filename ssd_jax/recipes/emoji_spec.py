@@ -33,7 +33,8 @@ class EmojiSpec:
         data, styles, limit: the folder of images, their styles, and the number of emoji to build (0 is all).
         vq: the image tokenizer.
         model: fields of the backbone's `ModelConfig` that do not depend on the captions' vocabulary.
-        tokenizer, backbone, heads: settings of the stages.
+        tokenizer, heads: settings of these stages.
+        backbone, continued: settings of the two phases of the backbone's stage; 0 steps skip the second.
         branch_model, branch, flash: the vertical branch, and settings of the two phases of its training.
         report_drawn: number of images of trained captions, and of held-out combinations, for the recognition report.
         sample_prompts: prompts of the samples that are generated while the backbone trains.
@@ -49,6 +50,7 @@ class EmojiSpec:
     model: Mapping[str, Any]
     tokenizer: TokenizerSpec
     backbone: BackboneSpec
+    continued: BackboneSpec
     heads: DraftHeadsSpec
     branch_model: BranchConfig
     branch: CaptionedBranchSpec
@@ -86,6 +88,7 @@ class EmojiSpec:
             model=given.part("model"),
             tokenizer=TokenizerSpec.parse(given.part("tokenizer"), "tokenizer"),
             backbone=BackboneSpec.parse(given.part("backbone"), "backbone"),
+            continued=BackboneSpec.parse(given.part("continued"), "continued", least_steps=0),
             heads=heads,
             branch_model=from_dict(BranchConfig, given.part("branch_model"), "config.branch_model"),
             branch=CaptionedBranchSpec.parse(given.part("branch"), "branch"),
@@ -119,6 +122,6 @@ class EmojiSpec:
 
     @property
     def parts(self) -> dict[str, StageSpec]:
-        """Folder name -> settings of every stage, in order; the draft heads' stage has two phases."""
+        """Folder name -> settings of every stage, in order; two stages have two phases."""
         heads = {"heads": self.heads.smooth_l1, "overlap": self.heads.overlap}
-        return {"tokenizer": self.tokenizer, "backbone": self.backbone, **heads}
+        return {"tokenizer": self.tokenizer, "backbone": self.backbone, "continued": self.continued, **heads}

@@ -66,16 +66,18 @@ def backbone_task(
     source: CaptionedCodes,
     code_vectors: np.ndarray,
     draw: Callable[[Any], np.ndarray],
+    start: Any = None,
 ) -> Task:
-    """The backbone's task for the training loop.
+    """A phase of the backbone's stage as a task for the training loop.
 
     Args:
         model_config: config of the backbone.
-        spec: settings of the stage.
+        spec: settings of the phase.
         seed: determines, with the step, the batches.
         source: captions and codes.
         code_vectors: float32 [V, code_dim], the tokenizer's codebook, which initialises the visual embeddings.
         draw: params -> image [height, width, 3], samples of the current model.
+        start: the parameters after the first phase, for the second, "continued"; None: this is the first.
     """
     model, trained = Transformer(model_config), Transformer(model_config, PRODUCTS[spec.matmul])
     grid = Grid(model_config.rows, model_config.cols)
@@ -99,13 +101,14 @@ def backbone_task(
         return {"params": _codes_alike(params, jax.random.fold_in(key, 1), code_vectors, model_config)}
 
     return Task(
-        "backbone",
+        "backbone" if start is None else "continued",
         init,
         loss,
         batches(source, spec, seed),
         evaluate,
         draw,
         block_matrices,
+        start=start,
         accumulation=spec.accumulation,
     )
 

@@ -27,7 +27,7 @@ class Task:
     """A stage of training, as the loop needs it.
 
     Attributes:
-        name: "tokenizer", "backbone", "heads", "overlap", "branch" or "flash"; the folder of its checkpoints and logs.
+        name: of the stage, or of a phase of one, as "overlap"; the folder of its checkpoints and logs.
         init: key -> params; None if there is a `start`.
         loss: the loss function (see `step.Loss`).
         batch: step number -> batch of host arrays; a pure function of the step, so that resuming is exact.

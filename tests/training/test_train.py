@@ -40,7 +40,7 @@ from ssd_jax.weights.part_file import HEADS_FILE
 from ssd_jax.weights.store import WeightsError
 from ssd_jax.weights.tensors import read_tensors
 
-STAGES = ("tokenizer", "backbone", "heads", "overlap")  # "overlap" is the second part of config.stage "heads"
+STAGES = ("tokenizer", "backbone", "continued", "heads", "overlap")  # two stages have a second phase
 STEPS, EVERY = 12, 4  # of every stage of `:tiny`
 EXPORTED = {"config.json", "tokenizer.json", "vq.safetensors", "model.safetensors", "heads.safetensors", "README.md"}
 
@@ -92,7 +92,7 @@ def test_every_stage_leaves_a_log_a_curve_and_its_newest_states(tiny_run, stage)
     assert all(np.isfinite(value) for line in lines for value in line.values())
     assert (folder / "loss.png").stat().st_size > 1000
     assert max(int(path.name) for path in (folder / "state").iterdir()) == STEPS
-    if stage in ("tokenizer", "backbone"):
+    if stage in ("tokenizer", "backbone", "continued"):
         assert (folder / f"sample_{STEPS:06d}.png").is_file()
 
 
@@ -100,6 +100,16 @@ def test_every_stage_leaves_a_log_a_curve_and_its_newest_states(tiny_run, stage)
 def test_training_gets_better(tiny_run, stage):
     heldout = [line["heldout"] for line in numbers(tiny_run / "runs" / stage / "metrics.jsonl") if "heldout" in line]
     assert heldout[-1] < heldout[0]
+
+
+def test_the_second_phase_of_the_backbone_goes_on_from_the_first(tiny_run, tiny_export):
+    first, second = (state(tiny_run / "runs" / phase)["params"] for phase in ("backbone", "continued"))
+    begun = json.loads((tiny_run / "runs" / "continued" / "origin.json").read_text())["start"]
+    assert begun == digest(first)
+    exported = load_file(tiny_export / "model.safetensors")
+    assert (exported["visual_head"] == np.asarray(second["params"]["visual_head"], jnp.bfloat16)).all()
+    losses = (numbers(tiny_run / "runs" / phase / "metrics.jsonl")[0]["loss"] for phase in ("backbone", "continued"))
+    assert next(losses) > next(losses)
 
 
 # -- killed and started again
