@@ -55,7 +55,7 @@ from ssd_jax.training.tokenizer import tokenizer_task
 from ssd_jax.viz import grid as image_grid
 from ssd_jax.weights.export import write_config, write_tensors
 from ssd_jax.weights.load import FORMAT, fingerprint
-from ssd_jax.weights.part_file import BRANCH_FILE
+from ssd_jax.weights.part_file import BRANCH_FILE, HEADS_FILE
 from ssd_jax.weights.tensors import read_tensors
 
 
@@ -155,9 +155,10 @@ def _train_backbone(spec: EmojiSpec, encoded: Encoded) -> None:
     with replacing(spec.export / "tokenizer.json") as temporary:
         encoded.prompts.save(temporary)
     write_tensors(spec.export / "model.safetensors", params, EXPORT_DTYPE)
-    branch = spec.export / BRANCH_FILE.name
-    if branch.exists() and BRANCH_FILE.describe(branch)[1] != fingerprint(spec.export / "model.safetensors"):
-        branch.unlink()  # of an earlier backbone; the heads are trained anew in any case
+    for kind in (HEADS_FILE, BRANCH_FILE):
+        path = spec.export / kind.name
+        if path.exists() and kind.describe(path)[1] != fingerprint(spec.export / "model.safetensors"):
+            path.unlink()  # of an earlier backbone
 
 
 def _train_heads(spec: EmojiSpec, encoded: Encoded) -> None:

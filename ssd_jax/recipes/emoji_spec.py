@@ -34,7 +34,8 @@ class EmojiSpec:
         vq: the image tokenizer.
         model: fields of the backbone's `ModelConfig` that do not depend on the captions' vocabulary.
         tokenizer, heads: settings of these stages.
-        backbone, continued: settings of the two phases of the backbone's stage; 0 steps skip the second.
+        backbone, continued: settings of the two phases of the backbone's stage, the second with the next seed; 0 steps
+            skip it.
         branch_model, branch, flash: the vertical branch, and settings of the two phases of its training.
         report_drawn: number of images of trained captions, and of held-out combinations, for the recognition report.
         sample_prompts: prompts of the samples that are generated while the backbone trains.

@@ -102,7 +102,7 @@ def backbone_task(
 
     return Task(
         "backbone" if start is None else "continued",
-        init,
+        init if start is None else None,
         loss,
         batches(source, spec, seed),
         evaluate,

@@ -141,7 +141,7 @@ def resumed(train, tiny_run, tmp_path_factory) -> Path:
     data, flags = tiny_run / "data", (f"--config.workdir={folder}", f"--config.data={tiny_run / 'data'}")
     killed(folder, data, lambda: (folder / "tokenizer" / "state" / str(EVERY)).is_dir())
     assert not (folder / "export" / "vq.safetensors").exists()
-    log = folder / "backbone" / "metrics.jsonl"
+    log = folder / "continued" / "metrics.jsonl"
     killed(folder, data, lambda: any(line["step"] > EVERY for line in read_log(log)))
     assert not (folder / "export" / "model.safetensors").exists()
     done = train(*flags)
