@@ -145,19 +145,20 @@ def _train_backbone(spec: EmojiSpec, encoded: Encoded) -> None:
         "tokenizer": fingerprint(spec.export / "vq.safetensors"),
         "data": len(source.data),
     }
-    task = backbone_task(model, spec.backbone, spec.seed, source, vectors, draw)
+    task = backbone_task("backbone", model, spec.backbone, spec.seed, source, vectors, draw)
     params = fit(task, spec.backbone, spec.seed, spec.workdir, origin)
     if spec.continued.steps:
         origin, seed = {**origin, "start": digest(params)}, (spec.seed + 1) % 2**32  # another seed: other batches
-        task = backbone_task(model, spec.continued, seed, source, vectors, draw, params)
+        task = backbone_task("continued", model, spec.continued, seed, source, vectors, draw, params)
         params = fit(task, spec.continued, seed, spec.workdir, origin)
     write_config(spec.export, model, spec.vq)
     with replacing(spec.export / "tokenizer.json") as temporary:
         encoded.prompts.save(temporary)
-    write_tensors(spec.export / "model.safetensors", params, EXPORT_DTYPE)
+    weights = spec.export / "model.safetensors"
+    write_tensors(weights, params, EXPORT_DTYPE)
+    made = fingerprint(weights)
     for kind in (HEADS_FILE, BRANCH_FILE):
-        path = spec.export / kind.name
-        if path.exists() and kind.describe(path)[1] != fingerprint(spec.export / "model.safetensors"):
+        if (path := spec.export / kind.name).exists() and kind.describe(path)[1] != made:
             path.unlink()  # of an earlier backbone
 
 

@@ -60,6 +60,7 @@ def mean_nll(nll, params: Any, source: CaptionedCodes, indices: np.ndarray, batc
 
 
 def backbone_task(
+    name: str,
     model_config: ModelConfig,
     spec: BackboneSpec,
     seed: int,
@@ -71,13 +72,14 @@ def backbone_task(
     """A phase of the backbone's stage as a task for the training loop.
 
     Args:
+        name: of the phase, "backbone" or "continued".
         model_config: config of the backbone.
         spec: settings of the phase.
         seed: determines, with the step, the batches.
         source: captions and codes.
         code_vectors: float32 [V, code_dim], the tokenizer's codebook, which initialises the visual embeddings.
         draw: params -> image [height, width, 3], samples of the current model.
-        start: the parameters after the first phase, for the second, "continued"; None: this is the first.
+        start: the parameters after the previous phase; None begins anew.
     """
     model, trained = Transformer(model_config), Transformer(model_config, PRODUCTS[spec.matmul])
     grid = Grid(model_config.rows, model_config.cols)
@@ -101,7 +103,7 @@ def backbone_task(
         return {"params": _codes_alike(params, jax.random.fold_in(key, 1), code_vectors, model_config)}
 
     return Task(
-        "backbone" if start is None else "continued",
+        name,
         init if start is None else None,
         loss,
         batches(source, spec, seed),

@@ -110,6 +110,17 @@ def test_the_default_prompts_draw_pictures_that_are_not_blank(bundled):
     assert np.asarray(out.images[0]).std() > 10
 
 
+def test_sjd_really_resamples(bundled):
+    """It draws rejected positions afresh where `scd` keeps what it can; noise shared between passes made them equal."""
+    hard = ["pizza, noto", "dog face, noto"]  # of images that the model knows by heart most drafts are accepted anyway
+    sjd, scd = (
+        bundled.generate(hard, decoder=dataclasses.replace(PRESETS[name], window=32)).passes.mean()
+        for name in ("sjd", "scd")
+    )
+    print(f"mean passes of sjd {sjd}, of scd {scd}")
+    assert sjd > 1.2 * scd
+
+
 def test_a_history_of_passes_saves_passes(bundled):
     wide = dataclasses.replace(PRESETS["ssd-exact"], window=32)  # in a narrow window drafts are seldom made twice
     with_it, without = (bundled.generate(TWO, decoder=d) for d in (wide, dataclasses.replace(wide, history=0)))
@@ -119,7 +130,7 @@ def test_a_history_of_passes_saves_passes(bundled):
 
 @pytest.mark.parametrize(("name", "most"), [("emoji", 3.1), ("emoji-flash", 2.7)])
 def test_the_branch_was_trained(name, most, heldout):
-    """NLL of what `flash` draws from, on images that were held out; an untrained branch has far more."""
+    """NLL of what `flash` draws from, on images that were held out; an untrained branch has 3.9 and 3.5 nats."""
     pipe, pick = ssd_jax.load(name, dtype=jnp.float32), np.array(heldout["split"]) == "combination"
     codes = jnp.asarray(np.array(heldout["codes"], np.int32)[pick][:16])
     texts = [text for text, kept in zip(heldout["captions"], pick, strict=True) if kept][:16]
@@ -132,4 +143,4 @@ def test_the_branch_was_trained(name, most, heldout):
         for each in (both, {**both, "branch": untrained})
     )
     print(f"{name}: {nll:.3f} nats per token, with an untrained branch {before:.3f}")
-    assert nll < most and nll < before - 0.5
+    assert nll < most < before - 0.5
