@@ -102,7 +102,7 @@ def random_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("random") / "checkpoint"
     tokenizer = word_tokenizer([WORDS])
     words = tokenizer.get_vocab_size()
-    config = small_config(vocab_size=words + 64, visual_offset=words, visual_size=64, rows=4, cols=4)
+    config = small_config(vocab_size=words + 64, visual_offset=words, visual_size=64, rows=4, cols=4, layers=1)
     vq = VQConfig(channels=8, multipliers=(1, 2), patch=2, groups=4, codebook_size=64, code_dim=4)
     vq_params = jax.jit(VQModel(vq).init)(jax.random.key(1), jnp.zeros((1, 16, 16, 3)), 1.0)
     write_config(folder, config, vq)

@@ -96,8 +96,10 @@ def walk(model, cache, prompts, draw, codes, *, grid, window):
 
 
 def passes(pipe) -> list[str]:
-    """Shapes (images, window) at which any state, key, value or log p of the first image has other bits."""
-    c, grid, S = pipe.config, Grid(pipe.config.rows, pipe.config.cols), 16
+    """Shapes (images, window) at which any state, key, value or log p of the first image has other bits; with two
+    blocks, as all have the same shapes."""
+    c, grid, S = dataclasses.replace(pipe.config, layers=2), Grid(pipe.config.rows, pipe.config.cols), 16
+    model = pipe.model.replace(config=c, heads=None)
     rng = np.random.default_rng(0)
     codes = rng.integers(0, c.visual_size, (8, grid.size)).astype(np.int32)
     ids = rng.integers(10, 1000, (8, S)).astype(np.int32)
@@ -108,7 +110,7 @@ def passes(pipe) -> list[str]:
         both = np.concatenate([ids[:images]] * 2)
         prompts = PromptBatch(both, np.ones_like(both, bool), True)
         draw = Draw(jax.random.split(jax.random.key(0), images), sampler)
-        arguments = (pipe.model.replace(heads=None), cache, prompts, draw, codes[:images])
+        arguments = (model, cache, prompts, draw, codes[:images])
         program = compiled(walk.lower(*arguments, grid=grid, window=window))
         hidden, states, cache, log_p = program(*arguments)
         rows = [0, images]  # of the first image, with and without its prompt
@@ -167,7 +169,7 @@ def pictures(pipe, steady: bool) -> dict[str, list[int]]:
     # int8 sums are exact, whatever the rest is.
     int8 = ssd_jax.load("emoji", quantize="int8")
     oracle = draw(int8, "ar", seeds=range(1))
-    for name in ("ssd-exact", "ssd-tree", "jacobi-above") if steady else ():
+    for name in ("ssd-tree", "jacobi-above") if steady else ():
         out[f"int8, {name}"] = equal(draw(int8, name, seeds=range(1)), oracle)
     out["int8, ar, three at a time"] = equal(draw(int8, "ar", 3, range(1)), oracle) if steady else [1, 1]
     out["negative control: another seed"] = equal(draw(pipe, "ar", seeds=[7]), draw(pipe, "ar", seeds=[8]))

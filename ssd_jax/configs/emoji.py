@@ -47,9 +47,9 @@ def get_config(variant: str = "") -> ConfigDict:
         accumulation=8,  # half as fast again on a CPU: micro-batches of four images stay in its caches
         matmul="bfloat16",  # products of the training steps; weights, optimizer and activations are float32
     )
-    # Then as many steps again, with other batches: images improve although the held-out loss rises.
-    # (Settings of the first phase on the command line, such as its batch, do not change those of the second.)
-    config.continued = ConfigDict(dict(config.backbone, steps=2600, warmup=20, lr=2e-3, decay=0.5))
+    # Then as many steps again, twice, with other batches: images improve although the held-out loss rises.
+    # (Settings of the first phase on the command line, such as its batch, do not change those of the later ones.)
+    config.continued = ConfigDict(dict(config.backbone, repeats=2, steps=2600, warmup=20, lr=2e-3, decay=0.5))
     config.continued.code_noise_from = 0
     # The draft heads: first on Smooth L1 as published, then on the overlap of their drafts with the verifier.
     config.heads = ConfigDict(dict(optimizer, **captions, steps=400, batch=16, lr=2e-3, save_every=100))

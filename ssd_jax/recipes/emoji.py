@@ -147,9 +147,9 @@ def _train_backbone(spec: EmojiSpec, encoded: Encoded) -> None:
     }
     task = backbone_task("backbone", model, spec.backbone, spec.seed, source, vectors, draw)
     params = fit(task, spec.backbone, spec.seed, spec.workdir, origin)
-    if spec.continued.steps:
-        origin, seed = {**origin, "start": digest(params)}, (spec.seed + 1) % 2**32  # another seed: other batches
-        task = backbone_task("continued", model, spec.continued, seed, source, vectors, draw, params)
+    for number, name in enumerate(spec.continuations, 1):
+        origin, seed = {**origin, "start": digest(params)}, (spec.seed + number) % 2**32  # other batches
+        task = backbone_task(name, model, spec.continued, seed, source, vectors, draw, params)
         params = fit(task, spec.continued, seed, spec.workdir, origin)
     write_config(spec.export, model, spec.vq)
     with replacing(spec.export / "tokenizer.json") as temporary:

@@ -14,7 +14,14 @@ from ssd_jax.models.config_json import from_dict
 from ssd_jax.prompts import SPECIALS
 from ssd_jax.recipes.section import Section
 from ssd_jax.training.head_training import DraftHeadsSpec
-from ssd_jax.training.spec import BackboneSpec, CaptionedBranchSpec, CaptionedSpec, StageSpec, TokenizerSpec
+from ssd_jax.training.spec import (
+    BackboneSpec,
+    CaptionedBranchSpec,
+    CaptionedSpec,
+    ContinuedSpec,
+    StageSpec,
+    TokenizerSpec,
+)
 
 STAGES = ("tokenizer", "backbone", "heads")
 """The stages of a complete training, in order; the stage `FLASH` goes on from its backbone."""
@@ -34,8 +41,7 @@ class EmojiSpec:
         vq: the image tokenizer.
         model: fields of the backbone's `ModelConfig` that do not depend on the captions' vocabulary.
         tokenizer, heads: settings of these stages.
-        backbone, continued: settings of the two phases of the backbone's stage, the second with the next seed; 0 steps
-            skip it.
+        backbone, continued: settings of the first phase of the backbone's stage, and of those that continue it.
         branch_model, branch, flash: the vertical branch, and settings of the two phases of its training.
         report_drawn: number of images of trained captions, and of held-out combinations, for the recognition report.
         sample_prompts: prompts of the samples that are generated while the backbone trains.
@@ -51,7 +57,7 @@ class EmojiSpec:
     model: Mapping[str, Any]
     tokenizer: TokenizerSpec
     backbone: BackboneSpec
-    continued: BackboneSpec
+    continued: ContinuedSpec
     heads: DraftHeadsSpec
     branch_model: BranchConfig
     branch: CaptionedBranchSpec
@@ -89,7 +95,7 @@ class EmojiSpec:
             model=given.part("model"),
             tokenizer=TokenizerSpec.parse(given.part("tokenizer"), "tokenizer"),
             backbone=BackboneSpec.parse(given.part("backbone"), "backbone"),
-            continued=BackboneSpec.parse(given.part("continued"), "continued", least_steps=0),
+            continued=ContinuedSpec.parse(given.part("continued"), "continued"),
             heads=heads,
             branch_model=from_dict(BranchConfig, given.part("branch_model"), "config.branch_model"),
             branch=CaptionedBranchSpec.parse(given.part("branch"), "branch"),
@@ -122,7 +128,12 @@ class EmojiSpec:
         return from_dict(ModelConfig, values, "config.model")
 
     @property
+    def continuations(self) -> tuple[str, ...]:
+        """Folder names of the phases that continue the backbone's first, in order."""
+        return tuple(f"continued-{number}" for number in range(1, self.continued.repeats + 1))
+
+    @property
     def parts(self) -> dict[str, StageSpec]:
-        """Folder name -> settings of every stage, in order; two stages have two phases."""
-        heads = {"heads": self.heads.smooth_l1, "overlap": self.heads.overlap}
-        return {"tokenizer": self.tokenizer, "backbone": self.backbone, "continued": self.continued, **heads}
+        """Folder name -> settings of every stage and phase, in order."""
+        backbone = {"backbone": self.backbone, **dict.fromkeys(self.continuations, self.continued)}
+        return {"tokenizer": self.tokenizer, **backbone, "heads": self.heads.smooth_l1, "overlap": self.heads.overlap}

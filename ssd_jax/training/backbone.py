@@ -72,7 +72,7 @@ def backbone_task(
     """A phase of the backbone's stage as a task for the training loop.
 
     Args:
-        name: of the phase, "backbone" or "continued".
+        name: of the phase, as "backbone".
         model_config: config of the backbone.
         spec: settings of the phase.
         seed: determines, with the step, the batches.

@@ -152,7 +152,19 @@ class NoisySpec(PromptedSpec):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackboneSpec(NoisySpec, CaptionedSpec):
-    """Settings of the backbone's stage."""
+    """Settings of the first phase of the backbone's stage."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ContinuedSpec(BackboneSpec):
+    """Settings of its later phases. Each goes on from the weights of the one before, with a new optimizer and the next
+    seed.
+
+    Attributes:
+        repeats: number of these phases.
+    """
+
+    repeats: int = _whole(0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -289,26 +289,26 @@ def test_a_truncated_file_is_named(run, folder, tmp_path, name):
 
 def without_a_tensor(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
-    del tensors["block_1.mlp.up"]
+    del tensors["block_0.mlp.up"]
     save_file(tensors, folder / "model.safetensors")
 
 
 def with_another_shape(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
-    tensors["block_1.mlp.up"] = tensors["block_1.mlp.up"][:, :-1].copy()
+    tensors["block_0.mlp.up"] = tensors["block_1.mlp.up"][:, :-1].copy()
     save_file(tensors, folder / "model.safetensors")
 
 
 def with_a_tensor_too_many(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
-    save_file({**tensors, "block_9.mlp.up": tensors["block_1.mlp.up"]}, folder / "model.safetensors")
+    save_file({**tensors, "block_9.mlp.up": tensors["block_0.mlp.up"]}, folder / "model.safetensors")
 
 
 @pytest.mark.parametrize(
     ("damage", "tensor"),
     [
-        (without_a_tensor, "block_1.mlp.up"),
-        (with_another_shape, "block_1.mlp.up"),
+        (without_a_tensor, "block_0.mlp.up"),
+        (with_another_shape, "block_0.mlp.up"),
         (with_a_tensor_too_many, "block_9.mlp.up"),
     ],
 )

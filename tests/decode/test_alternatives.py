@@ -68,11 +68,13 @@ def _passes(model, prompts, draw, codes, positions, other, place, *, attention, 
     beside = Beside(other, positions[:, 2:][:, place])
     both, after = verifier.verify(cache, *window, beside=beside)
     plain, without = verifier.verify(cache, *window)
-    instead = [
-        verifier.verify(cache, window[0].at[:, p].set(other[:, e]), window[1])[0][:, p]
-        for e, p in enumerate(place.tolist())
-    ]
-    return both, plain, jnp.stack(instead, axis=1), after, without
+
+    def in_the_window(token_and_place):
+        token, p = token_and_place
+        return verifier.verify(cache, window[0].at[:, p].set(token), window[1])[0][:, p]
+
+    instead = jax.lax.map(in_the_window, (other.T, jnp.asarray(place)))
+    return both, plain, instead.swapaxes(0, 1), after, without
 
 
 @pytest.mark.parametrize("attention", ["plain", "fused"])

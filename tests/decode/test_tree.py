@@ -57,12 +57,17 @@ def _states(model, prompts, draw, codes, positions, candidates, *, attention, le
     codes, positions = codes[:, 2:].at[:, 1 : levels + 1].set(candidates[:, :, 0]), positions[:, 2:]
     both, after = verifier.verify(cache, codes, positions, beside=branches.beside(tree, candidates, positions[:, 1]))
     plain, without = verifier.verify(cache, codes, positions)
-    instead = []
-    for path in (p for n in range(1, levels + 1) for p in itertools.product(range(K), repeat=n) if any(p)):
-        tokens = jnp.stack([candidates[:, level, which] for level, which in enumerate(path)], axis=1)
-        hidden, _ = verifier.verify(cache, codes.at[:, 1 : len(path) + 1].set(tokens), positions)
-        instead.append(hidden[:, len(path)])
-    return both, plain, jnp.stack(instead, axis=1), after, without
+    paths = [p for n in range(1, levels + 1) for p in itertools.product(range(K), repeat=n) if any(p)]
+    whole = jnp.array([p + (0,) * (levels - len(p)) for p in paths])  # the window's own tokens behind its end
+
+    def in_the_window(path_and_length):
+        path, length = path_and_length
+        tokens = candidates[:, jnp.arange(levels), path]
+        hidden, _ = verifier.verify(cache, codes.at[:, 1 : levels + 1].set(tokens), positions)
+        return hidden[:, length]
+
+    instead = jax.lax.map(in_the_window, (whole, jnp.array([len(p) for p in paths])))
+    return both, plain, instead.swapaxes(0, 1), after, without
 
 
 @pytest.mark.parametrize("attention", ["plain", "fused"])

@@ -54,15 +54,20 @@ def cached(params, ids, mask, codes, *, config, window):
     hidden, cache = model.apply(
         params, model.apply(params, ids, method="embed"), angles, sees, slots, cache, method="hidden"
     )
-    parts = [hidden]
-    codes = jnp.pad(codes, ((0, 0), (0, window)))  # the last window may reach past the image; its rest is junk
-    for start in range(0, PICTURE, window):
+    windows = -(-PICTURE // window)
+    codes = jnp.pad(codes, ((0, 0), (0, windows * window - PICTURE)))  # behind the image: junk
+
+    def of_window(cache, start):
         slots = jnp.broadcast_to(S + start + jnp.arange(window), (B, window))
-        x = model.apply(params, codes[:, start : start + window], method="embed_codes")
+        part = jax.lax.dynamic_slice_in_dim(codes, start, window, axis=1)
+        x = model.apply(params, part, method="embed_codes")
         angles, sees = rotary_positions(slots, starts), causal(slots, starts, cache.length)
         hidden, cache = model.apply(params, x, angles, sees, slots, cache, method="hidden")
-        parts.append(hidden)
-    return model.apply(params, jnp.concatenate(parts, axis=1)[:, : S + PICTURE], method="logits")
+        return cache, hidden
+
+    _, states = jax.lax.scan(of_window, cache, window * jnp.arange(windows))
+    states = jnp.concatenate([hidden, *states], axis=1)[:, : S + PICTURE]
+    return model.apply(params, states, method="logits")
 
 
 @pytest.fixture(scope="module")

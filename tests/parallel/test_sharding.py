@@ -156,10 +156,9 @@ def test_a_process_that_does_not_come():
         (["--mesh=model:2", "--process_id=1"], "need --coordinator"),
     ],
 )
-def test_the_command_line_says_so_in_one_sentence(flags, message):
-    done = subprocess.run([sys.executable, "sample.py", *flags], cwd=ROOT, text=True, capture_output=True, timeout=300)
-    assert done.returncode == 2
-    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+def test_the_command_line_says_so_in_one_sentence(command_line, flags, message):
+    code, _, error = command_line(*flags)
+    assert code == 2 and message in error and len(error.strip().splitlines()) == 1
 
 
 # -- eight devices
@@ -199,7 +198,7 @@ def test_teacher_forcing_gives_the_logits_of_one_device_for_every_family(report)
 
 
 def test_random_weights_do_not_depend_on_the_mesh(report):
-    assert len(report["random"]) == 7 and all(report["random"].values()), report["random"]
+    assert len(report["random"]) == 6 and all(report["random"].values()), report["random"]
 
 
 def test_every_device_is_given_its_part_of_the_weights(eight):
@@ -207,15 +206,14 @@ def test_every_device_is_given_its_part_of_the_weights(eight):
         parts = run["parts"]
         assert parts["block_0.attention.q"] == [4 // split, 8, 32]
         assert parts["block_0.attention.k"] == [2 if split == 4 else 1, 8, 32]
-        assert parts["block_1.mlp.down"] == [32, 48 // split]
+        assert parts["block_0.mlp.down"] == [32, 48 // split]
         assert parts["visual_head"] == [64 // split, 32]
 
 
 def test_a_block_costs_two_all_reduces_and_nothing_else_is_summed(eight):
-    layers = small_config().layers
-    for run in eight:
+    for run in eight:  # of a model with one block
         if run["decoder"] == "ar":  # the prefill and the loop's pass
-            assert len(run["collectives"]["all-reduce"]) == 2 * 2 * layers
+            assert len(run["collectives"]["all-reduce"]) == 2 * 2
             assert set(run["collectives"]) == {"all-reduce", "all-gather"}
     for run in eight:  # no decoder makes more of a window of the backbone's width than its passes and heads need
         assert not set(run["collectives"]) - {"all-reduce", "all-gather"}, run["decoder"]

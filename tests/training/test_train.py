@@ -1,6 +1,7 @@
 """train.py from end to end: the files of a run, that killing it changes nothing, how user errors are reported."""
 
 import dataclasses
+import itertools
 import json
 import os
 import runpy
@@ -28,7 +29,7 @@ from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.recipes import emoji as emoji_recipe
 from ssd_jax.recipes.emoji_report import training_minutes
 from ssd_jax.recipes.emoji_spec import EmojiSpec
-from ssd_jax.training.backbone import corrupt
+from ssd_jax.training.backbone import backbone_task, corrupt
 from ssd_jax.training.head_training import digest
 from ssd_jax.training.loop import Task, fit
 from ssd_jax.training.metrics import MetricLog, read_log
@@ -40,7 +41,8 @@ from ssd_jax.weights.part_file import HEADS_FILE
 from ssd_jax.weights.store import WeightsError
 from ssd_jax.weights.tensors import read_tensors
 
-STAGES = ("tokenizer", "backbone", "continued", "heads", "overlap")  # two stages have a second phase
+BACKBONES = ("backbone", "continued-1", "continued-2")  # the phases of the backbone's stage
+STAGES = ("tokenizer", *BACKBONES, "heads", "overlap")  # and those of the draft heads'
 STEPS, EVERY = 12, 4  # of every stage of `:tiny`
 EXPORTED = {"config.json", "tokenizer.json", "vq.safetensors", "model.safetensors", "heads.safetensors", "README.md"}
 
@@ -92,7 +94,7 @@ def test_every_stage_leaves_a_log_a_curve_and_its_newest_states(tiny_run, stage)
     assert all(np.isfinite(value) for line in lines for value in line.values())
     assert (folder / "loss.png").stat().st_size > 1000
     assert max(int(path.name) for path in (folder / "state").iterdir()) == STEPS
-    if stage in ("tokenizer", "backbone", "continued"):
+    if stage in ("tokenizer", *BACKBONES):
         assert (folder / f"sample_{STEPS:06d}.png").is_file()
 
 
@@ -102,14 +104,12 @@ def test_training_gets_better(tiny_run, stage):
     assert heldout[-1] < heldout[0]
 
 
-def test_the_second_phase_of_the_backbone_goes_on_from_the_first(tiny_run, tiny_export):
-    first, second = (state(tiny_run / "runs" / phase)["params"] for phase in ("backbone", "continued"))
-    begun = json.loads((tiny_run / "runs" / "continued" / "origin.json").read_text())["start"]
-    assert begun == digest(first)
-    exported = load_file(tiny_export / "model.safetensors")
-    assert (exported["visual_head"] == np.asarray(second["params"]["visual_head"], jnp.bfloat16)).all()
-    before, after = (numbers(tiny_run / "runs" / name / "metrics.jsonl")[0] for name in ("backbone", "continued"))
-    assert before["loss"] > after["loss"]
+def test_every_later_phase_of_the_backbone_goes_on_from_the_one_before(tiny_run, tiny_export):
+    for before, after in itertools.pairwise(tiny_run / "runs" / phase for phase in BACKBONES):
+        assert json.loads((after / "origin.json").read_text())["start"] == digest(state(before)["params"])
+        assert numbers(before / "metrics.jsonl")[0]["loss"] > numbers(after / "metrics.jsonl")[0]["loss"]
+    last = state(tiny_run / "runs" / BACKBONES[-1])["params"]["params"]["visual_head"]
+    assert (load_file(tiny_export / "model.safetensors")["visual_head"] == np.asarray(last, jnp.bfloat16)).all()
 
 
 # -- killed and started again
@@ -141,7 +141,7 @@ def resumed(train, tiny_run, tmp_path_factory) -> Path:
     data, flags = tiny_run / "data", (f"--config.workdir={folder}", f"--config.data={tiny_run / 'data'}")
     killed(folder, data, lambda: (folder / "tokenizer" / "state" / str(EVERY)).is_dir())
     assert not (folder / "export" / "vq.safetensors").exists()
-    log = folder / "continued" / "metrics.jsonl"
+    log = folder / "continued-1" / "metrics.jsonl"
     killed(folder, data, lambda: any(line["step"] > EVERY for line in read_log(log)))
     assert not (folder / "export" / "model.safetensors").exists()
     done = train(*flags)
@@ -397,14 +397,21 @@ def tiny_config(folder: Path, data: Path, **changes):
     return config
 
 
-def test_without_its_second_phase_the_backbone_is_that_of_the_first_and_the_heads_of_another_go(
-    tiny_run, tmp_path, standard_promotion
+def test_without_its_later_phases_the_backbone_is_that_of_the_first_and_the_heads_of_another_go(
+    tiny_run, tmp_path, standard_promotion, monkeypatch
 ):
     folder = Path(shutil.copytree(tiny_run / "runs", tmp_path / "runs"))
-    export, changes = folder / "export", {"stage": "backbone"}
+    export, changes, seeds = folder / "export", {"stage": "backbone"}, {}
+
+    def recorded(name, model, settings, seed, *others):
+        seeds[name] = seed
+        return backbone_task(name, model, settings, seed, *others)
+
+    monkeypatch.setattr(emoji_recipe, "backbone_task", recorded)
     emoji_recipe.run(EmojiSpec.parse(tiny_config(folder, tiny_run / "data", **changes)))
     assert (export / "heads.safetensors").exists()  # nothing was left to train: they fit
-    changes["continued.steps"] = 0
+    assert list(seeds) == list(BACKBONES) and len(set(seeds.values())) == len(seeds)  # each has its own batches
+    changes["continued.repeats"] = 0
     emoji_recipe.run(EmojiSpec.parse(tiny_config(folder, tiny_run / "data", **changes)))
     first = state(folder / "backbone")["params"]["params"]["visual_head"]
     assert (load_file(export / "model.safetensors")["visual_head"] == np.asarray(first, jnp.bfloat16)).all()
