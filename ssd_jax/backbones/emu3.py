@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ssd_jax.backbones.base import Backbone, ConfigJson, Naming, Published, PublishedVQ
-from ssd_jax.backbones.emu_text import MAX_ASPECT, TOKENIZER, TOKENS, EmuPrompts
+from ssd_jax.backbones.emu_text import TOKENIZER, TOKENS, EmuPrompts
 from ssd_jax.backbones.fields import code_range, section, whole_numbers
-from ssd_jax.errors import UserError
 from ssd_jax.models.config import NONE, ModelConfig
 from ssd_jax.models.vq_config import MoVQConfig
-from ssd_jax.prompts.sizes import is_ratio, parse_size
 from ssd_jax.sequence.layout import Grid
 
 MODEL = ModelConfig(
@@ -90,14 +88,13 @@ NEGATIVE = (
 )
 """The default negative prompt."""
 
-SLACK = 1.02
-"""How much larger than the model's own area an image may be; rounding to integer token counts exceeds it by less."""
-
 
 class Emu3Prompts(EmuPrompts):
     """Frames of Emu3-Gen. The negative prompt has a full frame of its own, without `POSITIVE`."""
 
     NAMES: ClassVar = {key: token.name for key, token in TOKENS.items()}
+    TITLE: ClassVar = "Emu3"
+    SLACK: ClassVar = 1.02  # rounding to whole tokens exceeds the model's own area by less
 
     def frame(self, text: str, grid: Grid) -> list[int]:
         """`BOS text BOI "ROWS*COLS" IMG`."""
@@ -108,21 +105,10 @@ class Emu3Prompts(EmuPrompts):
         return self.frame(text + POSITIVE, grid), self.frame(NEGATIVE if negative is None else negative, grid)
 
     @staticmethod
-    def grid(config: ModelConfig, size: tuple[int, int] | str, stride: int) -> Grid:
-        """The grid of an aspect ratio at the model's own area, or of a size in pixels with half to all of that area."""
-        height, width = parse_size(size)
-        area = config.rows * config.cols * stride**2
-        if max(height, width) > MAX_ASPECT * min(height, width):
-            pass
-        elif is_ratio(size):
-            side = (area / (height * width)) ** 0.5
-            return Grid(round(height * side / stride), round(width * side / stride))  # half to even, as in the original
-        elif not height % stride and not width % stride and area / 2 <= height * width <= SLACK * area:
-            return Grid(height // stride, width // stride)
-        raise UserError(
-            f"Emu3 draws images of an aspect ratio such as 16:9 (at most {MAX_ASPECT}:1), or of HEIGHTxWIDTH in "
-            f"multiples of {stride} pixels with an area of {area // 2} to {int(SLACK * area)} pixels, not {size}."
-        )
+    def of_ratio(height: int, width: int, area: int, stride: int) -> Grid:
+        """Rounded half to even."""
+        side = (area / (height * width)) ** 0.5
+        return Grid(round(height * side / stride), round(width * side / stride))
 
 
 BACKBONE = Backbone(

@@ -17,13 +17,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ssd_jax.backbones.base import Backbone, ConfigJson, Naming, Published, PublishedBranch, PublishedVQ, Token
-from ssd_jax.backbones.emu_text import MAX_ASPECT, TOKENIZER, EmuPrompts
+from ssd_jax.backbones.emu_text import TOKENIZER, EmuPrompts
 from ssd_jax.backbones.emu_text import TOKENS as SHARED
 from ssd_jax.backbones.fields import code_range, levels_of_resolutions, section
-from ssd_jax.errors import UserError, shown
+from ssd_jax.errors import shown
 from ssd_jax.models.config import NONE, BranchConfig, ConfigError, ModelConfig
 from ssd_jax.models.vq_config import VQGANConfig
-from ssd_jax.prompts.sizes import is_ratio, parse_size
 from ssd_jax.sequence.layout import Grid
 
 MODEL = ModelConfig(
@@ -123,6 +122,7 @@ class Emu35Prompts(EmuPrompts):
     the unconditional prompt, with their text in it, is our choice."""
 
     NAMES: ClassVar = {key: token.name for key, token in TOKENS.items()}
+    TITLE: ClassVar = "Emu3.5"
 
     def frame(self, text: str, grid: Grid, task: str = " for t2i task") -> list[int]:
         """`BOS system text TASK BOI "ROWS*COLS" IMG`."""
@@ -135,24 +135,12 @@ class Emu35Prompts(EmuPrompts):
         return self.frame(text, grid), self.frame(negative or "", grid, **task)
 
     @staticmethod
-    def grid(config: ModelConfig, size: tuple[int, int] | str, stride: int) -> Grid:
-        """The grid of an aspect ratio at the model's own area, or of a size in pixels with half to all of that area."""
-        height, width = parse_size(size)
-        area = config.rows * config.cols * stride**2
-        if max(height, width) > MAX_ASPECT * min(height, width):
-            pass
-        elif is_ratio(size):
-            # Rounded down twice, the longer side first, as in the published table: 16:9 is 47 x 85.
-            ratio = max(height, width) / min(height, width)
-            longer = int((area * ratio) ** 0.5)
-            long, short = longer // stride, int(longer / ratio) // stride
-            return Grid(long, short) if height > width else Grid(short, long)
-        elif not height % stride and not width % stride and area / 2 <= height * width <= area:
-            return Grid(height // stride, width // stride)
-        raise UserError(
-            f"Emu3.5 draws images of an aspect ratio such as 16:9 (at most {MAX_ASPECT}:1), or of HEIGHTxWIDTH in "
-            f"multiples of {stride} pixels with an area of {area // 2} to {area} pixels, not {size}."
-        )
+    def of_ratio(height: int, width: int, area: int, stride: int) -> Grid:
+        """Rounded down twice, the longer side first, as in the published table: 16:9 is 47 x 85."""
+        ratio = max(height, width) / min(height, width)
+        longer = int((area * ratio) ** 0.5)
+        long, short = longer // stride, int(longer / ratio) // stride
+        return Grid(long, short) if height > width else Grid(short, long)
 
 
 BACKBONE = Backbone(

@@ -1,14 +1,17 @@
-"""What the published models of the Emu family share: special tokens, how text is split, and the tokenizer's files."""
+"""What the models of the Emu family share: special tokens, how text is split, sizes, the tokenizer's files."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from ssd_jax.backbones.base import Token, TokenizerFiles
+from ssd_jax.errors import UserError
 from ssd_jax.files import read_text, require_file
 from ssd_jax.models.config import ModelConfig
 from ssd_jax.prompts.byte_level import ByteLevelPrompts
+from ssd_jax.prompts.sizes import is_ratio, parse_size
 from ssd_jax.prompts.tiktoken import tiktoken_tokenizer
 from ssd_jax.sequence.layout import Grid
 
@@ -31,7 +34,15 @@ SPLIT = (
 
 
 class EmuPrompts(ByteLevelPrompts):
-    """Encodes text as the models were trained on it."""
+    """Encodes text as the models were trained on it, and makes grids of sizes.
+
+    Attributes:
+        TITLE: the model's name in messages.
+        SLACK: how many times the model's own area an image may have.
+    """
+
+    TITLE: ClassVar[str]
+    SLACK: ClassVar[float] = 1.0
 
     def __init__(
         self, tokenizer: Tokenizer, config: ModelConfig, vocabulary: Mapping[str, int], tokens: Mapping[str, int]
@@ -49,6 +60,27 @@ class EmuPrompts(ByteLevelPrompts):
     def opening(self, grid: Grid) -> list[int]:
         """`BOI "ROWS*COLS" IMG`, the start of an image."""
         return [self.id("boi"), *self.text(f"{grid.rows}*{grid.cols}"), self.id("img")]
+
+    @classmethod
+    def grid(cls, config: ModelConfig, size: tuple[int, int] | str, stride: int) -> Grid:
+        """The grid of an aspect ratio at the model's own area, or of a size in pixels with half to all of that area."""
+        height, width = parse_size(size)
+        area = config.rows * config.cols * stride**2
+        if max(height, width) > MAX_ASPECT * min(height, width):
+            pass
+        elif is_ratio(size):
+            return cls.of_ratio(height, width, area, stride)
+        elif not height % stride and not width % stride and area / 2 <= height * width <= cls.SLACK * area:
+            return Grid(height // stride, width // stride)
+        raise UserError(
+            f"{cls.TITLE} draws images of an aspect ratio such as 16:9 (at most {MAX_ASPECT}:1), or of HEIGHTxWIDTH in "
+            f"multiples of {stride} pixels with an area of {area // 2} to {int(cls.SLACK * area)} pixels, not {size}."
+        )
+
+    @staticmethod
+    def of_ratio(height: int, width: int, area: int, stride: int) -> Grid:
+        """The grid of an aspect ratio at an area in pixels, rounded as the model's own code does."""
+        raise NotImplementedError
 
 
 RANKS_NAME, SPECIAL_NAME = "emu3.tiktoken", "emu3_vision_tokens.txt"
