@@ -183,7 +183,8 @@ def main(folder: str, *others: str) -> None:
     ]
     kinds = Counter(device.platform for device in jax.devices())
     training = [head_training(pipe) for pipe in (one, load(folder, dtype="float32", mesh="data:2,model:4"))]
-    branches = [branch_training(pipe) for pipe in (one, load(folder, dtype="float32", mesh="data:2,model:4"))]
+    deeper = others[0]  # with a block below the branch
+    branches = [branch_training(load(deeper, dtype="float32", mesh=mesh)) for mesh in (None, "data:2,model:4")]
     found = {"random": random_models(folder), "runs": out, "logits_differ": differences, "kinds": kinds}
     print(json.dumps({**found, "training": training, "branches": branches}))
 

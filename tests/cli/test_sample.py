@@ -295,7 +295,7 @@ def without_a_tensor(folder: Path) -> None:
 
 def with_another_shape(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
-    tensors["block_0.mlp.up"] = tensors["block_1.mlp.up"][:, :-1].copy()
+    tensors["block_0.mlp.up"] = tensors["block_0.mlp.up"][:, :-1].copy()
     save_file(tensors, folder / "model.safetensors")
 
 

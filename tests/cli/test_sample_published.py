@@ -93,7 +93,7 @@ def test_a_plan_counts_the_branch_that_is_given(folders, command_line):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_decoder_draws(folders, tmp_path, name):
+def test_decoders_draw(folders, tmp_path, name):
     decoders = list(ssd_jax.PRESETS) if name == "emu3" else ["ar", "pjd"]
     command = [f"--config=configs/{name}.py:tiny", f"--weights={folders[name]}", f"--out={tmp_path}"]
     command += [f"--compare={','.join(decoders)}", "--prompt=a red cat"]

@@ -22,7 +22,8 @@ GRID, IMAGES = Grid(5, 6), 6
 ONE_LAYER, WITH_ROW_ENDS = toy.Toy(toy.config(layers=1)), toy.Toy(toy.config(row_end=7))
 EXACT = [name for name, decoder in PRESETS.items() if getattr(decoder, "coupling", None) == "match"]
 OTHERS = [name for name in PRESETS if name not in EXACT]
-OTHERS += [SSD(rounds=0), SSD(rounds="auto"), Flash(rounds=2)]  # the first commits drafts
+OTHERS += [SSD(rounds=0)]  # it commits drafts
+OTHERS += [SSD(rounds="auto"), SSD(rounds=1, rows=2, mask="row"), Flash(rounds=2)]
 SMALL = {"ssd-exact": 7, "ssd-tree": 7, "jacobi-above": 4}
 
 

@@ -147,16 +147,22 @@ def test_a_process_that_does_not_come():
     assert done.stderr == f"error: After 2 s some of the 2 processes of the coordinator {address} are missing.\n"
 
 
+def test_the_command_line_says_so_in_one_sentence():
+    command = [sys.executable, "sample.py", "--mesh=model:3"]  # it sets the number of devices of its process
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+    assert "does not divide the 2 heads; it can be 1, 2" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--mesh=model:3"], "does not divide the 2 heads; it can be 1, 2"),
         (["--mesh=modle:2"], "A mesh is written as"),
         (["--coordinator=localhost:1"], "need --mesh"),
         (["--mesh=model:2", "--process_id=1"], "need --coordinator"),
     ],
 )
-def test_the_command_line_says_so_in_one_sentence(command_line, flags, message):
+def test_so_it_does_of_malformed_and_missing_flags(command_line, flags, message):
     code, _, error = command_line(*flags)
     assert code == 2 and message in error and len(error.strip().splitlines()) == 1
 

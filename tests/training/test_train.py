@@ -435,6 +435,7 @@ def test_without_its_later_phases_the_backbone_is_that_of_the_first_and_the_head
         ("heads.save_every", 0, ["config.heads.save_every", "0"]),
         ("overlap.batch", 0, ["config.overlap.batch", "0"]),
         ("backbone.steps", 0, ["config.backbone.steps", "0"]),
+        ("continued.repeats", -1, ["config.continued.repeats", "-1"]),
         ("backbone.lr", -1.0, ["config.backbone.lr", "-1.0"]),
         ("backbone.lr", float("nan"), ["config.backbone.lr", "nan"]),
         ("overlap.b2", 1.0, ["config.overlap.b2", "1.0"]),
