@@ -1,9 +1,8 @@
-"""Fixtures of all tests: jax options, models small enough to compile in a second, one `:tiny` training run."""
+"""Fixtures of all tests: jax options, models small enough to compile in a second."""
 
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from functools import partial
@@ -174,33 +173,7 @@ def standard_promotion():
         yield
 
 
-# -- models that train.py made
-
-
-@pytest.fixture(scope="session")
-def train():
-    """train(*flags) -> the finished process of `python train.py --config=configs/emoji.py:tiny *flags`."""
-
-    def run(*flags) -> subprocess.CompletedProcess:
-        command = [sys.executable, "train.py", "--config=configs/emoji.py:tiny", *map(str, flags)]
-        return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=600)
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def tiny_run(train, tmp_path_factory) -> Path:
-    """The folder of one whole `:tiny` training: data/, and runs/ with the stages' folders and export/."""
-    folder = tmp_path_factory.mktemp("tiny")
-    done = train(f"--config.workdir={folder / 'runs'}", f"--config.data={folder / 'data'}")
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_export(tiny_run) -> Path:
-    """The checkpoint folder of `tiny_run`."""
-    return tiny_run / "runs" / "export"
+# -- what comes with the project
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,32 @@ def numbers(path: Path) -> list[dict]:
 # -- a whole run
 
 
+@pytest.fixture(scope="module")
+def train():
+    """train(*flags) -> the finished process of `python train.py --config=configs/emoji.py:tiny *flags`."""
+
+    def run(*flags) -> subprocess.CompletedProcess:
+        command = [sys.executable, "train.py", "--config=configs/emoji.py:tiny", *map(str, flags)]
+        return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=600)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def tiny_run(train, tmp_path_factory) -> Path:
+    """The folder of one whole `:tiny` training: data/, and runs/ with the stages' folders and export/."""
+    folder = tmp_path_factory.mktemp("tiny")
+    done = train(f"--config.workdir={folder / 'runs'}", f"--config.data={folder / 'data'}")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_export(tiny_run) -> Path:
+    """The checkpoint folder of `tiny_run`."""
+    return tiny_run / "runs" / "export"
+
+
 def test_a_run_exports_a_complete_checkpoint_and_nothing_else(tiny_export):
     assert {path.name for path in tiny_export.iterdir()} == EXPORTED
     assert json.loads((tiny_export / "config.json").read_text())["model"]["rows"] == 16
