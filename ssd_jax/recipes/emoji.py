@@ -53,9 +53,9 @@ from ssd_jax.training.metrics import require_plots
 from ssd_jax.training.spec import BranchSpec
 from ssd_jax.training.tokenizer import tokenizer_task
 from ssd_jax.viz import grid as image_grid
-from ssd_jax.weights.export import write_config, write_tensors
+from ssd_jax.weights.export import remove_misfits, write_config, write_tensors
 from ssd_jax.weights.load import FORMAT, fingerprint
-from ssd_jax.weights.part_file import BRANCH_FILE, HEADS_FILE
+from ssd_jax.weights.part_file import BRANCH_FILE
 from ssd_jax.weights.tensors import read_tensors
 
 
@@ -156,10 +156,7 @@ def _train_backbone(spec: EmojiSpec, encoded: Encoded) -> None:
         encoded.prompts.save(temporary)
     weights = spec.export / "model.safetensors"
     write_tensors(weights, params, EXPORT_DTYPE)
-    made = fingerprint(weights)
-    for kind in (HEADS_FILE, BRANCH_FILE):
-        if (path := spec.export / kind.name).exists() and kind.describe(path)[1] != made:
-            path.unlink()  # of an earlier backbone
+    remove_misfits(weights)
 
 
 def _train_heads(spec: EmojiSpec, encoded: Encoded) -> None:

@@ -1,4 +1,4 @@
-"""Writes checkpoint folders. Files are written atomically: under another name, then renamed."""
+"""Writes checkpoint folders, each file atomically: under another name, then renamed."""
 
 import dataclasses
 import json
@@ -15,6 +15,7 @@ from ssd_jax.files import replacing
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
 from ssd_jax.weights.load import CONFIG_NAME, FORMAT, fingerprint
 from ssd_jax.weights.mapping import flatten
+from ssd_jax.weights.part_file import BRANCH_FILE, HEADS_FILE
 
 CARD_NAME = "README.md"
 
@@ -72,3 +73,14 @@ def write_heads_card(heads_path: Path, config: HeadsConfig, backbone_path: Path)
     text = HEADS_CARD.format(**dataclasses.asdict(config), fingerprint=fingerprint(backbone_path))
     with replacing(Path(heads_path).with_name(CARD_NAME)) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def remove_misfits(backbone_path: Path) -> None:
+    """Removes draft heads, their README.md and branches beside a backbone file that were trained on another one."""
+    made, folder = fingerprint(backbone_path), backbone_path.parent
+    for kind in (HEADS_FILE, BRANCH_FILE):
+        for path in kind.files(folder):
+            if kind.describe(path)[1] != made:
+                path.unlink()
+                if path.name == HEADS_FILE.name:
+                    (folder / CARD_NAME).unlink(missing_ok=True)

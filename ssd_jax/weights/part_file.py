@@ -49,6 +49,10 @@ class PartFile(Generic[Config]):
         path = None if folder is None else self.find(folder)
         return path if path is not None and is_there(path) else None
 
+    def files(self, folder: Path) -> list[Path]:
+        """All files of this kind in a checkpoint's folder, with and without a name of their own."""
+        return sorted(folder.glob(self.name.replace(".", "*.")))
+
     def read_config(self, path: Path, backbone_path: Path) -> Config:
         """The config of a file; raises `WeightsError` unless it was trained on this backbone file."""
         config, trained_on = self.describe(path)

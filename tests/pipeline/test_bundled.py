@@ -110,9 +110,11 @@ def test_the_default_prompts_draw_pictures_that_are_not_blank(bundled):
     assert np.asarray(out.images[0]).std() > 10
 
 
-def test_sjd_really_resamples(bundled):
+def test_sjd_really_resamples(bundled, heldout):
     """It draws rejected positions afresh where `scd` keeps what it can; noise shared between passes made them equal."""
-    hard = ["pizza, noto", "dog face, noto"]  # of images that the model knows by heart most drafts are accepted anyway
+    # Of images that the model knows by heart most drafts are accepted anyway.
+    unseen = [place for place, split in enumerate(heldout["split"]) if split == "identity"][:2]
+    hard = [heldout["captions"][place] for place in unseen]
     sjd, scd = (
         bundled.generate(hard, decoder=dataclasses.replace(PRESETS[name], window=32)).passes.mean()
         for name in ("sjd", "scd")
@@ -128,9 +130,9 @@ def test_a_history_of_passes_saves_passes(bundled):
     assert with_it.passes.mean() < 0.95 * without.passes.mean()
 
 
-@pytest.mark.parametrize(("name", "most"), [("emoji", 3.1), ("emoji-flash", 2.7)])
-def test_the_branch_was_trained(name, most, heldout):
-    """NLL of what `flash` draws from, on images that were held out; an untrained branch has 3.9 and 3.5 nats."""
+@pytest.mark.parametrize("name", ["emoji", "emoji-flash"])
+def test_the_branch_was_trained(name, heldout):
+    """NLL of what `flash` draws from, on images that were held out."""
     pipe, pick = ssd_jax.load(name, dtype=jnp.float32), np.array(heldout["split"]) == "combination"
     codes = jnp.asarray(np.array(heldout["codes"], np.int32)[pick][:16])
     texts = [text for text, kept in zip(heldout["captions"], pick, strict=True) if kept][:16]
@@ -143,4 +145,4 @@ def test_the_branch_was_trained(name, most, heldout):
         for each in (both, {**both, "branch": untrained})
     )
     print(f"{name}: {nll:.3f} nats per token, with an untrained branch {before:.3f}")
-    assert nll < most < before - 0.5
+    assert nll < before - 0.5
