@@ -18,6 +18,10 @@ DPI = 100
 TICKS = tuple(float(f"{digit}e{power}") for power in range(-3, 5) for digit in (1, 2, 5))
 
 
+LINEAR = 0.1
+"""Nats per token up to which the axis of the difference to `ar` is linear."""
+
+
 def quality_against_passes(rows: dict[str, dict[str, Any]], path: Path) -> None:
     """One panel per available measure; a point per decoder with its 95 % interval; the band is that of `ar`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -36,8 +40,10 @@ def quality_against_passes(rows: dict[str, dict[str, Any]], path: Path) -> None:
 
 
 def _panel(axes: Any, rows: dict[str, dict[str, Any]], key: str, label: str, factor: float) -> dict[str, tuple]:
-    """One measure of all decoders; returns name -> (x, y, lower end of the interval, upper end)."""
-    points = {}
+    """One measure of all decoders; returns name -> (x, y, lower end of the interval, upper end) of those to label: of
+    decoders that draw `ar`'s images, which lie on a line, the quickest alone."""
+    points, exact = {}, {name: row["passes"] for name, row in rows.items() if row.get("equal pictures") == 1}
+    quickest = min(exact, key=exact.__getitem__, default=None)
     for kind, colour in COLOURS.items():
         axes.plot([], [], "o", color=colour, label=kind)
     for name, row in ((name, row) for name, row in rows.items() if key in row):  # not all timed decoders have quality
@@ -48,11 +54,17 @@ def _panel(axes: Any, rows: dict[str, dict[str, Any]], key: str, label: str, fac
         # An interval of NaN has no bar.
         kind = "ar's images" if row["equal pictures"] == 1 else "others, lossless" if row["lossless"] else "others"
         axes.errorbar([row["passes"]], [y], yerr=[[y - low], [high - y]], fmt="o", capsize=3, color=COLOURS[kind])
-        points[name] = (row["passes"], y, *((y, y) if math.isnan(low) else (low, high)))
+        if kind != "ar's images" or name in ("ar", quickest):
+            points[name] = (row["passes"], y, *((y, y) if math.isnan(low) else (low, high)))
         if name == "ar" and key != "nll difference":
             axes.axhspan(low, high, color="0.9", zorder=0)
     axes.axhline(0.0, color="0.6", linewidth=0.8)
     axes.set(xscale="log", xlabel="verifier passes per image", ylabel=label)
+    if key == "nll difference":  # from hundredths of a nat to several
+        axes.set_yscale("symlog", linthresh=LINEAR)
+        axes.set_ylim(bottom=min([-LINEAR, *(low for *_, low, _ in points.values())]))
+        _label_numbers(axes.yaxis, LINEAR / 2)
+        axes.set_yticks([0.0, *axes.get_yticks()], ["0", *(text.get_text() for text in axes.get_yticklabels())])
     _label_numbers(axes.xaxis)
     axes.grid(alpha=0.3)
     return points
@@ -80,10 +92,10 @@ def pass_against_window(curve: dict[int, float], path: Path) -> None:
     _save(figure, path)
 
 
-def _label_numbers(axis: Any) -> None:
-    """Round numbers as ticks of a logarithmic axis, written out."""
+def _label_numbers(axis: Any, least: float = 0.0) -> None:
+    """Round numbers of at least `least` as ticks of a logarithmic axis, written out."""
     low, high = axis.get_view_interval()
-    ticks = [tick for tick in TICKS if low <= tick <= high]
+    ticks = [tick for tick in TICKS if max(low, least) <= tick <= high]
     axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set_ticks([], minor=True)
 
