@@ -1,6 +1,7 @@
 """Draws the bench's two plots. Needs matplotlib (extra [eval] or [train])."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,7 @@ def _panel(axes: Any, rows: dict[str, dict[str, Any]], key: str, label: str, fac
     if key == "nll difference":  # from hundredths of a nat to several
         axes.set_yscale("symlog", linthresh=LINEAR)
         axes.set_ylim(bottom=min([-LINEAR, *(low for *_, low, _ in points.values())]))
-        _label_numbers(axes.yaxis, LINEAR / 2)
-        axes.set_yticks([0.0, *axes.get_yticks()], ["0", *(text.get_text() for text in axes.get_yticklabels())])
+        _label_numbers(axes.yaxis, (0.0, *(tick for tick in TICKS if tick >= LINEAR / 2)))
     _label_numbers(axes.xaxis)
     axes.grid(alpha=0.3)
     return points
@@ -92,10 +92,10 @@ def pass_against_window(curve: dict[int, float], path: Path) -> None:
     _save(figure, path)
 
 
-def _label_numbers(axis: Any, least: float = 0.0) -> None:
-    """Round numbers of at least `least` as ticks of a logarithmic axis, written out."""
+def _label_numbers(axis: Any, numbers: Sequence[float] = TICKS) -> None:
+    """Those of the numbers that a logarithmic axis shows as its ticks, written out."""
     low, high = axis.get_view_interval()
-    ticks = [tick for tick in TICKS if max(low, least) <= tick <= high]
+    ticks = [tick for tick in numbers if low <= tick <= high]
     axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set_ticks([], minor=True)
 

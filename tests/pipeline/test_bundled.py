@@ -114,12 +114,12 @@ def test_sjd_really_resamples(bundled, heldout):
     """It draws rejected positions afresh where `scd` keeps what it can; noise shared between passes made them equal."""
     # Of images that the model knows by heart most drafts are accepted anyway.
     hard = [text for text, split in zip(heldout["captions"], heldout["split"], strict=True) if split == "identity"]
-    decoders = (dataclasses.replace(PRESETS[name], window=32) for name in ("sjd", "scd"))
+    decoders = (dataclasses.replace(PRESETS[name], window=64) for name in ("sjd", "scd"))
     sjd, scd = (
         bundled.generate(hard, decoder=decoder, num_images=2, pixels=False).passes.mean() for decoder in decoders
     )
     print(f"mean passes of sjd {sjd}, of scd {scd}")
-    assert sjd > 1.1 * scd
+    assert sjd > 1.2 * scd
 
 
 def test_a_history_of_passes_saves_passes(bundled):
@@ -129,9 +129,9 @@ def test_a_history_of_passes_saves_passes(bundled):
     assert with_it.passes.mean() < 0.95 * without.passes.mean()
 
 
-@pytest.mark.parametrize("name", ["emoji", "emoji-flash"])
-def test_the_branch_was_trained(name, heldout):
-    """NLL of what `flash` draws from, on images that were held out."""
+@pytest.mark.parametrize(("name", "most"), [("emoji", 3.3), ("emoji-flash", 2.7)])
+def test_the_branch_was_trained(name, most, heldout):
+    """NLL of what `flash` draws from, on images that were held out; an untrained branch has 4.3 and 3.5 nats."""
     pipe, pick = ssd_jax.load(name, dtype=jnp.float32), np.array(heldout["split"]) == "combination"
     codes = jnp.asarray(np.array(heldout["codes"], np.int32)[pick][:16])
     texts = [text for text, kept in zip(heldout["captions"], pick, strict=True) if kept][:16]
@@ -144,4 +144,4 @@ def test_the_branch_was_trained(name, heldout):
         for each in (both, {**both, "branch": untrained})
     )
     print(f"{name}: {nll:.3f} nats per token, with an untrained branch {before:.3f}")
-    assert nll < before - 0.5
+    assert nll < most < before - 0.5
