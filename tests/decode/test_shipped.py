@@ -55,6 +55,12 @@ def test_programs_without_our_options_sum_the_right_rows(shipped):
     assert max(shipped["sums"].values()) < 1e-3
 
 
+def test_sjd_really_resamples(shipped):
+    """It draws rejected positions afresh where `scd` keeps what it can; noise shared between passes made them equal."""
+    print(f"mean passes {shipped['resampling']}")
+    assert shipped["resampling"]["sjd"] > 1.2 * shipped["resampling"]["scd"]
+
+
 def test_no_pass_converts_or_copies_the_cache_or_copies_the_scores(shipped):
     assert shipped["cache moves"] == []
     if shipped["numerics"]["dtype"] == "bfloat16":
