@@ -40,7 +40,7 @@ class Alternatives(NamedTuple):
 def pairs(reach: int) -> tuple[Int32[np.ndarray, " E"], Int32[np.ndarray, " E"]]:
     """The alternatives (j, k), from 0: the k-th runner-up of the j-th draft, for (j + 1)(k + 1) <= `reach`.
 
-    Measured on the bundled model, the j-th draft is the first wrong one about 1/j as often as the first, and its
+    Measured on an earlier bundled model, the j-th draft is the first wrong one about 1/j as often as the first, and its
     correction is the k-th runner-up about 1/k as often as the best; so the likeliest are those with a small product.
     """
     places, ranks = np.nonzero(np.outer(*[np.arange(1, reach + 1)] * 2) <= reach)
