@@ -206,8 +206,8 @@ def main() -> None:
     pipe = ssd_jax.load("emoji")
     steady = jnp.dtype(pipe.dtype) == jnp.bfloat16 and jax.default_backend() == "cpu"
     out = {"steady": steady, "numerics": pipe.numerics(), "pictures": pictures(pipe, steady)}
-    out["resampling"] = resampling(pipe)
     out["cache moves"] = cache_moves(pipe)
+    out["resampling"] = resampling(pipe)  # behind: with a window of 64 the scores are as large as a layer of the cache
     # A loop that goes through float32 is seen.
     cache = engine.make_cache(engine.cache_spec(pipe.config, Grid(16, 16), 2, 16, pipe.dtype))
     layer = jax.ShapeDtypeStruct(cache.keys[0].shape, pipe.dtype)
