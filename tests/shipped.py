@@ -1,4 +1,4 @@
-"""Measures exactness with the dtype and the programs that users run: python shipped.py -> JSON.
+"""Measures exactness, and a few more laws, with the dtype and the programs that users run: python shipped.py -> JSON.
 
 A process of its own, because the suite's compiles without optimisation and multiplies at the highest precision. Run by
 test_shipped.py.
