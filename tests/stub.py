@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssd_jax.decode.presets import find_decoder
+from ssd_jax.decode.state import Decoded
 from ssd_jax.decode.verifier import Verifier
 from ssd_jax.sampling.noise import gumbel, image_keys, position_keys
 from ssd_jax.sequence.layout import Grid
@@ -147,3 +148,13 @@ def fresh_cache(tokens: jax.Array, grid: Grid) -> StubCache:
     verifier, cache, _ = stub(tokens.shape[0], grid, image_keys(jnp.zeros(len(tokens), jnp.int32), tokens[:, 0]))
     positions = jnp.broadcast_to(jnp.arange(grid.size, dtype=jnp.int32), tokens.shape)
     return verifier.verify(cache, tokens, positions)[1]
+
+
+def assert_counted(out: Decoded) -> None:
+    """Every call of the verifier and the prefill is counted, for the image that took longest."""
+    passes, trace = np.asarray(out.passes), np.asarray(out.trace)
+    assert passes.max() == 1 + int(out.cache.calls)
+    assert (trace >= 1).all() and (trace <= passes[:, None]).all()
+    assert (trace[:, 0] == 1).all()
+    tokens = np.asarray(out.tokens)
+    assert tokens.shape == trace.shape and tokens.min() >= 0 and tokens.max() < V

@@ -22,7 +22,7 @@ from transformers import (
 
 from ssd_jax.backbones.hf_config import SIZES
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 GRID = (2, 3)
 PROMPTS = np.array([[1, 9, 12, 10, 11, 2], [0, 0, 0, 1, 13, 2]])  # the second is padded on the left

@@ -24,7 +24,7 @@ from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAE
 
 from ssd_jax.models.vq_config import MoVQConfig, VQGANConfig
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 
 @dataclasses.dataclass

@@ -5,8 +5,10 @@ other strongly.
 """
 
 import dataclasses
+import math
 from functools import cache, partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +17,12 @@ from ssd_jax.decode import engine
 from ssd_jax.decode.model_verifier import BoundVerifier, Draw
 from ssd_jax.decode.presets import find_decoder
 from ssd_jax.models.branch import init_branch
-from ssd_jax.models.config import BranchConfig, HeadsConfig, ModelConfig
+from ssd_jax.models.config import NONE, BranchConfig, HeadsConfig, ModelConfig, VQConfig
 from ssd_jax.models.diagonal_forcing import neighbour_states
 from ssd_jax.models.draft_heads import DraftHeads, init_heads
 from ssd_jax.models.loaded_model import LoadedModel
 from ssd_jax.models.transformer import Transformer, abstract_backbone
+from ssd_jax.models.vq_models import abstract_vq
 from ssd_jax.prompts.batch import PromptBatch
 from ssd_jax.sampling.distribution import Sampler
 from ssd_jax.sampling.noise import image_keys
@@ -49,6 +52,20 @@ def random_backbone(config: ModelConfig, seed: int = 0):
         return jnp.asarray(rng.normal(size=leaf.shape) * 1.5 * config.width**-0.5, jnp.float32)
 
     return jax.tree.map_with_path(draw, abstract_backbone(config))
+
+
+def random_vq(config: VQConfig, seed: int = 0):
+    """Parameters of our image tokenizer, of the sizes that its initial ones have."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        if leaf.ndim == 1:
+            return jnp.full(leaf.shape, float(name == "scale"), jnp.float32)
+        size = 1.0 if name == "codebook" else math.prod(leaf.shape[:-1]) ** -0.5
+        return jnp.asarray(size * rng.normal(size=leaf.shape), jnp.float32)
+
+    return jax.tree.map_with_path(draw, abstract_vq(config))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,40 +109,52 @@ def heads_config(kind: str) -> HeadsConfig:
 @cache
 def _params(toy: Toy):
     """Parameters at several times their usual scale, so that tokens depend on each other strongly."""
-    import flax.linen as nn
-
-    with jax.ensure_compile_time_eval():  # the first to ask may be a program that is being traced
-        init = jax.jit(Transformer(toy.config).init)
-        values = nn.unbox(init(jax.random.key(toy.seed), jnp.zeros((1, 2), jnp.int32)))
+    values = _initial(dataclasses.replace(toy.config, row_end_id=NONE), toy.seed)  # row ends have no parameters
+    with jax.ensure_compile_time_eval():
         return jax.tree.map(lambda x: x * toy.sharpness if x.ndim > 1 else x, values)
 
 
 @cache
+def _initial(config: ModelConfig, seed: int):
+    with jax.ensure_compile_time_eval():  # the first to ask may be a program that is being traced
+        init = jax.jit(Transformer(config).init)
+        return nn.unbox(init(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32)))
+
+
 def _heads(toy: Toy, kind: str):
     """Draft heads: "untrained" (copy h), "random", "wrong" (the logits' sign flipped), "fitted" (least squares), and
     "context" (random ones that see their neighbours)."""
-    params = init_heads(DraftHeads(heads_config(kind), toy.config.width), jax.random.key(1))
+    if kind == "fitted":
+        return _fitted(toy)
+    if kind not in ("untrained", "random", "wrong", "context"):
+        raise ValueError(kind)
+    return _unfitted(toy.config.width, kind)
+
+
+@cache
+def _unfitted(width: int, kind: str):
+    params = init_heads(DraftHeads(heads_config(kind), width), jax.random.key(1))
     if kind == "wrong":
         params["params"]["w0"] = -params["params"]["w0"]
-    elif kind in ("random", "context"):
-        leaves, tree = jax.tree.flatten(params)
-        keys = jax.random.split(jax.random.key(2), len(leaves))
-        params = jax.tree.unflatten(tree, [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
-    elif kind == "fitted":
-        params["params"]["w0"] = jnp.asarray(_fit(toy))
     elif kind != "untrained":
-        raise ValueError(kind)
+        rng = np.random.default_rng(2)
+        params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
+    return params
+
+
+@cache
+def _fitted(toy: Toy):
+    params = init_heads(DraftHeads(HEADS, toy.config.width), jax.random.key(1))
+    params["params"]["w0"] = jnp.asarray(_fit(toy))
     return params
 
 
 @cache
 def _branch(toy: Toy):
+    rng = np.random.default_rng(4)
     with jax.ensure_compile_time_eval():
         params = init_branch(toy.config, BRANCH, toy.params, jax.random.key(3))
-        leaves, tree = jax.tree.flatten(params)
-        keys = jax.random.split(jax.random.key(4), len(leaves))
-        moved = [x + 0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-        return jax.tree.unflatten(tree, moved)
+        return jax.tree.map(lambda x: x + 0.3 * jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
 
 
 def _fit(toy: Toy) -> np.ndarray:
@@ -134,12 +163,17 @@ def _fit(toy: Toy) -> np.ndarray:
     out = decode(toy, "ar", grid, images=64, seed=99, cfg_scale=None)
     ids, mask = prompts(64, guided=False)
     sequence = jnp.concatenate([jnp.where(mask, ids, 0), out.tokens + toy.config.visual_offset], axis=1)
-    x = model.apply(toy.params, sequence, method="embed")
     starts = PROMPT - mask.sum(axis=1)
     slots = jnp.broadcast_to(jnp.arange(sequence.shape[1]), sequence.shape)
     seen = (slots[:, None, :] >= starts[:, None, None]) & (slots[:, None, :] <= slots[:, :, None])
     seen |= jnp.eye(sequence.shape[1], dtype=bool)[None]
-    hidden, _ = model.apply(toy.params, x, jnp.maximum(slots - starts[:, None], 0), seen, method="hidden")
+
+    @jax.jit
+    def states(params, sequence, positions, seen):
+        x = model.apply(params, sequence, method="embed")
+        return x, model.apply(params, x, positions, seen, method="hidden")[0]
+
+    x, hidden = states(toy.params, sequence, jnp.maximum(slots - starts[:, None], 0), seen)
     h, e = np.asarray(hidden)[:, PROMPT - 1 : -1], np.asarray(x)[:, PROMPT:]
     z = np.concatenate([h, e], axis=-1)
     target, valid = grid.targets(HEADS.offsets)
@@ -181,18 +215,50 @@ def decode(
     heads="untrained",
     numbers=None,
     which=None,
-    program=engine.decode,
+    given=None,
+    program=None,
     **knobs,
 ):
-    """Decodes `images` images; cfg_scale None is without guided rows. Image k has key (seed, numbers[k] or k)."""
+    """Decodes `images` images; cfg_scale None is without guided rows. Image k has key (seed, numbers[k] or k).
+
+    By default the sampling parameters are constants of the program: without the filters that are off it compiles in
+    three quarters of the time. The users' program is `engine.decode`.
+    """
     decoder, guided = find_decoder(decoder), cfg_scale is not None
     model = toy.branched() if decoder.branch else toy.model(heads)
     ids, mask = prompts(images, guided, which)
     numbers = jnp.arange(images) if numbers is None else jnp.asarray(numbers)
     keys = image_keys(jnp.broadcast_to(jnp.asarray(seed), (images,)), numbers)
     spec = engine.cache_spec(toy.config, grid, *ids.shape, jnp.float32, branch_layers=model.branch_layers)
-    cache, draw = engine.make_cache(spec), Draw(keys, sampler(cfg_scale, **knobs))
-    return program(model, cache, PromptBatch(ids, mask, guided), draw, decoder=decoder, grid=grid)
+    cache, batch = engine.make_cache(spec), PromptBatch(ids, mask, guided)
+    given = None if given is None else jnp.asarray(given)
+    if program is None:
+        fixed = (("cfg_scale", cfg_scale), *sorted(knobs.items()))
+        return _decode(model, cache, batch, keys, given, knobs=fixed, decoder=decoder, grid=grid)
+    draw = Draw(keys, sampler(cfg_scale, **knobs), given=given)
+    return program(model, cache, batch, draw, decoder=decoder, grid=grid)
+
+
+@partial(jax.jit, static_argnames=("knobs", "decoder", "grid"), donate_argnames=("cache",))
+def _decode(model, cache, prompts, keys, given, *, knobs, decoder, grid):
+    with jax.ensure_compile_time_eval():
+        draw = Draw(keys, sampler(**dict(knobs)), given=given)
+    return engine.decode.__wrapped__(model, cache, prompts, draw, decoder=decoder, grid=grid)
+
+
+def fresh_program(**options):
+    """The engine's program, traced anew with whatever is patched; with options of XLA's compiler."""
+    return jax.jit(
+        partial(engine.decode.__wrapped__),  # jit knows a function again, and does not trace it twice
+        static_argnames=("decoder", "grid"),
+        donate_argnames=("cache",),
+        compiler_options=options or None,
+    )
+
+
+def quick_program():
+    """Optimised a little, for thousands of images."""
+    return fresh_program(xla_backend_optimization_level=1)
 
 
 def flash_logits(forked, params, ids, mask, codes, grid: Grid, window: int = 0):

@@ -21,6 +21,7 @@ from ssd_jax.parallel.mesh import parse_mesh
 from ssd_jax.parallel.processes import join
 
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+LEAST_VARIABLE = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 """Folder of the config files, which those in the checkout's configs/ re-export."""
@@ -33,7 +34,8 @@ def compilation_cache() -> None:
     """Keeps compiled programs on disk, so that a second start is fast.
 
     They are in ~/.cache/ssd_jax (under $XDG_CACHE_HOME if that is set). JAX_COMPILATION_CACHE_DIR selects another
-    folder; the empty string turns the cache off.
+    folder; the empty string turns the cache off. Programs that compile in less than 0.2 seconds are not kept, unless
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS says otherwise.
     """
     folder = os.environ.get(CACHE_VARIABLE)
     if folder is None:
@@ -43,7 +45,8 @@ def compilation_cache() -> None:
         jax.config.update("jax_enable_compilation_cache", False)
         return
     jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if LEAST_VARIABLE not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 MOST_SIMULATED = 512

@@ -112,20 +112,11 @@ class Wave(Decoder):
         tokens, trace, V = first_token(verifier, hidden, grid.size)
         B, one = tokens.shape[0], trace[:, 0]
 
-        def draft(
-            tokens: Int32[Array, "B tokens"],
-            last: Int32[Array, " B"],
-            row: Float[Array, "G C D"],
-            passes: Int32[Array, " B"],
-            count: int,
-        ) -> Int32[Array, "B tokens"]:
-            """Drafts `count` positions after `last`; `row` has h of the C positions up to there."""
-            codes, _ = drafting.draft(self.drafter, verifier, grid, V, Seen(tokens, last, row, passes), count)
-            return scatter(tokens, last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32)[None], codes)
+        def drafted(seen: Seen, count: int) -> Int32[Array, "B tokens"]:
+            return drafting.refill(self.drafter, verifier, grid, V, seen, count)[0]
 
         start, newest = hidden, jnp.pad(hidden, ((0, 0), (C - 1, 0), (0, 0)))
-        if C > 1:
-            tokens = draft(tokens, jnp.zeros_like(one), newest, one, C - 1)
+        tokens = drafted(Seen(tokens, jnp.zeros_like(one), newest, one), C - 1)
         if grid.size == 1:
             return Decoded(tokens, one, trace, cache)
         fed_at, live_at, outputs, new, states_at, below = (
@@ -149,9 +140,8 @@ class Wave(Decoder):
                 newest = jnp.where(new[k] >= 0, states, newest)
                 last = jnp.broadcast_to(below[k] * C - 1, (B,))
                 # A real branch: on wide grids most passes draft nothing.
-                tokens = jax.lax.cond(
-                    below[k] < grid.rows, lambda: draft(tokens, last, newest, passes, C), lambda: tokens
-                )
+                seen = Seen(tokens, last, newest, passes)
+                tokens = jax.lax.cond(below[k] < grid.rows, lambda: drafted(seen, C), lambda: tokens)
             return k + 1, tokens, newest, passes, trace, cache
 
         state = (jnp.int32(0), tokens, newest, one, trace, cache)

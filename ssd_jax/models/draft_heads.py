@@ -1,5 +1,6 @@
 """Draft heads, which predict the hidden state of a position further right or further down (arXiv 2606.20543)."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -143,8 +144,9 @@ def _rms(x: Float[Array | np.ndarray, "*axes"], eps: float) -> Float32[Array, "*
     return x * inverse_rms(x, eps)
 
 
+@functools.lru_cache
 def boxed_heads(config: HeadsConfig, width: int) -> Any:
-    """Shapes of the parameters, boxed by flax with their axis names; allocates nothing."""
+    """Shapes of the parameters, boxed by flax with their axis names; allocates nothing. Found once: do not alter it."""
     return jax.eval_shape(lambda: init_boxed(DraftHeads(config, width), jax.random.key(0)))
 
 

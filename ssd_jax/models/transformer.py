@@ -1,5 +1,6 @@
 """The backbone: a Llama-style decoder whose output head predicts visual codes only."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -137,8 +138,9 @@ class Transformer(nn.Module):
         return self.logits(self.hidden(self.embed(ids), positions, mask)[0])
 
 
+@functools.lru_cache  # tracing `init` takes a second for a large model
 def boxed_backbone(config: ModelConfig) -> Any:
-    """Shapes of the parameters, boxed by flax with their axis names; allocates nothing."""
+    """Shapes of the parameters, boxed by flax with their axis names; allocates nothing. Found once: do not alter it."""
     ids = jnp.zeros((1, 1), jnp.int32)
     return jax.eval_shape(lambda: Transformer(config).init(jax.random.key(0), ids))
 

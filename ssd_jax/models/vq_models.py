@@ -1,5 +1,6 @@
 """Builds the image tokenizer of a configuration; all tokenizers have the methods `encode` and `decode`."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -22,7 +23,8 @@ def vq_model(config: AnyVQConfig) -> nn.Module:
     return _MODELS[type(config)](config)
 
 
+@functools.lru_cache
 def abstract_vq(config: AnyVQConfig) -> Any:
-    """Shapes of the parameters, a pytree of `jax.ShapeDtypeStruct`; allocates nothing."""
+    """Shapes of the parameters, a pytree of `jax.ShapeDtypeStruct`; allocates nothing. Found once: do not alter it."""
     image = jnp.zeros((1, 2 * config.stride, 2 * config.stride, 3))
     return jax.eval_shape(lambda: vq_model(config).init(jax.random.key(0), image))

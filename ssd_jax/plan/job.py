@@ -1,7 +1,6 @@
 """Defines a planned job (model, grid, batch and mesh) and the shapes of its arrays."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -28,12 +27,6 @@ from ssd_jax.weights.mapping import flatten
 
 PROMPT = 128
 """Slots of the prompt; few beside the image's."""
-
-
-# Shapes are found by tracing a model's `init`, which takes a second for a large one.
-_backbone, _drafters, _below, _tokenizer = map(
-    functools.lru_cache, (boxed_backbone, boxed_heads, boxed_branch, abstract_vq)
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,15 +101,15 @@ class Job:
 
     def backbone(self, mesh: Any = None) -> Any:
         """The backbone's parameters as shapes with shardings over `mesh`; None is the abstract mesh."""
-        return self._abstract(_backbone(self.config), mesh)
+        return self._abstract(boxed_backbone(self.config), mesh)
 
     def drafters(self, mesh: Any = None) -> Any:
         """The draft heads' parameters, likewise."""
-        return self._abstract(_drafters(self.heads, self.config.width), mesh)
+        return self._abstract(boxed_heads(self.heads, self.config.width), mesh)
 
     def below(self, mesh: Any = None) -> Any:
         """The vertical branch's parameters, likewise; none without one."""
-        return {} if self.branch is None else self._abstract(_below(self.config, self.branch), mesh)
+        return {} if self.branch is None else self._abstract(boxed_branch(self.config, self.branch), mesh)
 
     @property
     def head_counts(self) -> HeadCounts:
@@ -125,7 +118,7 @@ class Job:
 
     def tokenizer(self) -> Any:
         """The image tokenizer's parameters as shapes; it is on one device."""
-        return _tokenizer(self.vq)
+        return abstract_vq(self.vq)
 
     def cache(self, mesh: Any = None, branch_layers: int = 0) -> KVCache:
         """The cache as shapes with shardings, with so many layers of the vertical branch."""

@@ -87,22 +87,23 @@ def test_from_some_passes_of_a_batch(headed):
 def test_some_passes_of_random_weights_by_the_command(run_command, tmp_path):
     """An exact decoder, whose passes depend on the image, has milliseconds alone."""
     flags = ["--config=configs/janus_pro.py:tiny", "--weights=random", "--metrics=throughput", "--passes=2"]
-    flags += ["--decoders=ar,ssd-exact", "--batches=1,2", "--repeats=1", f"--out={tmp_path / 'bench'}"]
+    flags += ["--decoders=ar,jacobi-above", "--batches=1,2", "--repeats=1", f"--out={tmp_path / 'bench'}"]
     code, said, error = run_command(bench.main, "bench", *flags)
     assert code == 0, error
-    line = next(line for line in said.splitlines() if line.startswith("| `ssd-exact` |"))
+    line = next(line for line in said.splitlines() if line.startswith("| `jacobi-above` |"))
     assert [bool(cell.strip()) for cell in line.split("|")[2:-1]] == [True, True, False, False]
     assert "at least 2 passes of one batch" in said
 
 
 def test_the_command_writes_table_and_numbers(run_command, headed_folder, tmp_path):
-    flags = ["--metrics=throughput", "--decoders=ar,ssd", "--batches=1,2", "--repeats=1", f"--weights={headed_folder}"]
+    flags = ["--metrics=throughput", "--decoders=ar,jacobi-wave", "--batches=1,2", "--repeats=1"]
+    flags += [f"--weights={headed_folder}"]
     code, said, error = run_command(bench.main, "bench", *flags, f"--out={tmp_path / 'bench'}")
     assert code == 0, error
-    assert "| `ssd` |" in said and "2 at once" in said
+    assert "| `jacobi-wave` |" in said and "2 at once" in said
     assert "images / min, 2 at once" in (tmp_path / "bench" / "bench.md").read_text()
     rows = json.loads((tmp_path / "bench" / "bench.json").read_text())["decoders"]
-    assert rows["ssd"]["throughput"]["2"]["per_minute"] > 0 and rows["ar"]["throughput"]["1"]["waiting"] == 0
+    assert rows["jacobi-wave"]["throughput"]["2"]["per_minute"] > 0 and rows["ar"]["throughput"]["1"]["waiting"] == 0
 
 
 def test_of_noise_only_decoders_with_a_fixed_number_of_passes_are_timed(headed, monkeypatch):

@@ -13,7 +13,7 @@ def settings(monkeypatch):
     """settings(**environment) -> what `compilation_cache` sets in jax.config under these variables."""
 
     def under(**environment) -> dict[str, object]:
-        for name in (entry.CACHE_VARIABLE, "XDG_CACHE_HOME"):
+        for name in (entry.CACHE_VARIABLE, entry.LEAST_VARIABLE, "XDG_CACHE_HOME"):
             monkeypatch.delenv(name, raising=False)
         for name, value in environment.items():
             monkeypatch.setenv(name, str(value))
@@ -38,9 +38,10 @@ def test_it_respects_xdg_cache_home(settings, tmp_path):
     assert Path(changed["jax_compilation_cache_dir"]).is_relative_to(tmp_path / "ssd_jax")
 
 
-def test_jaxs_own_variable_wins(settings, tmp_path):
+def test_jaxs_own_variables_win(settings, tmp_path):
     changed = settings(JAX_COMPILATION_CACHE_DIR=tmp_path / "mine", XDG_CACHE_HOME=tmp_path / "other")
     assert changed["jax_compilation_cache_dir"] == str(tmp_path / "mine")
+    assert "jax_persistent_cache_min_compile_time_secs" not in settings(JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0)
 
 
 def test_the_empty_string_turns_it_off(settings):

@@ -41,7 +41,8 @@ def test_runners_up_are_the_best_codes_that_are_not_the_draft(codes):
     positions = jnp.array([1, 4, 2])[:, None] + jnp.arange(W)[None]
     right = np.array([1, 4, 6])  # of the last image nothing is left of the window
     tokens = jax.random.randint(jax.random.key(1), (3, grid.size), 0, codes)
-    found = alternatives.runners_up(reach, verifier, log_p, positions, jnp.asarray(right), tokens)
+    find = jax.jit(partial(alternatives.runners_up, reach, verifier))
+    found = find(log_p, positions, jnp.asarray(right), tokens)
     scores = np.asarray(log_p + verifier.noise(positions))
     for image in range(3):
         for place, rank, code, position in zip(
@@ -77,8 +78,7 @@ def _passes(model, prompts, draw, codes, positions, other, place, *, attention, 
     return both, plain, instead.swapaxes(0, 1), after, without
 
 
-@pytest.mark.parametrize("attention", ["plain", "fused"])
-@pytest.mark.parametrize("row_end", [-1, 7], ids=["no row ends", "row ends"])
+@pytest.mark.parametrize(("attention", "row_end"), [("fused", -1), ("plain", 7)], ids=["no row ends", "row ends"])
 def test_a_token_beside_the_window_has_the_state_that_it_has_in_it(attention, row_end):
     """At the end of a row, too: only what follows a row end is not asked."""
     tiny, images = toy.Toy(toy.config(row_end=row_end)), 2
@@ -116,8 +116,7 @@ def test_a_known_answer_is_the_token_of_ar(row_end, monkeypatch):
     without = Raster(window=8, drafter="above", history=4)
     decoder = Raster(window=8, drafter="above", history=4, alternatives=9)
     monkeypatch.setattr(alternatives, "answer", spied)
-    program = jax.jit(engine.decode.__wrapped__, static_argnames=("decoder", "grid"))
-    out = toy.decode(tiny, decoder, grid, images=images, program=program)
+    out = toy.decode(tiny, decoder, grid, images=images, program=toy.fresh_program())
     jax.effects_barrier()
     np.testing.assert_array_equal(out.tokens, oracle)
     known = 0

@@ -94,11 +94,12 @@ GRID, IMAGES = Grid(5, 5), 3
 SMALL = toy.Toy(toy.config(layers=1))
 TREE = dataclasses.replace(PRESETS["ssd-tree"], window=11, alternatives=5)
 OTHERS = [SSD(rounds="auto"), SSD(rounds=1, rows=2, mask="row"), MTP(drafts=2), TREE, Flash(rounds=2)]
-LIKE_ANOTHER = ("sjd", "jacobi-match", "jacobi-wave")
+LIKE_ANOTHER = ("ar", "jacobi-above", "sjd", "jacobi-match", "jacobi-wave")
 DECODERS = [name for name in PRESETS if name not in ("mtp", "ssd-tree", "flash", "ssd2", *LIKE_ANOTHER)] + OTHERS
 """With the three heads here, scores of `mtp` would have as many numbers as a layer; so it drafts two tokens. A window
-over the whole grid, as `ssd-tree` would have, is as large as a line of the history. Three presets are left out whose
-loop and coupling others have, too."""
+over the whole grid, as `ssd-tree` would have, is as large as a line of the history. Presets are left out whose loop and
+coupling others have, too; `ar`, with whom nothing is drafted, is in test_ar, and both `ar` and `jacobi-above` are in
+test_shipped."""
 
 
 @pytest.mark.parametrize("decoder", DECODERS, ids=str)

@@ -1,5 +1,6 @@
 """Drafts from earlier passes: the verifier's outputs for the neighbouring tokens that a position has now."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,6 +9,10 @@ from ssd_jax.decode import history
 from ssd_jax.sequence.layout import Grid
 
 IMAGES, LETTERS = 8, 3  # few letters, so that surroundings often agree and often tie
+
+
+remember = jax.jit(history.remember)
+recall = jax.jit(history.recall, static_argnames="grid")
 
 
 def word(passes, tokens, position, cols):
@@ -40,7 +45,7 @@ def remembered(images, grid, size):
         befores, afters, starts, widths = zip(*(passes[number] for passes in images), strict=True)
         positions = jnp.array(starts)[:, None] + jnp.arange(widths[0])[None]
         clock = jnp.arange(len(images)) + 2 + number
-        past = history.remember(past, clock, jnp.array(befores), jnp.array(afters), positions)
+        past = remember(past, clock, jnp.array(befores), jnp.array(afters), positions)
     return past, clock
 
 
@@ -63,7 +68,7 @@ def test_every_sweep_is_the_rule(grid, width, count, size):
     starts = np.array([passes[-1][2] for passes in images])
     committed = rng.integers(1, width + 1, size=IMAGES)
     positions = starts[:, None] + np.arange(width)
-    out = history.recall(past, clock, jnp.array(tokens), jnp.array(positions), jnp.array(committed), grid)
+    out = recall(past, clock, jnp.array(tokens), jnp.array(positions), jnp.array(committed), grid=grid)
     assert out.shape == positions.shape
     changed = 0
     for passes, final, start, now, found in zip(images, committed, starts, tokens, np.asarray(out), strict=True):

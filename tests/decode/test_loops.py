@@ -1,11 +1,16 @@
-"""The loops as programs: one trace per shape, odd grids, images of different speed; for copies see test_cache_moves."""
+"""The loops as programs: one trace per shape, odd grids, and what couplings and groups cost; for copies see
+test_cache_moves, for what a loop keeps test_cache_state."""
 
+from dataclasses import replace
+
+import jax
 import numpy as np
 import pytest
 import stub
 import toy
 
 from ssd_jax.decode import engine
+from ssd_jax.decode.acceptance import Group
 from ssd_jax.decode.mtp import MTP
 from ssd_jax.decode.presets import PRESETS, find_decoder
 from ssd_jax.decode.raster import Raster
@@ -20,12 +25,13 @@ SMALL = toy.Toy(toy.config(layers=1))
 def test_one_trace_per_shape(decoder):
     """A new seed, scale, temperature, top-k or top-p, new prompts and new heads compile nothing."""
     grid = Grid(2, 3)
-    toy.decode(SMALL, decoder, grid, images=2)
+    call = dict(images=2, program=engine.decode)
+    jax.clear_caches()
     before = engine.decode._cache_size()
-    toy.decode(SMALL, decoder, grid, images=2, seed=7, cfg_scale=4.0, temperature=0.0, top_k=3, top_p=0.5)
-    toy.decode(SMALL, decoder, grid, images=2, heads="random", which=1)
-    assert engine.decode._cache_size() == before
-    toy.decode(SMALL, decoder, Grid(3, 2), images=2)
+    toy.decode(SMALL, decoder, grid, **call)
+    assert engine.decode._cache_size() == before + 1
+    toy.decode(SMALL, decoder, grid, seed=7, cfg_scale=4.0, temperature=0.0, top_k=3, top_p=0.5, **call)
+    toy.decode(SMALL, decoder, grid, heads="random", which=1, **call)
     assert engine.decode._cache_size() == before + 1
 
 
@@ -55,37 +61,28 @@ def test_odd_grids(name, grid):
         np.testing.assert_array_equal(tokens, oracle)
 
 
-@pytest.mark.parametrize(
-    "decoder",
-    [
-        Raster(window=5, drafter="random", coupling="resample"),
-        Raster(window=5, drafter="horizontal", coupling="maximal"),
-        Raster(window=5, drafter="spatial", coupling="gumbel"),
-        Raster(window=5, drafter="above", coupling="match", history=3),
-        Tree(window=10, candidates=2, depth=3),
-        MTP(drafts=4),
-        SSD(rounds="auto"),
-        SSD(rounds="auto", rows=2),
-    ],
-    ids=str,
-)
-def test_a_slow_image_does_not_change_the_others(decoder):
-    """Images, passes and trace are those each image has among copies of itself, which are as fast as it is."""
-    grid, numbers = Grid(3, 6), [0, 1, 2, 3, 4, 5]
-    together = stub.decode(decoder, grid, numbers=numbers)
-    assert len(set(np.asarray(together.passes).tolist())) > 1
-    for index, number in enumerate(numbers):
-        alone = stub.decode(decoder, grid, numbers=[number] * len(numbers))
-        np.testing.assert_array_equal(alone.tokens[0], together.tokens[index])
-        np.testing.assert_array_equal(alone.trace[0], together.trace[index])
-        assert int(alone.passes[0]) == int(together.passes[index])
+BROAD = Raster(window=16, drafter="random", coupling="resample")
+FLAT = dict(grid=Grid(8, 8), images=32, sharpness=0.25)
+"""Laws among which p hardly moves from pass to pass."""
 
 
 def test_resampling_takes_clearly_more_passes_than_coupling():
     """On flat laws p hardly moves, but two draws differ. A noise shared by mistake makes them equal."""
     passes = {}
     for coupling in ("resample", "maximal", "gumbel"):
-        decoder = Raster(window=16, drafter="random", coupling=coupling)
-        passes[coupling] = float(stub.decode(decoder, Grid(8, 8), images=32, sharpness=0.25).passes.mean())
+        passes[coupling] = float(stub.decode(replace(BROAD, coupling=coupling), **FLAT).passes.mean())
     print(passes)  # 15.5, 13.8, 13.6
     assert passes["resample"] > 1.08 * max(passes["maximal"], passes["gumbel"])
+
+
+def test_groups_take_fewer_passes():
+    grouped = stub.decode(replace(BROAD, acceptance="grouped", group=Group(5, None)), **FLAT)
+    assert grouped.passes.mean() < stub.decode(BROAD, **FLAT).passes.mean() - 2  # 12.4 and 15.5
+
+
+def test_a_group_of_one_decodes_the_same_pictures():
+    token, grouped = (
+        stub.decode(decoder, **FLAT) for decoder in (BROAD, replace(BROAD, acceptance="grouped", group=Group(1)))
+    )
+    np.testing.assert_array_equal(token.tokens, grouped.tokens)
+    np.testing.assert_array_equal(token.passes, grouped.passes)

@@ -6,16 +6,15 @@ p > 1e-3, a control must fall below 1e-9. Seeds are fixed, so the outcome is too
 that hardly show in whole images, see test_window_laws.py.
 """
 
-from functools import cache, partial
+from functools import cache
 
-import jax
 import numpy as np
 import pytest
 import stub
 import toy
 from image_laws import GRID, SAMPLES, every_image, of_images, p_value
 
-from ssd_jax.decode import acceptance, branches, engine
+from ssd_jax.decode import acceptance, branches
 from ssd_jax.decode.acceptance import COUPLINGS
 from ssd_jax.decode.ar import AR
 from ssd_jax.decode.base import KINDS
@@ -66,18 +65,8 @@ def of_stub(decoder, **how) -> float:
     return p_value(out.tokens, law_of_stub(grid), 3)
 
 
-def quick_program():
-    """The engine's, anew; optimised a little, as thousands of images are drawn with it."""
-    return jax.jit(
-        partial(engine.decode.__wrapped__),
-        static_argnames=("decoder", "grid"),
-        donate_argnames=("cache",),
-        compiler_options={"xla_backend_optimization_level": 1},
-    )
-
-
 def of_toy(decoder, heads: str) -> float:
-    program = quick_program()
+    program = toy.quick_program()
     parts = [
         toy.decode(TOY4, decoder, GRID, images=BATCH, seed=seed, heads=heads, program=program, **LAW).tokens
         for seed in range(SAMPLES // BATCH)
@@ -98,14 +87,16 @@ def test_whatever_is_called_lossless_is_tried():
     assert not any(kind().lossless for kind in (Wave, Flash, PJD))
 
 
-@pytest.mark.parametrize("name", LOSSLESS)
+@pytest.mark.parametrize("name", [name for name in LOSSLESS if not name.endswith(", match")])
 def test_follows_the_law(name):
+    """The match coupling draws the images of `ar`, with every drafter: test_exactness."""
     assert of_stub(LOSSLESS[name]) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["ar", "spatial, maximal", "mtp", "tree", "ssd, auto"])
+@pytest.mark.parametrize("name", ["ar", "spatial, maximal", "mtp", "ssd, auto"])
 def test_a_transformers_law_guided_and_filtered(name):
-    """With heads that have a context: q depends on sources that are drafts still, and is stored as it was then."""
+    """With heads that have a context: q depends on sources that are drafts still, and is stored as it was then. The
+    tree's is in test_tree, with row ends."""
     assert of_toy(LOSSLESS[name], "context") > 1e-3
 
 
@@ -124,11 +115,10 @@ def test_a_plain_draw_instead_of_the_residual_does_not(name, monkeypatch):
     assert of_stub(LOSSLESS[name], program=stub.fresh_program()) < 1e-9
 
 
-@pytest.mark.parametrize("name", ["tree", "tree, wide"])
-def test_siblings_that_are_tried_against_all_of_p_do_not(name, monkeypatch):
-    """They must be tried against what the draft left of p."""
+def test_siblings_that_are_tried_against_all_of_p_do_not(monkeypatch):
+    """They must be tried against what the draft, and the siblings before, left of p."""
     monkeypatch.setattr(branches, "residual", lambda log_p, log_q: log_p)
-    assert of_stub(LOSSLESS[name], program=stub.fresh_program()) < 1e-9
+    assert of_stub(LOSSLESS["tree, wide"], program=stub.fresh_program()) < 1e-9
 
 
 def test_nor_with_a_transformer(monkeypatch):

@@ -70,8 +70,7 @@ def _states(model, prompts, draw, codes, positions, candidates, *, attention, le
     return both, plain, instead.swapaxes(0, 1), after, without
 
 
-@pytest.mark.parametrize("attention", ["plain", "fused"])
-@pytest.mark.parametrize("row_end", [-1, 7], ids=["no row ends", "row ends"])
+@pytest.mark.parametrize(("attention", "row_end"), [("fused", -1), ("plain", 7)], ids=["no row ends", "row ends"])
 def test_a_node_has_the_state_that_its_path_has_in_the_window(attention, row_end):
     """With row ends only up to the end of a row, unless the path got there through the window."""
     tiny, images, levels, K = toy.Toy(toy.config(row_end=row_end)), 3, 2, 3
@@ -104,8 +103,11 @@ def test_behind_a_row_end_it_follows_the_law_too():
     tiny = toy.Toy(toy.config(visual=4, width=16, layers=1, row_end=7), sharpness=3.0)
     how = {"cfg_scale": 1.5, "top_k": 3, "which": 0}
     law = of_images(toy.forced(tiny, every_image(4), SIX, **how)[0], 4)
-    decoder, parts = Tree(window=13, candidates=3, depth=3), range(3)
-    drawn = [toy.decode(tiny, decoder, SIX, images=SAMPLES // 3, seed=seed, **how).tokens for seed in parts]
+    decoder, program = Tree(window=13, candidates=3, depth=3), toy.quick_program()
+    drawn = [
+        toy.decode(tiny, decoder, SIX, images=SAMPLES // 3, seed=seed, program=program, **how).tokens
+        for seed in range(3)
+    ]
     assert p_value(np.concatenate(drawn), law, 4) > 1e-3
 
 
@@ -207,6 +209,4 @@ def test_bad_options_are_refused(options, message):
 
 def test_a_window_larger_than_the_image_is_refused_unless_it_is_the_presets():
     with pytest.raises(UserError, match="A window of 64 is larger than the image, which has 15 tokens"):
-        Tree().check(GRID)
-    out = stub.decode("sjd-pac", GRID, images=3)
-    assert (np.asarray(out.trace) > 0).all()
+        Tree().check(GRID)  # that the preset is cut is in test_loops

@@ -15,7 +15,7 @@ from ssd_jax.viz import UNDRAWN, enlarged
 OPTIONS = {"seed": 3, "cfg_scale": 2.0, "top_k": 5}
 
 
-@pytest.mark.parametrize("decoder", ["ar", "SSD(rounds=0)"])
+@pytest.mark.parametrize("decoder", ["ar", "Wave(drafter='above')"])
 def test_the_last_thing_shown_is_the_image_and_files_that_reproduce_it(headed, tmp_path, decoder):
     *_, shown = draw(headed, Wish("red apple", decoder, OPTIONS), tmp_path)
     picture, record = shown.files

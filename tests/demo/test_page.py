@@ -37,9 +37,9 @@ def ask(client, **changes):
 
 
 def test_two_decoders_draw_the_same_prompt_and_seed(client, headed):
-    shown = ask(client, second="ssd", seed=5)
+    shown = ask(client, second="jacobi-above", seed=5)
     assert len(shown) == 10
-    for (status, _, animation, passes, files), name in zip((shown[:5], shown[5:]), ("ar", "ssd"), strict=True):
+    for (status, _, animation, passes, files), name in zip((shown[:5], shown[5:]), ("ar", "jacobi-above"), strict=True):
         out = headed.generate(["red apple"], decoder=name, seed=5, cfg_scale=2.0, top_k=0)
         assert f"**{name}**: {out.passes[0]} passes" in status and "seconds" in status
         picture, record = files

@@ -87,10 +87,10 @@ def test_recognition_of_fixed_codes_is_what_it_was(gallery, bundled, heldout):
     """Codes of real images, decoded by the bundled tokenizer: 29 of 31 are nearest to the images they are of."""
     images = bundled.decode(np.array(heldout["codes"], np.int32).reshape(-1, 16, 16))
     network = load_network()
-    shares, note = gallery.find(bundled, network, heldout["captions"], {"codes": features(network, images)})
+    seen = features(network, images)
+    shares, note = gallery.find(bundled, network, heldout["captions"], {"codes": seen, "reversed": seen[::-1]})
     assert (shares["codes"][1].value, shares["codes"][5].value) == (29 / 31, 1.0)
-    shares, _ = gallery.find(bundled, network, heldout["captions"], {"codes": features(network, images[::-1])})
-    assert shares["codes"][1].value == 0.0
+    assert shares["reversed"][1].value == 0.0
     assert f"31 images among 31 (gallery {gallery.mark})" in note
 
 

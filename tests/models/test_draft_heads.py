@@ -202,19 +202,25 @@ def test_the_raster_loop_gives_the_row_above_with_its_columns():
 @pytest.mark.parametrize("last", [5, 8, 12])
 def test_a_few_drafts_are_those_of_the_whole_row(last):
     """Only the sources of the drafts and what heads with a context see beside them are looked at."""
-    grid, count = Grid(4, 6), 2
-    config = toy.TOY.config
+    few, wide, blind = (drafted(jnp.array([last]), **how) for how in ({"count": 2}, {"count": 6}, {"context": 0}))
+    np.testing.assert_allclose(few, wide[:, :2], atol=1e-5)
+    assert np.abs(np.exp(blind) - np.exp(few)).max() > 1e-3  # negative control
+
+
+@partial(jax.jit, static_argnames=("count", "context"))
+def drafted(last, count=2, context=2):
+    """log q of the first drafts after token `last` of some image of 4 x 6."""
+    grid, config = Grid(4, 6), toy.TOY.config
     keys = image_keys(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
     mask = jnp.ones((1, toy.PROMPT), bool)
     prompts = PromptBatch(jnp.zeros(mask.shape, jnp.int32), mask, False)
     verifier = BoundVerifier(toy.TOY.model("context"), prompts, Draw(keys, toy.sampler()), grid)
-    tokens = jnp.arange(24, dtype=jnp.int32)[None]
+    assert verifier.context == 2
+    tokens = jnp.arange(grid.size, dtype=jnp.int32)[None]
     row = jax.random.normal(jax.random.key(3), (1, grid.cols, config.width))
-    seen = drafting.Seen(tokens, jnp.array([last]), row, jnp.array([3]))
-    few, wide = (drafting.draft("spatial", verifier, grid, config.visual_size, seen, n)[1] for n in (count, 6))
-    np.testing.assert_allclose(few, wide[:, :count], atol=1e-5)
-    blind = drafting.draft("spatial", stub.changed(verifier, context=0), grid, config.visual_size, seen, count)[1]
-    assert np.abs(np.exp(blind) - np.exp(few)).max() > 1e-3  # negative control
+    seen = drafting.Seen(tokens, last, row, jnp.array([3]))
+    verifier = stub.changed(verifier, context=context)
+    return drafting.draft("spatial", verifier, grid, config.visual_size, seen, count)[1]
 
 
 @pytest.mark.parametrize("at_once", [1, 2])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import random_vq
 
 from ssd_jax.backbones.emu3 import VQ as EMU3
 from ssd_jax.backbones.janus import VQ as JANUS
@@ -24,7 +25,7 @@ MIN_PSNR = 22.0
 @pytest.fixture(scope="module", params=[True, False], ids=["normalised", "euclidean"])
 def vq(request):
     config = VQConfig(**SMALL, normalised=request.param)
-    return config, jax.jit(VQModel(config).init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), 1.0)
+    return config, random_vq(config)
 
 
 def images(*shape: int) -> jnp.ndarray:

@@ -267,7 +267,7 @@ def test_a_step_of_branch_training_on_eight_devices_is_that_of_one(report):
 
 
 def test_two_processes_draw_the_picture_of_one(headed_folder, tmp_path):
-    command = ["sample.py", f"--weights={headed_folder}", "--prompt=red apple", "--decoder=ssd"]
+    command = ["sample.py", f"--weights={headed_folder}", "--prompt=red apple", "--decoder=ssd-wave"]
     runs = [[*command, *flags, f"--out={tmp_path / str(index)}"] for index, flags in enumerate(two_processes())]
     codes, said = run_together(*runs, [*command, f"--out={tmp_path / 'alone'}"])
     assert codes == [0, 0, 0], said[0][1][-2000:] + said[1][1][-2000:]

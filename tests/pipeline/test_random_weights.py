@@ -51,7 +51,7 @@ def test_what_is_no_matrix_is_one_or_zero():
 def test_entropy_is_near_the_bundled_models(spec):
     """Of p, guided and filtered, along images drawn by it: sampling is neither greedy nor blind."""
     pipe = load_random(models(spec, rows=4, cols=4), dtype=jnp.float32)
-    out = pipe.generate(["a", "b c", "d"], num_images=4, pixels=False)
+    out = pipe.generate(["a b", "c d", "e f"], num_images=4, pixels=False)
     grid = tuple(out.tokens.shape[1:])
     pairs = [pipe.prompts.pair(text, None, None) for text in out.prompts]
     logits = [

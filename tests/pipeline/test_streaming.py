@@ -77,8 +77,9 @@ def test_previews_are_of_all_images_of_the_call(headed):
         (12, [16, 16, 16, 16, 12, 12]),
         (16, [16] * 6),
     ]
-    *_, last = headed.stream(PROMPTS, num_images=3, max_batch=4, decoder="ssd", every=1000)
-    assert last.share == 1 and (last.tokens == headed.generate(PROMPTS, num_images=3, decoder="ssd").tokens).all()
+    *_, last = headed.stream(PROMPTS, num_images=3, max_batch=2, decoder="ssd", every=1000)
+    finished = headed.generate(PROMPTS, num_images=3, max_batch=2, decoder="ssd")
+    assert last.share == 1 and (last.tokens == finished.tokens).all()
 
 
 def test_images_are_grey_where_tokens_are_missing(headed):
@@ -129,7 +130,7 @@ def test_what_a_callback_raises_ends_the_drawing(headed, decoder):
             raise KeyError("enough")
 
     with pytest.raises(KeyError, match="enough"):
-        headed.generate(PROMPTS, num_images=2, max_batch=1, decoder=decoder, progress=show, every=1)
+        headed.generate(PROMPTS, num_images=2, max_batch=2, decoder=decoder, progress=show, every=1)
     assert passes == [2, 3]
     seen = []
     expected = headed.generate(PROMPTS, decoder=decoder)

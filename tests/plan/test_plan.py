@@ -423,8 +423,9 @@ def test_the_command_line_plans_without_weights(command_line, monkeypatch):
     ["--num_images=0", "--num_images=1000000000", "--seed=-1", "--temperature=nan", "--temperature=-1", "--top_k=-1",
      "--top_p=2", "--cfg_scale=nan", "--max_batch=0", "--size=99992x99992"],
 )  # fmt: skip
-def test_a_plan_refuses_what_drawing_would(command_line, flag):
-    planned, drawn = (command_line(how, flag) for how in ("--plan", "--weights=random"))
+def test_a_plan_refuses_what_drawing_would(command_line, flag, random_folder):
+    weights = f"--weights={random_folder}"
+    planned, drawn = command_line("--plan", weights, flag), command_line(weights, flag)
     assert planned[::2] == drawn[::2] and planned[:2] == (2, "")
 
 

@@ -1,6 +1,7 @@
 """The vertical branch's training: what it computes over given images, its loss, and what it leaves alone."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -119,10 +120,17 @@ def test_the_losses_by_hand(row_end):
     """NLL as `flash` draws and from above alone; the latter's divergence from the backbone in raster order."""
     model, codes = MODELS[row_end], random_codes(2)
     both, forked, (ids, mask) = model.branched().both, model.branched().forked, toy.prompts(2, guided=False)
-    found = mean_losses(Forking(forked, forked, GRID), PHASE, both, ids, mask, codes, codes, model.params)
-    left, above = neighbour_states(forked, both, ids, mask, codes, GRID)
-    everywhere = jnp.broadcast_to(jnp.arange(GRID.size, dtype=jnp.int32), codes.shape)
-    mixture, alone = (np.asarray(x) for x in forked.logits(both, left, above, everywhere, GRID.cols))
+    found = jax.jit(partial(mean_losses, Forking(forked, forked, GRID), PHASE))(
+        both, ids, mask, codes, codes, model.params
+    )
+
+    @jax.jit
+    def logits(both):
+        left, above = neighbour_states(forked, both, ids, mask, codes, GRID)
+        everywhere = jnp.broadcast_to(jnp.arange(GRID.size, dtype=jnp.int32), codes.shape)
+        return forked.logits(both, left, above, everywhere, GRID.cols)
+
+    mixture, alone = map(np.asarray, logits(both))
     raster = np.asarray(toy.forced(model, codes, GRID, cfg_scale=None)[0])  # log p
 
     def nll(log_p):

@@ -11,12 +11,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from toy import random_vq
 
 from ssd_jax.errors import UserError
 from ssd_jax.models.config import HeadsConfig, ModelConfig, VQConfig
 from ssd_jax.models.draft_heads import DraftHeads, abstract_heads, init_heads
 from ssd_jax.models.transformer import Transformer, abstract_backbone
-from ssd_jax.models.vq import VQModel
 from ssd_jax.models.vq_models import abstract_vq
 from ssd_jax.weights import export
 from ssd_jax.weights.export import write_config, write_heads_card, write_tensors
@@ -40,7 +40,7 @@ def initialise(name: str):
     if name == "model":
         params = jax.jit(Transformer(MODEL).init)(key, jnp.zeros((1, 4), jnp.int32))
     elif name == "vq":
-        params = jax.jit(VQModel(VQ).init)(key, jnp.zeros((1, 8, 8, 3)))
+        params = random_vq(VQ)
     else:
         params = init_heads(DraftHeads(HEADS, MODEL.width), key)
     return nn.meta.unbox(params)
