@@ -133,12 +133,13 @@ def _heads(toy: Toy, kind: str):
 
 @cache
 def _unfitted(width: int, kind: str):
-    params = init_heads(DraftHeads(heads_config(kind), width), jax.random.key(1))
-    if kind == "wrong":
-        params["params"]["w0"] = -params["params"]["w0"]
-    elif kind != "untrained":
-        rng = np.random.default_rng(2)
-        params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
+    rng = np.random.default_rng(2)
+    with jax.ensure_compile_time_eval():
+        params = init_heads(DraftHeads(heads_config(kind), width), jax.random.key(1))
+        if kind == "wrong":
+            params["params"]["w0"] = -params["params"]["w0"]
+        elif kind != "untrained":
+            params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
     return params
 
 

@@ -424,8 +424,8 @@ def test_the_command_line_plans_without_weights(command_line, monkeypatch):
      "--top_p=2", "--cfg_scale=nan", "--max_batch=0", "--size=99992x99992"],
 )  # fmt: skip
 def test_a_plan_refuses_what_drawing_would(command_line, flag, random_folder):
-    weights = f"--weights={random_folder}"
-    planned, drawn = command_line("--plan", weights, flag), command_line(weights, flag)
+    flags = f"--weights={random_folder}", "--prompt=red apple", flag
+    planned, drawn = command_line("--plan", *flags), command_line(*flags)
     assert planned[::2] == drawn[::2] and planned[:2] == (2, "")
 
 

@@ -44,7 +44,7 @@ from ssd_jax.weights.tensors import read_tensors
 
 BACKBONES = ("backbone", "continued-1", "continued-2")  # the phases of the backbone's stage
 STAGES = ("tokenizer", *BACKBONES, "heads", "overlap")  # and those of the draft heads'
-STEPS, EVERY = 12, 4  # of every stage of `:tiny`
+STEPS, EVERY = 12, 6  # of every stage of `:tiny`
 EXPORTED = {"config.json", "tokenizer.json", "vq.safetensors", "model.safetensors", "heads.safetensors", "README.md"}
 
 
