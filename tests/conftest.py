@@ -10,7 +10,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-# Entry points that tests start in processes of their own share one compilation cache, of small programs, too.
+# Entry points that tests start in processes of their own share one compilation cache, which keeps small programs, too.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"ssd_jax_tests_{os.getuid()}"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -73,8 +73,8 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def pytest_collection_finish(session):
-    """What is imported stays, so the garbage collector need not look at it; and tracing makes much that it would look
-    at in vain."""
+    """What is imported stays, so the garbage collector need not look at it; and tracing creates many objects that are
+    not garbage."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
@@ -82,11 +82,12 @@ def pytest_collection_finish(session):
 
 @pytest.fixture(scope="module", autouse=True)
 def _free_programs():
-    """Compiled programs go before they exhaust a process's mappings, of which Linux allows 65,530."""
+    """Compiled programs are dropped before they exhaust a process's mappings, of which Linux allows 65,530."""
     yield
     maps = Path("/proc/self/maps")
     if not maps.exists() or maps.read_bytes().count(b"\n") > 20_000:
         jax.clear_caches()
+        gc.collect()
 
 
 # -- models with random weights (toy.py): not trained, but nothing about them is symmetric or zero

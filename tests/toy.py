@@ -55,7 +55,7 @@ def random_backbone(config: ModelConfig, seed: int = 0):
 
 
 def random_vq(config: VQConfig, seed: int = 0):
-    """Parameters of our image tokenizer, of the sizes that its initial ones have."""
+    """Random parameters of our image tokenizer, about as large as its initial ones."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -145,8 +145,9 @@ def _unfitted(width: int, kind: str):
 
 @cache
 def _fitted(toy: Toy):
-    params = init_heads(DraftHeads(HEADS, toy.config.width), jax.random.key(1))
-    params["params"]["w0"] = jnp.asarray(_fit(toy))
+    with jax.ensure_compile_time_eval():
+        params = init_heads(DraftHeads(HEADS, toy.config.width), jax.random.key(1))
+        params["params"]["w0"] = jnp.asarray(_fit(toy))
     return params
 
 
@@ -250,7 +251,7 @@ def _decode(model, cache, prompts, keys, given, *, knobs, decoder, grid):
 def fresh_program(**options):
     """The engine's program, traced anew with whatever is patched; with options of XLA's compiler."""
     return jax.jit(
-        partial(engine.decode.__wrapped__),  # jit knows a function again, and does not trace it twice
+        partial(engine.decode.__wrapped__),  # jit recognises a function that it knows, and would not trace it again
         static_argnames=("decoder", "grid"),
         donate_argnames=("cache",),
         compiler_options=options or None,

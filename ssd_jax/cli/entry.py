@@ -21,7 +21,7 @@ from ssd_jax.parallel.mesh import parse_mesh
 from ssd_jax.parallel.processes import join
 
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
-LEAST_VARIABLE = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+MIN_SECONDS_VARIABLE = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 """Folder of the config files, which those in the checkout's configs/ re-export."""
@@ -45,7 +45,7 @@ def compilation_cache() -> None:
         jax.config.update("jax_enable_compilation_cache", False)
         return
     jax.config.update("jax_compilation_cache_dir", folder)
-    if LEAST_VARIABLE not in os.environ:
+    if MIN_SECONDS_VARIABLE not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 

@@ -97,7 +97,7 @@ def _shrink(config: ConfigDict) -> None:
     config.branch_model.layers = 1
     backbones = (config.backbone, config.continued, config.branch, config.flash)
     for stage in (config.tokenizer, *backbones, config.heads, config.overlap):
-        stage.update(steps=12, batch=4, warmup=2, save_every=6, log_every=6, eval_images=8)
+        stage.update(steps=12, batch=4, warmup=2, save_every=6, log_every=4, eval_images=8)
     config.tokenizer.continuous_steps = 4
     for stage in backbones:
         stage.update(code_noise_from=6, accumulation=2)

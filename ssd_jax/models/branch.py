@@ -125,7 +125,7 @@ def require_fits(config: ModelConfig, branch: BranchConfig, where: str = "") -> 
 
 @functools.lru_cache
 def boxed_branch(config: ModelConfig, branch: BranchConfig) -> Any:
-    """Shapes of the parameters, boxed by flax with their axis names; allocates nothing. Found once: do not alter it."""
+    """Shapes of the parameters, boxed by flax with their axis names; allocates nothing. Cached; do not modify it."""
     require_fits(config, branch)
     x = jnp.zeros((1, 1, config.width))
     return jax.eval_shape(lambda: VerticalBranch(config, branch).init(jax.random.key(0), x))

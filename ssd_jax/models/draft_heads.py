@@ -146,7 +146,7 @@ def _rms(x: Float[Array | np.ndarray, "*axes"], eps: float) -> Float32[Array, "*
 
 @functools.lru_cache
 def boxed_heads(config: HeadsConfig, width: int) -> Any:
-    """Shapes of the parameters, boxed by flax with their axis names; allocates nothing. Found once: do not alter it."""
+    """Shapes of the parameters, boxed by flax with their axis names; allocates nothing. Cached; do not modify it."""
     return jax.eval_shape(lambda: init_boxed(DraftHeads(config, width), jax.random.key(0)))
 
 

@@ -140,7 +140,7 @@ class Transformer(nn.Module):
 
 @functools.lru_cache  # tracing `init` takes a second for a large model
 def boxed_backbone(config: ModelConfig) -> Any:
-    """Shapes of the parameters, boxed by flax with their axis names; allocates nothing. Found once: do not alter it."""
+    """Shapes of the parameters, boxed by flax with their axis names; allocates nothing. Cached; do not modify it."""
     ids = jnp.zeros((1, 1), jnp.int32)
     return jax.eval_shape(lambda: Transformer(config).init(jax.random.key(0), ids))
 

@@ -25,6 +25,6 @@ def vq_model(config: AnyVQConfig) -> nn.Module:
 
 @functools.lru_cache
 def abstract_vq(config: AnyVQConfig) -> Any:
-    """Shapes of the parameters, a pytree of `jax.ShapeDtypeStruct`; allocates nothing. Found once: do not alter it."""
+    """Shapes of the parameters, a pytree of `jax.ShapeDtypeStruct`; allocates nothing. Cached; do not modify it."""
     image = jnp.zeros((1, 2 * config.stride, 2 * config.stride, 3))
     return jax.eval_shape(lambda: vq_model(config).init(jax.random.key(0), image))

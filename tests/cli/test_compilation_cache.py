@@ -13,7 +13,7 @@ def settings(monkeypatch):
     """settings(**environment) -> what `compilation_cache` sets in jax.config under these variables."""
 
     def under(**environment) -> dict[str, object]:
-        for name in (entry.CACHE_VARIABLE, entry.LEAST_VARIABLE, "XDG_CACHE_HOME"):
+        for name in (entry.CACHE_VARIABLE, entry.MIN_SECONDS_VARIABLE, "XDG_CACHE_HOME"):
             monkeypatch.delenv(name, raising=False)
         for name, value in environment.items():
             monkeypatch.setenv(name, str(value))

@@ -107,7 +107,7 @@ def test_the_sidecar_is_enough_to_draw_the_same_again(run, random_folder, tmp_pa
 
 def test_the_command_line_twice_and_the_compilation_cache(random_folder, run, tmp_path):
     """As a user runs it: own processes, nothing set but where caches go."""
-    ours = (entry.CACHE_VARIABLE, entry.LEAST_VARIABLE, "XLA_FLAGS")
+    ours = (entry.CACHE_VARIABLE, entry.MIN_SECONDS_VARIABLE, "XLA_FLAGS")
     environment = {key: value for key, value in os.environ.items() if key not in ours}
     environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
 

@@ -98,7 +98,7 @@ LIKE_ANOTHER = ("ar", "jacobi-above", "sjd", "jacobi-match", "jacobi-wave")
 DECODERS = [name for name in PRESETS if name not in ("mtp", "ssd-tree", "flash", "ssd2", *LIKE_ANOTHER)] + OTHERS
 """With the three heads here, scores of `mtp` would have as many numbers as a layer; so it drafts two tokens. A window
 over the whole grid, as `ssd-tree` would have, is as large as a line of the history. Presets are left out whose loop and
-coupling others have, too; `ar`, with whom nothing is drafted, is in test_ar, and both `ar` and `jacobi-above` are in
+coupling others have, too; `ar`, which drafts nothing, is in test_ar, and both `ar` and `jacobi-above` are in
 test_shipped."""
 
 

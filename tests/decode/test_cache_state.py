@@ -1,6 +1,6 @@
 """What a loop keeps from pass to pass: a cache without anything stale, and a place of its own for every image.
 
-At the end the cache is that of a fresh pass over the final tokens. It holds for the inputs the loop still needs: for
+At the end the cache is that of a fresh pass over the final tokens. This holds for the inputs the loop still needs: for
 loops that commit in raster order and for the row loop (whose last pass is a commit pass, or, with rounds="auto", a pass
 that changed nothing) up to and including token R*C - 2; for a wave that commits tokens in raster order,
 down >= right * (C - 1), up to the first token of its last pass. Other waves leave the keys of tokens that were final

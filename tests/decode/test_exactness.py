@@ -86,7 +86,8 @@ OTHERS = [
 
 
 def test_every_drafter_is_tried():
-    assert {find_decoder(decoder).drafter for decoder in [*SPATIAL, *OTHERS]} == set(DRAFTERS)
+    tried = map(find_decoder, [*SPATIAL, *OTHERS])
+    assert {decoder.drafter for decoder in tried if decoder.coupling == "match"} == set(DRAFTERS)
 
 
 @pytest.mark.parametrize("decoder", OTHERS)

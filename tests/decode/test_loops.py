@@ -63,7 +63,7 @@ def test_odd_grids(name, grid):
 
 BROAD = Raster(window=16, drafter="random", coupling="resample")
 FLAT = dict(grid=Grid(8, 8), images=32, sharpness=0.25)
-"""Laws among which p hardly moves from pass to pass."""
+"""Laws under which p hardly changes from pass to pass."""
 
 
 def test_resampling_takes_clearly_more_passes_than_coupling():

@@ -1,9 +1,10 @@
 """The lossless decoders follow the backbone's distribution: chi-square tests against the enumerated one of all images.
 
-Every combination that is called lossless draws images of the stub: 3 codes on a grid of 6, 3^6 images. A few draw
-those of a toy transformer, with guidance and top-k 3 of 4 codes. 24,000 samples per decoder; a lossless one must reach
-p > 1e-3, a control must fall below 1e-9. Seeds are fixed, so the outcome is too. For draws that hang together, faults
-that hardly show in whole images, see test_window_laws.py.
+Every combination that is called lossless, but those of the match coupling, which test_exactness compares with `ar`
+token for token, draws images of the stub: 3 codes on a grid of 6, 3^6 images. A few draw those of a toy transformer,
+with guidance and top-k 3 of 4 codes. 24,000 samples per decoder; a lossless one must reach p > 1e-3, a control must
+fall below 1e-9. Seeds are fixed, so the outcome is too. For draws that hang together, faults that hardly show in whole
+images, see test_window_laws.py.
 """
 
 from functools import cache

@@ -15,7 +15,7 @@ from conftest import ROOT
 
 @pytest.fixture(scope="module")
 def shipped() -> dict:
-    # None of the suite's settings.
+    # Compiled as for users; the suite's cache of programs changes none.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     command = [sys.executable, str(ROOT / "tests" / "shipped.py")]
     done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=900)

@@ -44,7 +44,11 @@ from ssd_jax.weights.tensors import read_tensors
 
 BACKBONES = ("backbone", "continued-1", "continued-2")  # the phases of the backbone's stage
 STAGES = ("tokenizer", *BACKBONES, "heads", "overlap")  # and those of the draft heads'
-STEPS, EVERY = 12, 6  # of every stage of `:tiny`
+STEPS, EVERY, LOGGED = (
+    12,
+    6,
+    4,
+)  # steps, and those between states and between lines of the log, of every stage of `:tiny`
 EXPORTED = {"config.json", "tokenizer.json", "vq.safetensors", "model.safetensors", "heads.safetensors", "README.md"}
 
 
@@ -116,7 +120,7 @@ def test_the_heads_belong_to_the_backbone(tiny_export):
 def test_every_stage_leaves_a_log_a_curve_and_its_newest_states(tiny_run, stage):
     folder = tiny_run / "runs" / stage
     lines = numbers(folder / "metrics.jsonl")
-    assert [line["step"] for line in lines if "loss" in line] == list(range(EVERY, STEPS + 1, EVERY))
+    assert [line["step"] for line in lines if "loss" in line] == list(range(LOGGED, STEPS + 1, LOGGED))
     assert [line["step"] for line in lines if "heldout" in line] == list(range(EVERY, STEPS + 1, EVERY))
     assert all(np.isfinite(value) for line in lines for value in line.values())
     assert (folder / "loss.png").stat().st_size > 1000
@@ -175,6 +179,7 @@ def resumed(train, tiny_run, tmp_path_factory) -> Path:
     assert not (folder / "export" / "vq.safetensors").exists()
     killed(folder, data, partial(logged_more, folder / "continued-1" / "metrics.jsonl"))
     assert not (folder / "export" / "model.safetensors").exists()
+    assert os.listdir(folder / "continued-1" / "state") == [str(EVERY)]
     done = train(*flags)
     assert done.returncode == 0, done.stderr
     return folder
@@ -214,7 +219,7 @@ def flash_runs(train, tiny_run, tmp_path_factory) -> tuple[Path, Path]:
         if folder == folders[1]:
             shutil.copytree(folders[0] / "branch", folder / "branch")
             killed(folder, tiny_run / "data", partial(logged_more, folder / "flash" / "metrics.jsonl"), flags[1:])
-            assert not (folder / "flash-export" / "branch.safetensors").exists()
+            assert os.listdir(folder / "flash" / "state") == [str(EVERY)]
         done = train(f"--config.workdir={folder}", *flags)
         assert done.returncode == 0, done.stderr
         assert f"--weights={folder / 'flash-export'}" in done.stdout

@@ -24,7 +24,6 @@ from published_folders import SIZE, published_folder
 from safetensors.numpy import load_file
 
 import ssd_jax
-from ssd_jax.backbones.prompting import grid_of
 from ssd_jax.cli import entry
 from ssd_jax.data.batches import Dropped
 from ssd_jax.data.image_folder import read_folder, read_picture
@@ -37,7 +36,6 @@ from ssd_jax.models.config_json import from_dict
 from ssd_jax.models.draft_heads import init_heads
 from ssd_jax.models.transformer import abstract_backbone
 from ssd_jax.recipes import published
-from ssd_jax.recipes.published_images import Images
 from ssd_jax.recipes.published_spec import PublishedSpec
 from ssd_jax.sequence.layout import Grid
 from ssd_jax.training.draft_loss import Drafting, SmoothL1, mean_per_offset
@@ -159,9 +157,8 @@ def test_killing_it_while_it_draws_changes_nothing(emu3, prompts, trained, tmp_p
     whole = len(PROMPTS) * PER_PROMPT // PER_FILE
     assert 2 <= done() < whole
     before = files(tmp_path / "data")
-    spec = PublishedSpec.parse(tiny("emu3", tmp_path, **inputs(emu3, prompts)))
-    pipe = published.open_backbone(spec)
-    Images.make(spec, pipe, grid_of(pipe.config, spec.size, pipe.vq_config.stride))
+    changes = inputs(emu3, prompts) | {"heads.steps": 4, "overlap.steps": 0}
+    published.run(PublishedSpec.parse(tiny("emu3", tmp_path, **changes)))
     after = files(tmp_path / "data")
     assert before.items() <= after.items() and len(after) == whole + 1
     assert after == files(trained / "data")
