@@ -28,9 +28,11 @@ def test_a_checkpoint_with_heads_and_a_branch_runs_all_presets(headed, pipe):
 
 
 def test_heads_are_used_and_do_not_change_the_exact_picture(headed):
-    ar, exact = (headed.generate(["red apple"], decoder=name, seed=3) for name in ("ar", "ssd-exact"))
+    ar, exact, wave = (headed.generate(["red apple"], decoder=name, seed=3) for name in ("ar", "ssd-exact", "ssd-wave"))
     np.testing.assert_array_equal(ar.tokens, exact.tokens)
     assert exact.passes[0] <= ar.passes[0]
+    assert wave.passes[0] == 2 + 6
+    assert wave.trace.max() == wave.passes[0]
 
 
 def test_no_heads(pipe):

@@ -78,7 +78,8 @@ def _passes(model, prompts, draw, codes, positions, other, place, *, attention, 
     return both, plain, instead.swapaxes(0, 1), after, without
 
 
-@pytest.mark.parametrize(("attention", "row_end"), [("fused", -1), ("plain", 7)], ids=["no row ends", "row ends"])
+@pytest.mark.parametrize("attention", ["plain", "fused"])
+@pytest.mark.parametrize("row_end", [-1, 7], ids=["no row ends", "row ends"])
 def test_a_token_beside_the_window_has_the_state_that_it_has_in_it(attention, row_end):
     """At the end of a row, too: only what follows a row end is not asked."""
     tiny, images = toy.Toy(toy.config(row_end=row_end)), 2

@@ -70,7 +70,8 @@ def _states(model, prompts, draw, codes, positions, candidates, *, attention, le
     return both, plain, instead.swapaxes(0, 1), after, without
 
 
-@pytest.mark.parametrize(("attention", "row_end"), [("fused", -1), ("plain", 7)], ids=["no row ends", "row ends"])
+@pytest.mark.parametrize("attention", ["plain", "fused"])
+@pytest.mark.parametrize("row_end", [-1, 7], ids=["no row ends", "row ends"])
 def test_a_node_has_the_state_that_its_path_has_in_the_window(attention, row_end):
     """With row ends only up to the end of a row, unless the path got there through the window."""
     tiny, images, levels, K = toy.Toy(toy.config(row_end=row_end)), 3, 2, 3

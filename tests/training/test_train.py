@@ -44,11 +44,8 @@ from ssd_jax.weights.tensors import read_tensors
 
 BACKBONES = ("backbone", "continued-1", "continued-2")  # the phases of the backbone's stage
 STAGES = ("tokenizer", *BACKBONES, "heads", "overlap")  # and those of the draft heads'
-STEPS, EVERY, LOGGED = (
-    12,
-    6,
-    4,
-)  # steps, and those between states and between lines of the log, of every stage of `:tiny`
+STEPS = 12  # of every stage of `:tiny`
+EVERY, LOGGED = 6, 4  # steps between states, and between lines of the log
 EXPORTED = {"config.json", "tokenizer.json", "vq.safetensors", "model.safetensors", "heads.safetensors", "README.md"}
 
 

@@ -157,8 +157,8 @@ def test_killing_it_while_it_draws_changes_nothing(emu3, prompts, trained, tmp_p
     whole = len(PROMPTS) * PER_PROMPT // PER_FILE
     assert 2 <= done() < whole
     before = files(tmp_path / "data")
-    changes = inputs(emu3, prompts) | {"heads.steps": 4, "overlap.steps": 0}
-    published.run(PublishedSpec.parse(tiny("emu3", tmp_path, **changes)))
+    again = train(emu3, prompts, tmp_path, "--config.heads.steps=4", "--config.overlap.steps=0")
+    assert again.returncode == 0, again.stderr
     after = files(tmp_path / "data")
     assert before.items() <= after.items() and len(after) == whole + 1
     assert after == files(trained / "data")
@@ -367,12 +367,11 @@ def test_a_picture_that_is_damaged_or_something_else_is_named(tmp_path, content)
         read_picture(tmp_path / "0.png", 8, 8)
 
 
-def test_a_cache_drawn_with_other_options_is_refused_in_one_sentence(emu3, prompts, trained):
-    spec = PublishedSpec.parse(tiny("emu3", trained, **inputs(emu3, prompts), decoder="ar", seed=3))
-    with pytest.raises(UserError) as caught:
-        published.run(spec)
-    said = str(caught.value)
-    assert "\n" not in said and all(word in said for word in ["data", "tokens", "seed", "decoder", "config.data"]), said
+def test_a_cache_drawn_with_other_options_is_one_sentence_and_exit_code_2(emu3, prompts, trained):
+    done = train(emu3, prompts, trained, "--config.decoder=ar", "--config.seed=3")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert all(word in done.stderr for word in ["data", "tokens", "seed", "decoder", "config.data"]), done.stderr
 
 
 def test_a_cache_of_another_backbone_is_refused(trained, prompts, tmp_path):
